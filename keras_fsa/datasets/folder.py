@@ -1,0 +1,325 @@
+"""Pictures and masks from two folders, as a `tf.data` pipeline.
+
+`folder_dataset` is all that most people need; it calls the other two:
+
+- `match_pairs` finds the mask of each picture by its name;
+- `check_pairs` opens every file before any training, and lists all that is wrong.
+"""
+
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import keras
+import numpy as np
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+"""Endings of the files that are read, in lower case; the case of a file's own ending is free."""
+
+IGNORE_LABEL = 255
+"""The ignore label of every mask that comes out of `folder_dataset`."""
+
+
+def match_pairs(images, masks):
+    """Matches the pictures of one folder with the masks of another.
+
+    A picture and its mask have the same name up to the extension: `images/0001.jpg` and
+    `masks/0001.png`. Files whose ending is not in `EXTENSIONS`, hidden files and subfolders are
+    passed over.
+
+    Args:
+        images: Directory of the pictures.
+        masks: Directory of the masks.
+
+    Returns:
+        A list of `(image_path, mask_path)` tuples of `pathlib.Path`, sorted by name.
+
+    Raises:
+        FileNotFoundError: If `images` or `masks` is not a directory.
+        ValueError: If a folder has no such file, holds two files of one name, or holds a file
+            without a partner in the other folder.
+    """
+    image_files, mask_files = _files("images", images), _files("masks", masks)
+    lonely = [
+        f"{len(names)} in {argument} only ({_first(names)})"
+        for argument, names in (
+            ("images", sorted(image_files.keys() - mask_files.keys())),
+            ("masks", sorted(mask_files.keys() - image_files.keys())),
+        )
+        if names
+    ]
+    if lonely:
+        raise ValueError(
+            "Every picture needs a mask of the same name (up to the extension), and every mask a "
+            f"picture. Received: images={images}, masks={masks}, with names that are "
+            f"{' and '.join(lonely)}. Rename, add or remove these files."
+        )
+    return [(image_files[name], mask_files[name]) for name in sorted(image_files)]
+
+
+def check_pairs(pairs, num_classes, ignore_label=IGNORE_LABEL):
+    """Opens every picture and every mask once, and reports all that would break a training.
+
+    Looked for are: a file that does not open or is cut short, a picture and a mask of different
+    sizes, a mask that is not one channel of ids (an RGB mask, say) or that is a JPEG, and ids that
+    are neither a class nor the ignore label. A progress bar shows for more than 200 pairs.
+
+    Args:
+        pairs: List of `(image_path, mask_path)`, as `match_pairs` returns it.
+        num_classes: Number of classes, at most 255. The ids of the masks are 0 to
+            `num_classes - 1`.
+        ignore_label: Id of the pixels that belong to no class. It may lie among the classes, and
+            is ignored then.
+
+    Raises:
+        ValueError: If any file is wrong: one error for all files, with the first ten problems and
+            their number. Also if `num_classes` is not 1 to 255.
+
+    Warns:
+        UserWarning: Once, if there are pictures that are not RGB with 8 bits per channel. They are
+            converted: grey and palette pictures to the RGB they stand for, alpha channels are
+            dropped, 16-bit greys keep their upper 8 bits.
+    """
+    _pillow()
+    _check_num_classes(num_classes)
+
+    def check(pair):
+        _, _, mode, problems = _read_pair(*pair, num_classes, ignore_label)
+        return mode, problems
+
+    pairs = list(pairs)
+    bar = keras.utils.Progbar(len(pairs), verbose=len(pairs) > 200, interval=0.5, unit_name="pair")
+    problems, converted = [], []
+    # Pillow decodes outside Python's global lock, so threads keep all cores busy.
+    with ThreadPoolExecutor() as pool:
+        for (image_path, _), (mode, found) in zip(pairs, pool.map(check, pairs), strict=True):
+            problems += found
+            if mode not in ("RGB", None):
+                converted.append(f"{image_path} (mode {mode})")
+            bar.add(1)
+    if problems:
+        more = "" if len(problems) <= 10 else f"\n- and {len(problems) - 10} more"
+        raise ValueError(
+            "Pictures and masks must open, be of equal size, and the masks hold one channel with "
+            f"the ids 0 to {num_classes - 1} or the ignore label. Received: "
+            f"num_classes={num_classes}, ignore_label={ignore_label}, and {len(pairs)} pairs with "
+            f"{len(problems)} problem(s):\n- " + "\n- ".join(problems[:10]) + more + "\n"
+            "Mend or remove these files, or correct `num_classes` and `ignore_label`."
+        )
+    if converted:
+        warnings.warn(
+            f"{len(converted)} of {len(pairs)} pictures are not RGB with 8 bits per channel and "
+            f"are converted to it. The first one is {converted[0]}.",
+            stacklevel=2,
+        )
+
+
+def folder_dataset(images, masks, num_classes, size=None, ignore_label=IGNORE_LABEL, check=True):
+    """Pictures and masks of two folders, ready for `model.fit` once they are batched.
+
+    A picture that carries an EXIF orientation, as photographs of telephones do, is turned upright
+    first; masks are taken as they are stored. Palette masks ("P" mode) give their palette
+    indices, not colours.
+
+    ```python
+    from keras_fsa.datasets.folder import folder_dataset
+
+    train = folder_dataset("images/train", "masks/train", num_classes=11, size=(240, 320))
+    model.fit(train.shuffle(400).batch(8), epochs=60)
+    ```
+
+    Args:
+        images: Directory of the pictures; or a list of picture files.
+        masks: Directory of the masks, matched with the pictures by `match_pairs`; or a list of
+            mask files, the mask of each picture in turn.
+        num_classes: Number of classes, at most 255.
+        size: `(height, width)` in pixels that all examples are resized to: pictures bilinear
+            with antialiasing, masks to the nearest neighbour. `None` keeps the size of each.
+        ignore_label: Id in the files of the pixels that belong to no class. It becomes 255.
+        check: Whether to call `check_pairs` at once.
+
+    Returns:
+        A `tf.data.Dataset`, neither shuffled nor batched, of known cardinality and sorted by name
+        (lists keep their order). Its elements are tuples of the picture, uint8 RGB
+        `(height, width, 3)`, and the mask, uint8 `(height, width)`, with the class ids and 255.
+
+    Raises:
+        FileNotFoundError, ValueError: See `match_pairs` and `check_pairs`. With `check=False` a
+            bad file raises an error of TensorFlow when its turn comes.
+    """
+    _pillow()
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise _missing("tensorflow", error) from error
+
+    _check_num_classes(num_classes)
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(
+            f"`size` must be two positive numbers, (height, width), or None. Received: "
+            f"size={size}. Pass for example size=(240, 320)."
+        )
+    directories = [isinstance(argument, (str, os.PathLike)) for argument in (images, masks)]
+    if all(directories):
+        pairs = match_pairs(images, masks)
+    elif any(directories) or len(images) != len(masks) or not len(images):
+        received = [
+            repr(argument) if is_directory else f"list of {len(argument)}"
+            for argument, is_directory in zip((images, masks), directories, strict=True)
+        ]
+        raise ValueError(
+            "`images` and `masks` must be two directories, or two lists of files of equal length. "
+            f"Received: images={received[0]}, masks={received[1]}. Pass two of one kind."
+        )
+    else:
+        pairs = list(zip(images, masks, strict=True))
+    if check:
+        check_pairs(pairs, num_classes, ignore_label)
+
+    def read(image_path, mask_path):
+        from PIL import Image
+
+        paths = os.fsdecode(image_path), os.fsdecode(mask_path)
+        image, mask, _, problems = _read_pair(*paths, num_classes, ignore_label)
+        if problems:
+            raise ValueError("; ".join(problems))
+        if size is not None:
+            height, width = size
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            mask = mask.resize((width, height), Image.Resampling.NEAREST)
+        return np.asarray(image), np.asarray(mask)
+
+    def load(image_path, mask_path):
+        # Not tf.io.decode_png: it turns the ids of palette masks into colours.
+        image, mask = tf.numpy_function(
+            read, [image_path, mask_path], [tf.uint8, tf.uint8], stateful=False
+        )
+        height, width = size or (None, None)
+        return tf.ensure_shape(image, (height, width, 3)), tf.ensure_shape(mask, (height, width))
+
+    paths = [[os.fsencode(path) for path in side] for side in zip(*pairs, strict=True)]
+    return tf.data.Dataset.from_tensor_slices(tuple(paths)).map(
+        load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+
+
+def _files(argument, directory):
+    """The picture files of a directory as a dict of name (up to the extension) to path."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(
+            f"`{argument}` must be a directory that exists. Received: {argument}={directory}. "
+            "Correct the path."
+        )
+    files, doubles = {}, []
+    for path in sorted(directory.iterdir()):
+        if path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file():
+            if path.stem in files:
+                doubles.append(f"{files[path.stem].name} and {path.name}")
+            files[path.stem] = path
+    if not files:
+        raise ValueError(
+            f"`{argument}` must hold files that end in one of {', '.join(EXTENSIONS)}. "
+            f"Received: {argument}={directory}, which has none (subfolders are not searched). "
+            "Pass the folder that holds the files themselves."
+        )
+    if doubles:
+        raise ValueError(
+            f"`{argument}` must hold one file of each name (up to the extension). Received: "
+            f"{argument}={directory}, where {len(doubles)} name(s) come twice "
+            f"({_first(doubles)}). Keep one file of each name."
+        )
+    return files
+
+
+def _read_pair(image_path, mask_path, num_classes, ignore_label):
+    """Decodes a picture and its mask.
+
+    Returns:
+        The picture in RGB and the mask in 8 bits, both PIL images (`None` where one is bad), the
+        mode of the picture's file, and a list of what is wrong, which names the files.
+    """
+    image = mask = mode = None
+    problems = []
+    # Decoders meet bad files with errors of many kinds (OSError, SyntaxError, struct.error,
+    # DecompressionBombError and others).
+    try:
+        image, mode = _read_image(image_path)
+    except Exception as error:
+        problems.append(f"{image_path}: {error}")
+    try:
+        mask = _read_mask(mask_path, num_classes, ignore_label)
+    except Exception as error:
+        problems.append(f"{mask_path}: {error}")
+    if image and mask and image.size != mask.size:
+        (width, height), (mask_width, mask_height) = image.size, mask.size
+        problems.append(
+            f"{image_path} is {height} high and {width} wide (EXIF orientation applied), "
+            f"its mask {mask_path} is {mask_height} high and {mask_width} wide"
+        )
+    return image, mask, mode, problems
+
+
+def _read_image(path):
+    Image, ImageOps = _pillow()
+    with Image.open(path) as file:
+        mode = file.mode
+        image = ImageOps.exif_transpose(file)
+    if mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255 instead of scaling.
+        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+    elif mode in ("I", "F"):
+        raise ValueError(f"has 32 bits per channel (mode {mode}), save it with 8 or 16")
+    # Pillow warns about each palette file that has one.
+    image.info.pop("transparency", None)
+    return image.convert("RGB"), mode
+
+
+def _read_mask(path, num_classes, ignore_label):
+    Image, _ = _pillow()
+    with Image.open(path) as file:
+        file.load()
+    if file.format in ("JPEG", "MPO"):
+        raise ValueError("is a JPEG, whose compression changes ids, save masks as PNG")
+    if file.mode not in ("1", "L", "P", "I") and not file.mode.startswith("I;16"):
+        raise ValueError(
+            f"is not one channel of class ids but a {file.mode} file, save the ids as 8-bit grey "
+            "or palette"
+        )
+    ids = np.asarray(file)
+    unknown = ((ids < 0) | (ids >= num_classes)) & (ids != ignore_label)
+    if unknown.any():
+        raise ValueError(
+            f"has ids beyond 0 to {num_classes - 1} that are not the ignore label {ignore_label}: "
+            f"{_first(np.unique(ids[unknown]))}"
+        )
+    return Image.fromarray(np.where(ids == ignore_label, IGNORE_LABEL, ids).astype("uint8"))
+
+
+def _check_num_classes(num_classes):
+    if not 1 <= num_classes <= 255:
+        raise ValueError(
+            "`num_classes` must be 1 to 255, as masks have 8 bits and 255 is the ignore label. "
+            f"Received: num_classes={num_classes}. Merge classes where there are more."
+        )
+
+
+def _first(values, count=5):
+    shown = [str(value) for value in values[:count]]
+    return ", ".join(shown + ["..."] * (len(values) > count))
+
+
+def _pillow():
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise _missing("Pillow", error) from error
+    return Image, ImageOps
+
+
+def _missing(package, error):
+    return ImportError(
+        f"Reading pictures and masks needs {package}. Received: {error}. "
+        'Install it with: pip install "keras_fsa[examples]"'
+    )

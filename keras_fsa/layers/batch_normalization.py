@@ -1,0 +1,59 @@
+"""Batch normalisation of a feature map that is given by its tokens."""
+
+import keras
+from keras import ops
+
+from keras_fsa import spectral
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class TokenBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation that also works on tokens, as if on the map they stand for.
+
+    `y = scale * (x - mean) / sqrt(variance + epsilon) + shift` for each channel. On tokens, the
+    batch's mean and variance come from `spectral.moments` and the shift goes to the constant token,
+    so the map need never be formed.
+
+    It differs from Keras' layer in one point besides: the moving variance gathers the unbiased
+    variance, as PyTorch's does and the authors' checkpoints hold. (PyTorch's momentum 0.1 is 0.9
+    here.)
+
+    Call arguments:
+        x: tokens `(B, T, C)` with the constant one first, if `positions` is given; else a map whose
+            last axis is the channels.
+        positions: number of positions, `H * W`, of the map that the tokens stand for.
+        training: whether to use the batch's statistics and move the layer's. As in Keras, a layer
+            with `trainable=False` never does.
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        # Tokens or a map: the rank is the caller's to choose.
+        self.input_spec = None
+
+    def call(self, x, positions=None, training=None):
+        dtype = x.dtype
+        if training and self.trainable:
+            mean, variance = self._batch_moments(x, positions)
+        else:
+            mean, variance = self.moving_mean, self.moving_variance
+        scale = ops.cast(self.gamma, dtype) * ops.rsqrt(ops.cast(variance, dtype) + self.epsilon)
+        shift = ops.cast(self.beta, dtype) - ops.cast(mean, dtype) * scale
+        if positions is None:
+            return x * scale + shift
+        return spectral.add_constant(x * scale, shift, positions)
+
+    def _batch_moments(self, x, positions):
+        batch = ops.shape(x)[0]
+        if positions is None:
+            axes = tuple(range(len(x.shape) - 1))
+            mean, variance = ops.moments(x, axes)
+            count = ops.cast(ops.size(x) // x.shape[-1], variance.dtype)
+        else:
+            mean, variance = spectral.moments(x, positions)
+            count = ops.cast(batch * positions, variance.dtype)
+        unbiased = variance * count / ops.maximum(count - 1, 1)
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+            value = ops.cast(value, moving.dtype)
+            moving.assign(moving * self.momentum + value * (1 - self.momentum))
+        return mean, variance

@@ -1,0 +1,186 @@
+"""Frequency self-attention: the paper."""
+
+import keras
+from keras import ops
+
+from keras_fsa import affinity as affinities
+from keras_fsa import spectral
+from keras_fsa.layers.self_attention import SelfAttention
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class FrequencySelfAttention(SelfAttention):
+    """Self-attention between the low frequencies of a feature map.
+
+    The map `x` of `N = H * W` positions becomes `T` spectral tokens, 64 for `frequencies=8`; the
+    tokens attend to each other; the result goes back to all positions and is added to the map:
+
+        X = P^T x                             analysis, P the two-dimensional DCT basis of the band
+        Q = X Wq    K = X Wk    V = X Wv      token maps
+        Y = (Q K^T / N) V                     affinity="dot_product"
+        output = x + residual(P Y)            synthesis
+
+    This equals, to rounding, spatial attention of the same linear form between all positions of the
+    low-passed map `P P^T x`, at about a hundredth of its cost. With `affinity="linear_softmax"`
+    position n attends to m by `1 + cos(q_n, k_m)`, with `"linear"` by `1 + q_n . k_m /
+    sqrt(key_dim)`, both normalised over m; see `keras_fsa.affinity` for the formulas.
+
+    The block starts as the identity, whichever residual it has, so it can be put into a trained
+    network. Both published families are arguments away:
+
+    | family | arguments                                                                           |
+    | ------ | ----------------------------------------------------------------------------------- |
+    | ccnet  | the defaults: `residual="gain"`, `value_dim=None`; 8 frequencies, `recurrence=2`    |
+    | mmseg  | `residual="batch_norm"`, `key_dim=C // 2`, `value_dim=C // 2`; 5 frequencies        |
+
+    Args:
+        frequencies: how many of the lowest frequencies: an int, a pair (rows, columns), or a band
+            `((u0, u1), (v0, v1))` of half-open ranges.
+        affinity: `"dot_product"`, `"linear_softmax"` or `"linear"`.
+        recurrence: how often the block is applied, with the same weights. With the dot product
+            only the tokens are iterated, so the price hardly grows.
+        key_dim: width of queries and keys. Default: an eighth of the channels, at least 2.
+        value_dim: width of the values, which an output projection then brings back to the channels.
+            Default: values as wide as the channels, and no projection.
+        use_bias: whether queries, keys and values have biases, one for all positions.
+        residual: `"gain"` for `x + gain * (y + bias)` with a scalar gain that starts at zero and a
+            bias for each channel; `"batch_norm"` for `x + batch_norm(y)` whose scale starts at zero.
+        kernel_initializer, kernel_regularizer: for the kernels of all linear maps.
+        data_format: `"channels_last"` or `"channels_first"`. Default: Keras' setting.
+        **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: feature map `(B, H, W, C)`, or `(B, C, H, W)` when channels come first. Height and
+            width may be unknown when the graph is built; a map smaller than the band is then taken
+            for one whose higher frequencies are zero.
+        training: whether batch norm uses the batch's statistics.
+
+    Output:
+        A map of the shape of the input, in the layer's compute dtype. Tokens are float32 under
+        mixed precision.
+
+    Raises:
+        ValueError: for an argument of the wrong kind, an input that is not of rank 4 or whose
+            channels are unknown, or a band beyond a height or width known when the layer is built.
+
+    Example:
+
+    >>> import keras
+    >>> x = keras.random.normal((2, 97, 97, 512))
+    >>> keras_fsa.layers.FrequencySelfAttention(frequencies=8)(x).shape
+    (2, 97, 97, 512)
+
+    Source: Zhang, Panahi, Gao, arXiv:2211.15595. The separable transform, the recurrence on tokens,
+    bands that lack the constant frequency, and biases are this library's.
+    """
+
+    affinities = ("dot_product", "linear_softmax", "linear")
+
+    def __init__(
+        self,
+        frequencies=8,
+        affinity="dot_product",
+        recurrence=1,
+        key_dim=None,
+        value_dim=None,
+        use_bias=False,
+        residual="gain",
+        kernel_initializer="glorot_uniform",
+        kernel_regularizer=None,
+        data_format=None,
+        **kwargs,
+    ):
+        super().__init__(
+            affinity=affinity,
+            recurrence=recurrence,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            use_bias=use_bias,
+            residual=residual,
+            kernel_initializer=kernel_initializer,
+            kernel_regularizer=kernel_regularizer,
+            data_format=data_format,
+            **kwargs,
+        )
+        self.band = spectral.parse_frequencies(frequencies)
+        self.frequencies = frequencies
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        spectral.check_band_fits(self.frequencies, *self.spatial_size(input_shape))
+
+    def call(self, inputs, training=None):
+        height, width = self.spatial_size(ops.shape(inputs))
+        attend = self._attend_tokens if self.affinity == "dot_product" else self._attend_map
+        return ops.cast(attend(inputs, height, width, training), self.compute_dtype)
+
+    def _attend_tokens(self, inputs, height, width, training):
+        """Dot product: the update stays in the band, so only tokens are iterated."""
+        positions = height * width
+        tokens = self._analysis(inputs, self.data_format)
+        total = self.token_update(tokens, positions, training)
+        for _ in range(self.recurrence - 1):
+            total = total + self.token_update(tokens + self._in_band(total), positions, training)
+        return inputs + self._synthesis(total, height, width, self.data_format)
+
+    def token_update(self, tokens, positions, training=None):
+        """One application of the dot-product block to tokens: what is to be added to them."""
+        query, key, value = self.query_key_value(tokens, positions)
+        y = affinities.dot_product(query, key, self.project(value), positions)
+        return self.update(y, positions, training)
+
+    def _attend_map(self, inputs, height, width, training):
+        """Normalised affinities: each position has a denominator, so the map itself is iterated."""
+        attention = {
+            "linear": affinities.spectral_linear,
+            "linear_softmax": affinities.spectral_linear_softmax,
+        }[self.affinity]
+        positions = height * width
+        x = ops.cast(inputs, self.token_dtype)
+        for _ in range(self.recurrence):
+            query, key, value = self.query_key_value(
+                self._analysis(x, self.data_format), positions
+            )
+            y = attention(
+                query,
+                key,
+                self.project(value),
+                positions,
+                analysis=lambda z: self._analysis(z, with_constant=True),
+                synthesis=lambda tokens: self._synthesis(tokens, height, width),
+            )
+            update = self.update(y, training=training)
+            if self.data_format == "channels_first":
+                update = ops.transpose(update, (0, 3, 1, 2))
+            x = x + update
+        return x
+
+    # Biases live on the constant frequency. A band that lacks it gets one more token for it, in
+    # front, where the constant token of other bands is: zero in what is read from the map, since the
+    # map's mean is outside the band, but free to change in the queries, keys, values and updates.
+
+    def _analysis(self, x, data_format="channels_last", with_constant=False):
+        tokens = spectral.analysis(x, self.band, data_format, strict=False)
+        if spectral.has_constant(self.band):
+            return tokens
+        if with_constant:
+            constant = spectral.analysis(x, 1, data_format)
+        else:
+            constant = ops.zeros_like(tokens[:, :1])
+        return ops.concatenate([constant, tokens], axis=1)
+
+    def _synthesis(self, tokens, height, width, data_format="channels_last"):
+        if spectral.has_constant(self.band):
+            return spectral.synthesis(tokens, height, width, self.band, data_format, strict=False)
+        constant, tokens = tokens[:, :1], tokens[:, 1:]
+        return spectral.synthesis(
+            tokens, height, width, self.band, data_format, strict=False
+        ) + spectral.synthesis(constant, height, width, 1, data_format)
+
+    def _in_band(self, tokens):
+        if spectral.has_constant(self.band):
+            return tokens
+        return ops.concatenate([ops.zeros_like(tokens[:, :1]), tokens[:, 1:]], axis=1)
+
+    def get_config(self):
+        return {**super().get_config(), "frequencies": self.frequencies}

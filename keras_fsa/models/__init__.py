@@ -1,0 +1,1 @@
+"""FsaNet, from picture to mask."""

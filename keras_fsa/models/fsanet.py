@@ -1,0 +1,311 @@
+"""FsaNet: a picture in, logits at its size out."""
+
+import keras
+from keras import ops
+
+from keras_fsa.arguments import one_of, positive_int
+from keras_fsa.backbones.features import build_backbone, feature_shapes
+from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
+from keras_fsa.models.heads import auxiliary_head, fsa_head
+from keras_fsa.models.preprocessing import PictureNormalization
+from keras_fsa.resize import resize_bilinear
+
+IGNORE_LABEL = 255
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class FsaNet(keras.Model):
+    """Semantic segmentation with frequency self-attention.
+
+    The way of a picture: `normalize` -> `backbone` -> `head`, with the attention in it -> logits,
+    resized to the picture's height and width. In training an `auxiliary_head` on stage 4 adds to
+    the loss.
+
+    Args:
+        num_classes: number of classes, at most 255; the label 255 means "ignore this pixel".
+        backbone: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"` or `"resnet152"` (KerasCV's,
+            with random weights), or a Keras model from a picture to a dict of the feature maps
+            `"stage4"` and `"stage5"`, which is taken as it comes.
+        image_shape: `(height, width, channels)` of a picture. None for height and width takes
+            pictures of any size.
+        output_stride: ratio of the picture's size to that of stage 5: 8, 16 or 32. For named
+            backbones.
+        attention: `"frequency"`, `"spatial"` (regular self-attention), None, or a layer from a map
+            to a map of the same shape.
+        frequencies: of the frequency attention, see `FrequencySelfAttention`; a small map has no
+            more frequencies than positions: at output stride 8, 8 of them need 64 pixels. Also the
+            low-pass of nothing else: `"spatial"` sees all frequencies.
+        affinity: of the attention. Default: `"dot_product"` for `"frequency"`, `"softmax"` for
+            `"spatial"`.
+        recurrence: how often the attention is applied, with the same weights.
+        head_channels: width of the head.
+        dropout: share of channels dropped before the last convolution, in training.
+        auxiliary_loss_weight: weight of the auxiliary head's loss; 0 for no auxiliary head.
+        align_corners: whether the logits are resized with the corners' centres aligned.
+        normalization: `"imagenet"`, `"caffe"`, a pair `(mean, std)`, or None, see
+            `PictureNormalization`.
+        **kwargs: of `keras.Model`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        pictures: `(B, H, W, channels)`, RGB from 0 to 255, uint8 or floating.
+        training: whether batch norm and dropout are in training mode.
+
+    Output:
+        Logits `(B, H, W, num_classes)`, float32. With `training=True` and an auxiliary head, a dict
+        `{"logits": ..., "auxiliary": ...}` of two such maps; `fit` handles it, losses and metrics see
+        logits.
+
+    Raises:
+        ValueError: for a wrong argument, a backbone that misses part of the contract, or frequencies
+            beyond the feature map where its size is known.
+        ImportError: for a named backbone where keras-cv is missing, with the pip command.
+
+    Example:
+
+    >>> import numpy as np
+    >>> model = keras_fsa.FsaNet(19, backbone="resnet18")
+    >>> model.predict(np.zeros((1, 97, 131, 3), "uint8"), verbose=0).shape
+    (1, 97, 131, 19)
+
+    Source: Zhang, Panahi, Gao, arXiv:2211.15595.
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        backbone="resnet101",
+        image_shape=(None, None, 3),
+        output_stride=8,
+        attention="frequency",
+        frequencies=8,
+        affinity=None,
+        recurrence=2,
+        head_channels=512,
+        dropout=0.1,
+        auxiliary_loss_weight=0.4,
+        align_corners=False,
+        normalization="imagenet",
+        **kwargs,
+    ):
+        super().__init__(**{"name": "fsanet", **kwargs, "autocast": False})
+        positive_int("num_classes", num_classes)
+        if num_classes > IGNORE_LABEL:
+            raise ValueError(
+                f"`num_classes` must be at most {IGNORE_LABEL}, the label of ignored pixels. "
+                f"Received: num_classes={num_classes}. Merge classes."
+            )
+        positive_int("head_channels", head_channels)
+        one_of("output_stride", output_stride, (8, 16, 32))
+        _check_range("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
+        _check_range(
+            "auxiliary_loss_weight", auxiliary_loss_weight, auxiliary_loss_weight >= 0, "at least 0"
+        )
+        if len(image_shape) != 3 or not image_shape[-1]:
+            raise ValueError(
+                "`image_shape` must be (height, width, channels), of which height and width may be "
+                f"None. Received: image_shape={image_shape!r}. Write (None, None, 3)."
+            )
+        self.num_classes = num_classes
+        self.image_shape = tuple(image_shape)
+        self.output_stride = output_stride
+        self.attention = attention
+        self.frequencies = frequencies
+        self.affinity = affinity
+        self.recurrence = recurrence
+        self.head_channels = head_channels
+        self.dropout = dropout
+        self.auxiliary_loss_weight = auxiliary_loss_weight
+        self.align_corners = align_corners
+        self.normalization = normalization
+
+        policy = self.dtype_policy
+        self.normalize = PictureNormalization(normalization, dtype=policy, name="normalize")
+        self.normalize.build((None, *self.image_shape))
+        self.backbone = build_backbone(backbone, self.image_shape, output_stride, policy)
+        needed = ("stage4", "stage5") if auxiliary_loss_weight else ("stage5",)
+        shapes = feature_shapes(self.backbone, self.image_shape, needed)
+        self.head = fsa_head(
+            shapes["stage5"],
+            num_classes,
+            _build_attention(attention, frequencies, affinity, recurrence, policy),
+            head_channels,
+            dropout,
+            policy,
+        )
+        self.auxiliary_head = None
+        if auxiliary_loss_weight:
+            self.auxiliary_head = auxiliary_head(
+                shapes["stage4"], num_classes, max(1, head_channels // 2), dropout, policy
+            )
+        self.build((None, *self.image_shape))
+
+    def build(self, input_shape):
+        self._check_pictures(input_shape)
+
+    def call(self, pictures, training=None):
+        self._check_pictures(pictures.shape)
+        features = self.backbone(self.normalize(pictures), training=training)
+        height, width = ops.shape(pictures)[1:3]
+
+        def at_picture_size(logits):
+            return resize_bilinear(logits, height, width, self.align_corners)
+
+        logits = at_picture_size(self.head(features["stage5"], training=training))
+        if not training or self.auxiliary_head is None:
+            return logits
+        auxiliary = self.auxiliary_head(features["stage4"], training=training)
+        return {"logits": logits, "auxiliary": at_picture_size(auxiliary)}
+
+    def _check_pictures(self, shape):
+        expected = (None, *self.image_shape)
+        if len(shape) != 4 or any(
+            want is not None and size is not None and size != want
+            for size, want in zip(shape, expected, strict=True)
+        ):
+            raise ValueError(
+                f"Pictures must have the shape {expected}: batch, height, width, channels. "
+                f"Received: pictures of shape {tuple(shape)}. Convert the pictures, or build the "
+                "model with another `image_shape`."
+            )
+
+    def compile(self, optimizer=None, loss=None, metrics=None, **kwargs):
+        """Configure training, with defaults for whatever is left out.
+
+        Args:
+            optimizer: default `keras.optimizers.SGD(0.01, momentum=0.9)`. The usual poly decay is
+                `SGD(keras.optimizers.schedules.PolynomialDecay(0.01, steps, 1e-4, power=0.9), 0.9)`.
+            loss: a loss of masks and logits. Default: sparse categorical cross entropy that ignores
+                the label 255. The auxiliary head's logits enter the same loss, with their weight.
+            metrics: default: mean IoU that ignores the label 255. `[]` for none.
+            **kwargs: of `keras.Model.compile`.
+        """
+        if optimizer is None:
+            optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+        if loss is None:
+            loss = keras.losses.SparseCategoricalCrossentropy(
+                from_logits=True, ignore_class=IGNORE_LABEL
+            )
+        if metrics is None:
+            metrics = [
+                keras.metrics.MeanIoU(
+                    self.num_classes,
+                    ignore_class=IGNORE_LABEL,
+                    sparse_y_pred=False,
+                    name="mean_iou",
+                )
+            ]
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        function = keras.losses.get(loss)
+        self._auxiliary_loss = (
+            function if isinstance(function, keras.losses.Loss) else _FunctionLoss(function)
+        )
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if not isinstance(y_pred, dict):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
+        auxiliary = self._auxiliary_loss(y, y_pred["auxiliary"], sample_weight)
+        return loss + self.auxiliary_loss_weight * auxiliary
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
+        return super().compute_metrics(x, y, logits, sample_weight)
+
+    def export(self, filepath, format="tf_saved_model", input_signature=None, **kwargs):
+        """Export for inference, see `keras.Model.export`.
+
+        The default signature takes float32 pictures `(B, H, W, channels)` of 0 to 255, of any size
+        where `image_shape` leaves it open, and gives logits.
+
+        Raises:
+            ValueError: for a SavedModel under the torch backend, which cannot write one.
+        """
+        if format == "tf_saved_model":
+            if keras.backend.backend() == "torch":
+                raise ValueError(
+                    "A SavedModel is written by the TensorFlow or the JAX backend. Received: "
+                    'format="tf_saved_model" under the torch backend. Save the model as a .keras '
+                    "file, load it with KERAS_BACKEND=tensorflow, and export it there."
+                )
+            if keras.backend.backend() == "jax":
+                # Gradients would tie the graph to the traced size.
+                kwargs.setdefault("jax2tf_kwargs", {"with_gradient": False})
+        if input_signature is None:
+            input_signature = [keras.InputSpec(shape=(None, *self.image_shape), dtype="float32")]
+        return super().export(filepath, format=format, input_signature=input_signature, **kwargs)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:3], self.num_classes)
+
+    def compute_output_spec(self, pictures, training=None):
+        # What a model around this one sees: the layer's compute dtype is not that of the logits.
+        return keras.KerasTensor(self.compute_output_shape(pictures.shape), self.head.output.dtype)
+
+    def get_config(self):
+        attention = self.attention
+        if isinstance(attention, keras.Layer):
+            attention = keras.saving.serialize_keras_object(attention)
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            # The built backbone, not its name: a saved model loads without keras-cv.
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "image_shape": self.image_shape,
+            "output_stride": self.output_stride,
+            "attention": attention,
+            "frequencies": self.frequencies,
+            "affinity": self.affinity,
+            "recurrence": self.recurrence,
+            "head_channels": self.head_channels,
+            "dropout": self.dropout,
+            "auxiliary_loss_weight": self.auxiliary_loss_weight,
+            "align_corners": self.align_corners,
+            "normalization": self.normalization,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for name in ("backbone", "attention", "dtype"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(
+                    config[name], custom_objects=custom_objects
+                )
+        return cls(**config)
+
+
+class _FunctionLoss(keras.losses.Loss):
+    """A plain loss function, with the reduction and the sample weights of Keras' losses."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, y_true, y_pred):
+        return self.function(y_true, y_pred)
+
+
+def _check_range(name, value, holds, rule):
+    if not holds:
+        raise ValueError(
+            f"`{name}` must be {rule}. Received: {name}={value!r}. Give a number in that range."
+        )
+
+
+def _build_attention(attention, frequencies, affinity, recurrence, dtype):
+    if attention is None or isinstance(attention, keras.Layer):
+        return attention
+    one_of("attention", attention, ("frequency", "spatial", None))
+    common = {
+        "recurrence": recurrence,
+        "data_format": "channels_last",
+        "dtype": dtype,
+        "name": "attention",
+    }
+    if attention == "frequency":
+        return FrequencySelfAttention(frequencies, affinity or "dot_product", **common)
+    return SpatialSelfAttention(affinity or "softmax", **common)

@@ -1,0 +1,56 @@
+"""Bilinear resizing as two thin products, for any size and in both corner conventions."""
+
+import numpy as np
+from keras import ops
+
+
+def _known_matrix(size, new_size, align_corners):
+    """Interpolation matrix `(new_size, size)` in float64: row j holds the weights of output j."""
+    j = np.arange(new_size)
+    if align_corners:
+        position = j * (size - 1) / max(new_size - 1, 1)
+    else:
+        position = (j + 0.5) * size / new_size - 0.5
+    position = np.clip(position, 0, size - 1)
+    return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(size)))
+
+
+def _unknown_matrix(size, new_size, align_corners, dtype):
+    """The same for sizes that only the running graph knows."""
+    j = ops.cast(ops.arange(0, new_size, dtype="int32"), dtype)
+    last = ops.cast(size - 1, dtype)
+    if align_corners:
+        position = j * last / ops.maximum(ops.cast(new_size - 1, dtype), 1)
+    else:
+        position = (j + 0.5) * ops.cast(size, dtype) / ops.cast(new_size, dtype) - 0.5
+    position = ops.minimum(ops.maximum(position, 0), last)
+    index = ops.cast(ops.arange(0, size, dtype="int32"), dtype)
+    return ops.relu(1 - ops.abs(ops.expand_dims(position, 1) - index))
+
+
+def _matrix(size, new_size, align_corners, dtype):
+    if isinstance(size, int) and isinstance(new_size, int):
+        return ops.convert_to_tensor(_known_matrix(size, new_size, align_corners), dtype)
+    return _unknown_matrix(size, new_size, align_corners, dtype)
+
+
+def resize_bilinear(x, height, width, align_corners=False):
+    """Resize a feature map bilinearly, without antialiasing.
+
+    Output position `j` of `n` reads the input, of size `m`, at `j (m - 1) / (n - 1)` with aligned
+    corners, else at `(j + 1/2) m / n - 1/2`, clipped to the map. Both are PyTorch's conventions.
+
+    Args:
+        x: `(B, H, W, C)`, of a floating dtype. Height and width may be unknown when the graph is
+            built.
+        height, width: the new size: ints, or integer scalar tensors.
+        align_corners: whether the centres of the corner positions coincide.
+
+    Returns:
+        `(B, height, width, C)` in the dtype of `x`.
+    """
+    _, old_height, old_width, channels = ops.shape(x)
+    rows = _matrix(old_height, height, align_corners, x.dtype)
+    columns = _matrix(old_width, width, align_corners, x.dtype)
+    x = ops.matmul(rows, ops.reshape(x, (-1, old_height, old_width * channels)))
+    return ops.matmul(columns, ops.reshape(x, (-1, height, old_width, channels)))

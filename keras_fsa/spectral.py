@@ -1,0 +1,291 @@
+"""The discrete cosine transform that frequency self-attention lives in.
+
+A feature map `x` of height `H` and width `W` is described by a few low frequencies. With the
+orthonormal DCT-II basis of length `n`,
+
+    D[i, 0] = 1 / sqrt(n)        D[i, u] = sqrt(2 / n) * cos(pi * u * (2 i + 1) / (2 n))
+
+`analysis` takes a band of frequencies out of the map, `X = D_H^T x D_W` per channel, and
+`synthesis` puts one back, `x = D_H X D_W^T`. The columns of `D` are orthonormal, so synthesis after
+analysis is the projector onto the band: `low_pass`.
+
+The two-dimensional basis is the Kronecker product of two small ones. It is never formed: two thin
+products do its work, columns first, because the second product then runs on the smaller result.
+
+A *band* is a pair of half-open ranges of frequencies, `((u0, u1), (v0, v1))`: rows (vertical
+frequencies, along the height), then columns (horizontal frequencies, along the width). Wherever
+`frequencies` is asked for, an int `k` stands for `((0, k), (0, k))` and a pair of ints `(ku, kv)`
+for `((0, ku), (0, kv))`.
+
+Tokens are computed in at least float32, whatever the precision of the map: attention on tokens is
+cubic in its input, and the constant token of a bright map alone overflows float16.
+
+Source: Zhang, Panahi, Gao, "FsaNet: Frequency Self-attention for Semantic Segmentation",
+arXiv:2211.15595. The separable form is this library's.
+"""
+
+import functools
+import operator
+
+import numpy as np
+from keras import backend, ops
+
+
+def parse_frequencies(frequencies):
+    """The band `((u0, u1), (v0, v1))` that `frequencies` stands for.
+
+    Args:
+        frequencies: an int, a pair of ints (rows, columns) or a pair of half-open ranges.
+
+    Returns:
+        A pair of pairs of ints.
+
+    Raises:
+        ValueError: where it is none of these, or a range is empty or starts below zero.
+    """
+    rule = (
+        "`frequencies` must be a positive int, a pair of them (rows, columns), or a band "
+        "((u0, u1), (v0, v1)) with 0 <= u0 < u1 and 0 <= v0 < v1. "
+        f"Received: frequencies={frequencies!r}. For the eight lowest frequencies of rows and "
+        "columns write frequencies=8."
+    )
+
+    def integer(value):
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+
+    def interval(value):
+        start, stop = value if isinstance(value, (tuple, list)) else (0, value)
+        return integer(start), integer(stop)
+
+    try:
+        pair = frequencies if isinstance(frequencies, (tuple, list)) else (frequencies,) * 2
+        rows, columns = (interval(value) for value in pair)
+    except (TypeError, ValueError):
+        raise ValueError(rule) from None
+    if not (0 <= rows[0] < rows[1] and 0 <= columns[0] < columns[1]):
+        raise ValueError(rule)
+    return rows, columns
+
+
+def check_band_fits(frequencies, height, width):
+    """Raise a `ValueError` where the band reaches beyond a known height or width.
+
+    A map of `n` positions has the frequencies `0 .. n - 1`. `None` stands for an unknown size and
+    is never an error.
+    """
+    rows, columns = parse_frequencies(frequencies)
+    for name, (_, stop), size in (("height", rows, height), ("width", columns, width)):
+        if isinstance(size, int) and stop > size:
+            raise ValueError(
+                f"`frequencies` must not go beyond the size of the feature map: a {name} of {size} "
+                f"has the frequencies 0 to {size - 1}. Received: frequencies={frequencies!r} for a "
+                f"map of height {height} and width {width}. Ask for fewer frequencies, or use a "
+                "larger picture or a smaller output stride."
+            )
+
+
+def has_constant(frequencies):
+    """Whether the band holds the constant map, that is, starts at frequency (0, 0)."""
+    rows, columns = parse_frequencies(frequencies)
+    return rows[0] == 0 and columns[0] == 0
+
+
+def number_of_tokens(frequencies):
+    """How many tokens the band has: rows times columns."""
+    rows, columns = parse_frequencies(frequencies)
+    return (rows[1] - rows[0]) * (columns[1] - columns[0])
+
+
+def token_dtype(dtype):
+    """The dtype of tokens of a map of this dtype: float32, or float64 for a float64 map."""
+    return backend.result_type(backend.standardize_dtype(dtype), "float32")
+
+
+@functools.lru_cache(maxsize=256)
+def _known_basis(size, start, stop):
+    """`dct_basis` in float64 NumPy. Columns at or beyond the size are zero."""
+    u = np.arange(start, stop)
+    angle = (2 * np.arange(size)[:, None] + 1) * u % (4 * size)
+    basis = np.sqrt(np.where(u == 0, 1.0, 2.0) / size) * np.cos(np.pi * angle / (2 * size))
+    basis[:, u >= size] = 0.0
+    return basis
+
+
+def _unknown_basis(size, start, stop, dtype):
+    """`dct_basis` for a size that only the running graph knows.
+
+    The angle is brought into the first quarter wave in integers, before it becomes a float: a
+    float32 cosine of `pi u (2 i + 1) / (2 n)` itself would be wrong by 1.6e-4 at u = 385.
+    """
+    u = ops.arange(start, stop, dtype="int32")
+    position = 2 * ops.arange(0, size, dtype="int32") + 1
+    angle = ops.mod(ops.expand_dims(position, 1) * u, 4 * size)
+    angle = ops.minimum(angle, 4 * size - angle)
+    folded = ops.minimum(angle, 2 * size - angle)
+    sign = ops.where(folded < angle, -1.0, 1.0)
+    n = ops.cast(size, dtype)
+    wave = ops.cast(sign, dtype) * ops.cos(ops.cast(folded, dtype) * (np.pi / 2) / n)
+    scale = ops.sqrt(ops.cast(ops.where(u == 0, 1, 2), dtype) / n)
+    return wave * ops.where(u < size, scale, ops.zeros_like(scale))
+
+
+def dct_basis(size, frequencies, dtype="float32", strict=True):
+    """Orthonormal DCT-II basis of length `size`, the columns `start .. stop - 1` of it.
+
+    `D[i, 0] = 1 / sqrt(n)` and `D[i, u] = sqrt(2 / n) cos(pi u (2 i + 1) / (2 n))` with
+    `n = size`. A known size gives a constant, computed in float64 and rounded once. A size that
+    only the running graph knows gives the same numbers to 2e-7.
+
+    Args:
+        size: number of positions: an int, or an integer scalar tensor.
+        frequencies: an int `k` for the columns `0 .. k - 1`, or a pair `(start, stop)`.
+        dtype: dtype of the result.
+        strict: whether a frequency at or beyond a known size is an error. Where it is not, and
+            wherever the size is unknown, its column is zero: the map has no such frequency.
+
+    Returns:
+        A tensor of shape `(size, stop - start)`.
+
+    Raises:
+        ValueError: as `strict` says.
+    """
+    start, stop = frequencies if isinstance(frequencies, (tuple, list)) else (0, frequencies)
+    if not isinstance(size, int):
+        return _unknown_basis(size, start, stop, dtype)
+    if strict and stop > size:
+        raise ValueError(
+            "`frequencies` of a DCT basis must lie below its size. "
+            f"Received: size={size}, frequencies={frequencies!r}. Ask for at most {size}."
+        )
+    return ops.convert_to_tensor(_known_basis(size, start, stop), dtype)
+
+
+def analysis(x, frequencies, data_format="channels_last", strict=True):
+    """Tokens of the frequencies of a band: `X = D_H^T x D_W` for each channel.
+
+    Args:
+        x: feature map `(B, H, W, C)`, or `(B, C, H, W)` with `data_format="channels_first"`. Its
+            height and width may be unknown when the graph is built.
+        frequencies: the band, see `parse_frequencies`.
+        data_format: `"channels_last"` or `"channels_first"`.
+        strict: see `dct_basis`.
+
+    Returns:
+        `(B, T, C)` in either data format, float32 (float64 for a float64 map), with `T` the number
+        of frequencies: rows vary slowest. Token 0 of a band that starts at (0, 0) is the constant
+        one: `sqrt(H W)` times the mean of the map.
+
+    Raises:
+        ValueError: for a frequency at or beyond a known height or width, unless `strict=False`.
+    """
+    rows, columns = parse_frequencies(frequencies)
+    ku, kv = rows[1] - rows[0], columns[1] - columns[0]
+    dtype = token_dtype(x.dtype)
+    x = ops.cast(x, dtype)
+    if data_format == "channels_last":
+        _, height, width, channels = ops.shape(x)
+        d_h = dct_basis(height, rows, dtype, strict)
+        d_w = dct_basis(width, columns, dtype, strict)
+        x = ops.matmul(ops.transpose(d_w), x)
+        x = ops.reshape(x, (-1, height, kv * channels))
+        x = ops.matmul(ops.transpose(d_h), x)
+        return ops.reshape(x, (-1, ku * kv, channels))
+    _, channels, height, width = ops.shape(x)
+    d_h = dct_basis(height, rows, dtype, strict)
+    d_w = dct_basis(width, columns, dtype, strict)
+    x = ops.matmul(ops.transpose(d_h), ops.matmul(x, d_w))
+    return ops.transpose(ops.reshape(x, (-1, channels, ku * kv)), (0, 2, 1))
+
+
+def synthesis(tokens, height, width, frequencies, data_format="channels_last", strict=True):
+    """Feature map of a band's tokens: `x = D_H X D_W^T` for each channel.
+
+    Args:
+        tokens: `(B, T, C)`, in the order of `analysis`.
+        height, width: size of the map: ints, or integer scalar tensors.
+        frequencies: the band, see `parse_frequencies`.
+        data_format: `"channels_last"` or `"channels_first"`.
+        strict: see `dct_basis`.
+
+    Returns:
+        `(B, H, W, C)`, or `(B, C, H, W)` with `data_format="channels_first"`, in the dtype of the
+        tokens.
+
+    Raises:
+        ValueError: for a frequency at or beyond a known height or width, unless `strict=False`.
+    """
+    rows, columns = parse_frequencies(frequencies)
+    ku, kv = rows[1] - rows[0], columns[1] - columns[0]
+    channels = tokens.shape[-1]
+    d_h = dct_basis(height, rows, tokens.dtype, strict)
+    d_w = dct_basis(width, columns, tokens.dtype, strict)
+    if data_format == "channels_last":
+        x = ops.matmul(d_h, ops.reshape(tokens, (-1, ku, kv * channels)))
+        return ops.matmul(d_w, ops.reshape(x, (-1, height, kv, channels)))
+    x = ops.reshape(ops.transpose(tokens, (0, 2, 1)), (-1, channels, ku, kv))
+    return ops.matmul(ops.matmul(d_h, x), ops.transpose(d_w))
+
+
+def low_pass(x, frequencies, data_format="channels_last"):
+    """The part of a feature map that lies in a band: synthesis after analysis.
+
+    Args:
+        x: feature map `(B, H, W, C)`, or `(B, C, H, W)` with `data_format="channels_first"`.
+        frequencies: the band, see `parse_frequencies`.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        A map of the shape and dtype of `x`.
+
+    Raises:
+        ValueError: for a frequency at or beyond a known height or width.
+
+    Example:
+
+    >>> import keras
+    >>> x = keras.random.normal((1, 97, 131, 3))
+    >>> keras_fsa.spectral.low_pass(x, frequencies=8).shape
+    (1, 97, 131, 3)
+    """
+    shape = ops.shape(x)
+    height, width = shape[1:3] if data_format == "channels_last" else shape[2:4]
+    tokens = analysis(x, frequencies, data_format)
+    return ops.cast(synthesis(tokens, height, width, frequencies, data_format), x.dtype)
+
+
+def add_constant(tokens, constant, positions):
+    """Tokens of the map to which a constant is added at every position.
+
+    Only the constant frequency changes, by `sqrt(positions) * constant`.
+
+    Args:
+        tokens: `(B, T, C)`, token 0 the constant one.
+        constant: `(C,)`, the value to add in each channel.
+        positions: number of positions of the map, `H * W`.
+    """
+    first = ops.one_hot(0, tokens.shape[1], dtype=tokens.dtype)
+    step = ops.sqrt(ops.cast(positions, tokens.dtype)) * ops.cast(constant, tokens.dtype)
+    return tokens + ops.expand_dims(first, 1) * step
+
+
+def moments(tokens, positions):
+    """Mean and variance of each channel over batch and positions, from tokens alone (Parseval).
+
+    The map of the tokens has in each picture the mean `X_0 / sqrt(N)` and the variance
+    `sum of X_t^2 over t > 0, divided by N`; over the batch the variance is the mean of the
+    pictures' variances plus the variance of their means. Nothing cancels in this form.
+
+    Args:
+        tokens: `(B, T, C)`, token 0 the constant one.
+        positions: number of positions of the map, `N = H * W`.
+
+    Returns:
+        `(mean, variance)`, each `(C,)`; the variance is the biased one.
+    """
+    n = ops.cast(positions, tokens.dtype)
+    means = tokens[:, 0] / ops.sqrt(n)
+    mean = ops.mean(means, axis=0)
+    within = ops.mean(ops.sum(ops.square(tokens[:, 1:]), axis=1), axis=0) / n
+    return mean, within + ops.mean(ops.square(means - mean), axis=0)
