@@ -122,7 +122,7 @@ def test_names_beyond_ascii(folders):
 
 def palette(ids):
     file = Image.fromarray(ids)
-    file.putpalette(list(range(255, -1, -1)) * 3)
+    file.putpalette(np.repeat(np.arange(255, -1, -1), 3).tolist())
     assert file.mode == "P"
     return file
 

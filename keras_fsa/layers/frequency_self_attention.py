@@ -110,20 +110,26 @@ class FrequencySelfAttention(SelfAttention):
         spectral.check_band_fits(self.frequencies, *self.spatial_size(input_shape))
 
     def call(self, inputs, training=None):
+        x = ops.cast(inputs, self.token_dtype) + self.map_update(inputs, training)
+        return ops.cast(x, self.compute_dtype)
+
+    def map_update(self, inputs, training=None):
+        """What the layer adds to its input: a map in the dtype of tokens."""
         height, width = self.spatial_size(ops.shape(inputs))
-        attend = self._attend_tokens if self.affinity == "dot_product" else self._attend_map
-        return ops.cast(attend(inputs, height, width, training), self.compute_dtype)
+        if self.affinity == "dot_product":
+            return self._attend_tokens(inputs, height, width, training)
+        return self._attend_map(inputs, height, width, training)
 
     def _attend_tokens(self, inputs, height, width, training):
         """Dot product: the update stays in the band, so only tokens are iterated."""
         positions = height * width
         tokens = self._analysis(inputs, self.data_format)
-        total = self.token_update(tokens, positions, training)
+        total = self._token_update(tokens, positions, training)
         for _ in range(self.recurrence - 1):
-            total = total + self.token_update(tokens + self._in_band(total), positions, training)
-        return inputs + self._synthesis(total, height, width, self.data_format)
+            total = total + self._token_update(tokens + self._in_band(total), positions, training)
+        return self._synthesis(total, height, width, self.data_format)
 
-    def token_update(self, tokens, positions, training=None):
+    def _token_update(self, tokens, positions, training=None):
         """One application of the dot-product block to tokens: what is to be added to them."""
         query, key, value = self.query_key_value(tokens, positions)
         y = affinities.dot_product(query, key, self.project(value), positions)
@@ -137,9 +143,10 @@ class FrequencySelfAttention(SelfAttention):
         }[self.affinity]
         positions = height * width
         x = ops.cast(inputs, self.token_dtype)
+        total = 0
         for _ in range(self.recurrence):
             query, key, value = self.query_key_value(
-                self._analysis(x, self.data_format), positions
+                self._analysis(x + total, self.data_format), positions
             )
             y = attention(
                 query,
@@ -152,8 +159,8 @@ class FrequencySelfAttention(SelfAttention):
             update = self.update(y, training=training)
             if self.data_format == "channels_first":
                 update = ops.transpose(update, (0, 3, 1, 2))
-            x = x + update
-        return x
+            total = total + update
+        return total
 
     # Biases live on the constant frequency. A band that lacks it gets one more token for it, in
     # front, where the constant token of other bands is: zero in what is read from the map, since the
