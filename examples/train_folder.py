@@ -2,7 +2,7 @@ r"""Trains FsaNet on your own pictures and masks, which lie in two folders.
 
     python examples/train_folder.py --images images/train --masks masks/train \
         --val-images images/val --val-masks masks/val --num-classes 11 --ignore-label 11 \
-        --size 240 320 --output runs/street
+        --size 240 320 --output outputs/street
 
 A mask has the name of its picture (`0001.jpg`, `0001.png`) and holds one class id per pixel,
 0 to num-classes - 1, or the ignore label. Without --val-images, a tenth of the pictures is kept
@@ -189,7 +189,7 @@ def parse_arguments():
     add("--epochs", type=int, default=60, help="passes over the training pictures")
     add("--learning-rate", type=float, default=0.01, help="at the start; it decays to 0.0001")
     add("--seed", type=int, default=0, help="of the weights, the split and the augmentation")
-    add("--output", type=Path, default=Path("runs/folder"), help="folder for all results")
+    add("--output", type=Path, default=Path("outputs/folder"), help="folder for all results")
     args = parser.parse_args()
 
     if bool(args.val_images) != bool(args.val_masks):

@@ -33,12 +33,12 @@ _SMALLEST_SQUARE = 1e-24
 
 def _outer(key, value):
     """`sum_m k_m v_m^T`: `(B, M, Ck)` and `(B, M, Cv)` to `(B, Ck, Cv)`."""
-    return ops.matmul(ops.transpose(key, (0, 2, 1)), value)
+    return ops.transpose(key, (0, 2, 1)) @ value
 
 
 def _inverse_norm(x):
     square = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    return ops.rsqrt(ops.maximum(square, _SMALLEST_SQUARE))
+    return ops.rsqrt(ops.where(square < _SMALLEST_SQUARE, _SMALLEST_SQUARE, square))
 
 
 def _divide(numerator, denominator, positions):
@@ -49,15 +49,13 @@ def _divide(numerator, denominator, positions):
 
 def dot_product(query, key, value, positions):
     """`(Q K^T / N) V`, on positions or on tokens, without the table of all pairs."""
-    return ops.matmul(query, _outer(key, value)) / ops.cast(positions, value.dtype)
+    return query @ _outer(key, value) / ops.cast(positions, value.dtype)
 
 
 def linear(query, key, value, positions):
     """First-order softmax attention on positions."""
     scale = key.shape[-1] ** -0.5
-    numerator = ops.sum(value, axis=1, keepdims=True) + scale * ops.matmul(
-        query, _outer(key, value)
-    )
+    numerator = ops.sum(value, axis=1, keepdims=True) + scale * (query @ _outer(key, value))
     key_sum = ops.sum(key, axis=1, keepdims=True)
     projected = ops.sum(query * key_sum, axis=-1, keepdims=True)
     return _divide(numerator, ops.cast(positions, value.dtype) + scale * projected, positions)
@@ -77,7 +75,7 @@ def _synthesised_ratio(query, outer, key_token, value_token, weight, positions, 
     """
     n = ops.cast(positions, value_token.dtype)
     key_column = ops.transpose(key_token, (0, 2, 1)) * ops.sqrt(n)
-    both = synthesis(ops.matmul(query, ops.concatenate([outer, key_column], axis=-1))) * weight
+    both = synthesis(query @ ops.concatenate([outer, key_column], axis=-1)) * weight
     value_sum = ops.expand_dims(value_token, 1) * ops.sqrt(n)
     return _divide(value_sum + both[..., :-1], n + both[..., -1:], positions)
 

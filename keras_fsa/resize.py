@@ -52,5 +52,5 @@ def resize_bilinear(x, height, width, align_corners=False):
     _, old_height, old_width, channels = ops.shape(x)
     rows = _matrix(old_height, height, align_corners, x.dtype)
     columns = _matrix(old_width, width, align_corners, x.dtype)
-    x = ops.matmul(rows, ops.reshape(x, (-1, old_height, old_width * channels)))
-    return ops.matmul(columns, ops.reshape(x, (-1, height, old_width, channels)))
+    x = rows @ ops.reshape(x, (-1, old_height, old_width * channels))
+    return columns @ ops.reshape(x, (-1, height, old_width, channels))

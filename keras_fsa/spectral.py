@@ -18,7 +18,9 @@ frequencies, along the height), then columns (horizontal frequencies, along the 
 for `((0, ku), (0, kv))`.
 
 Tokens are computed in at least float32, whatever the precision of the map: attention on tokens is
-cubic in its input, and the constant token of a bright map alone overflows float16.
+cubic in its input, and the constant token of a bright map alone overflows float16. Products are
+written `@`, the tensors' own, and means as sums: under torch, `keras.ops.matmul` and `mean` round
+float64 to float32.
 
 Source: Zhang, Panahi, Gao, "FsaNet: Frequency Self-attention for Semantic Segmentation",
 arXiv:2211.15595. The separable form is this library's.
@@ -100,7 +102,7 @@ def number_of_tokens(frequencies):
 
 def token_dtype(dtype):
     """The dtype of tokens of a map of this dtype: float32, or float64 for a float64 map."""
-    return backend.result_type(backend.standardize_dtype(dtype), "float32")
+    return "float64" if backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
 @functools.lru_cache(maxsize=256)
@@ -188,14 +190,13 @@ def analysis(x, frequencies, data_format="channels_last", strict=True):
         _, height, width, channels = ops.shape(x)
         d_h = dct_basis(height, rows, dtype, strict)
         d_w = dct_basis(width, columns, dtype, strict)
-        x = ops.matmul(ops.transpose(d_w), x)
-        x = ops.reshape(x, (-1, height, kv * channels))
-        x = ops.matmul(ops.transpose(d_h), x)
+        x = ops.transpose(d_w) @ x
+        x = ops.transpose(d_h) @ ops.reshape(x, (-1, height, kv * channels))
         return ops.reshape(x, (-1, ku * kv, channels))
     _, channels, height, width = ops.shape(x)
     d_h = dct_basis(height, rows, dtype, strict)
     d_w = dct_basis(width, columns, dtype, strict)
-    x = ops.matmul(ops.transpose(d_h), ops.matmul(x, d_w))
+    x = ops.transpose(d_h) @ (x @ d_w)
     return ops.transpose(ops.reshape(x, (-1, channels, ku * kv)), (0, 2, 1))
 
 
@@ -222,10 +223,10 @@ def synthesis(tokens, height, width, frequencies, data_format="channels_last", s
     d_h = dct_basis(height, rows, tokens.dtype, strict)
     d_w = dct_basis(width, columns, tokens.dtype, strict)
     if data_format == "channels_last":
-        x = ops.matmul(d_h, ops.reshape(tokens, (-1, ku, kv * channels)))
-        return ops.matmul(d_w, ops.reshape(x, (-1, height, kv, channels)))
+        x = d_h @ ops.reshape(tokens, (-1, ku, kv * channels))
+        return d_w @ ops.reshape(x, (-1, height, kv, channels))
     x = ops.reshape(ops.transpose(tokens, (0, 2, 1)), (-1, channels, ku, kv))
-    return ops.matmul(ops.matmul(d_h, x), ops.transpose(d_w))
+    return (d_h @ x) @ ops.transpose(d_w)
 
 
 def low_pass(x, frequencies, data_format="channels_last"):
@@ -285,7 +286,8 @@ def moments(tokens, positions):
         `(mean, variance)`, each `(C,)`; the variance is the biased one.
     """
     n = ops.cast(positions, tokens.dtype)
+    batch = ops.cast(ops.shape(tokens)[0], tokens.dtype)
     means = tokens[:, 0] / ops.sqrt(n)
-    mean = ops.mean(means, axis=0)
-    within = ops.mean(ops.sum(ops.square(tokens[:, 1:]), axis=1), axis=0) / n
-    return mean, within + ops.mean(ops.square(means - mean), axis=0)
+    mean = ops.sum(means, axis=0) / batch
+    within = ops.sum(ops.square(tokens[:, 1:]), axis=(0, 1)) / (batch * n)
+    return mean, within + ops.sum(ops.square(means - mean), axis=0) / batch

@@ -38,12 +38,14 @@ def test_pairs_are_matched_by_name_and_sorted(folders):
     images, masks, write = folders
     write("b.1", image_ending=".JPG")
     write("a", image_ending=".tiff")
+    write("a-1")
     write("c", image_ending=".bmp", mask_ending=".PNG")
     (images / ".hidden.png").write_bytes(b"")
     (images / "notes.txt").write_text("")
     (masks / "folder.png").mkdir()
     assert match_pairs(str(images), masks) == [
         (images / "a.tiff", masks / "a.png"),
+        (images / "a-1.png", masks / "a-1.png"),
         (images / "b.1.JPG", masks / "b.1.png"),
         (images / "c.bmp", masks / "c.PNG"),
     ]
@@ -120,6 +122,17 @@ def test_names_beyond_ascii(folders):
     assert len(elements(images, masks, 3)) == 1
 
 
+def test_a_slow_file_keeps_its_place(folders):
+    images, masks, write = folders
+    write(
+        "0", RNG.integers(0, 256, (1500, 1500, 3)).astype("uint8"), np.zeros((1500, 1500), "uint8")
+    )
+    for i in range(1, 40):
+        write(f"{i:02}")
+    heights = [image.shape[0] for image, _ in elements(images, masks, 3)]
+    assert heights == [1500] + [6] * 39
+
+
 def palette(ids):
     file = Image.fromarray(ids)
     file.putpalette(np.repeat(np.arange(255, -1, -1), 3).tolist())
@@ -182,7 +195,7 @@ def test_pictures_are_converted_to_rgb_with_one_warning(folders):
         data = elements(images, masks, 3)
     (warning,) = caught
     assert str(warning.message).startswith("4 of 5 pictures are not RGB with 8 bits per channel")
-    assert f"The first one is {images / 'b.png'} (mode I;16)." in str(warning.message)
+    assert f"The first one is {images / 'b.png'} (mode I" in str(warning.message)
     a, b, c, d, e = (image for image, _ in data)
     np.testing.assert_array_equal(a, PICTURE)
     np.testing.assert_array_equal(b, PICTURE[..., [0, 0, 0]])
@@ -309,9 +322,11 @@ def test_num_classes_fits_into_masks(folders, num_classes):
     images, masks, write = folders
     write("a")
     for check in (True, False):
-        with pytest.raises(ValueError, match=rf"`num_classes` .*num_classes={num_classes}\. Merge"):
+        with pytest.raises(
+            ValueError, match=rf"`num_classes` must be .*num_classes={num_classes}\."
+        ):
             folder_dataset(images, masks, num_classes, check=check)
-    with pytest.raises(ValueError, match="`num_classes` must be 1 to 255"):
+    with pytest.raises(ValueError, match="`num_classes` must be"):
         check_pairs([], num_classes)
 
 
@@ -340,5 +355,5 @@ def test_a_missing_package_is_named(folders, monkeypatch, package):
     images, masks, write = folders
     write("a")
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=r'needs (Pillow|tensorflow)\..*"keras_fsa\[examples\]"'):
+    with pytest.raises(ImportError, match=rf'{package}.*pip install "keras_fsa\[examples\]"'):
         folder_dataset(images, masks, 3)

@@ -14,6 +14,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_fsa.arguments import optional_import, positive_int
+
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 """Endings of the files that are read, in lower case; the case of a file's own ending is free."""
 
@@ -74,14 +76,14 @@ def check_pairs(pairs, num_classes, ignore_label=IGNORE_LABEL):
 
     Raises:
         ValueError: If any file is wrong: one error for all files, with the first ten problems and
-            their number. Also if `num_classes` is not 1 to 255.
+            their number. Also if `num_classes` is not an int of 1 to 255.
 
     Warns:
         UserWarning: Once, if there are pictures that are not RGB with 8 bits per channel. They are
             converted: grey and palette pictures to the RGB they stand for, alpha channels are
             dropped, 16-bit greys keep their upper 8 bits.
     """
-    _pillow()
+    optional_import("PIL", "examples")
     _check_num_classes(num_classes)
 
     def check(pair):
@@ -147,13 +149,10 @@ def folder_dataset(images, masks, num_classes, size=None, ignore_label=IGNORE_LA
     Raises:
         FileNotFoundError, ValueError: See `match_pairs` and `check_pairs`. With `check=False` a
             bad file raises an error of TensorFlow when its turn comes.
+        ImportError: If TensorFlow or Pillow is missing, with the pip command.
     """
-    _pillow()
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise _missing("tensorflow", error) from error
-
+    tf = optional_import("tensorflow", "examples")
+    pillow = optional_import("PIL.Image", "examples")
     _check_num_classes(num_classes)
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ValueError(
@@ -178,16 +177,14 @@ def folder_dataset(images, masks, num_classes, size=None, ignore_label=IGNORE_LA
         check_pairs(pairs, num_classes, ignore_label)
 
     def read(image_path, mask_path):
-        from PIL import Image
-
         paths = os.fsdecode(image_path), os.fsdecode(mask_path)
         image, mask, _, problems = _read_pair(*paths, num_classes, ignore_label)
         if problems:
             raise ValueError("; ".join(problems))
         if size is not None:
             height, width = size
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-            mask = mask.resize((width, height), Image.Resampling.NEAREST)
+            image = image.resize((width, height), pillow.Resampling.BILINEAR)
+            mask = mask.resize((width, height), pillow.Resampling.NEAREST)
         return np.asarray(image), np.asarray(mask)
 
     def load(image_path, mask_path):
@@ -262,13 +259,14 @@ def _read_pair(image_path, mask_path, num_classes, ignore_label):
 
 
 def _read_image(path):
-    Image, ImageOps = _pillow()
-    with Image.open(path) as file:
+    pillow = optional_import("PIL.Image", "examples")
+    with pillow.open(path) as file:
         mode = file.mode
-        image = ImageOps.exif_transpose(file)
-    if mode.startswith("I;16"):
+        image = optional_import("PIL.ImageOps", "examples").exif_transpose(file)
+    # Older versions of Pillow open 16-bit PNG files in mode "I".
+    if mode.startswith("I;16") or (mode == "I" and file.format == "PNG"):
         # Pillow's own conversion clips at 255 instead of scaling.
-        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+        image = pillow.fromarray((np.asarray(image) >> 8).astype("uint8"))
     elif mode in ("I", "F"):
         raise ValueError(f"has 32 bits per channel (mode {mode}), save it with 8 or 16")
     # Pillow warns about each palette file that has one.
@@ -277,8 +275,8 @@ def _read_image(path):
 
 
 def _read_mask(path, num_classes, ignore_label):
-    Image, _ = _pillow()
-    with Image.open(path) as file:
+    pillow = optional_import("PIL.Image", "examples")
+    with pillow.open(path) as file:
         file.load()
     if file.format in ("JPEG", "MPO"):
         raise ValueError("is a JPEG, whose compression changes ids, save masks as PNG")
@@ -294,32 +292,18 @@ def _read_mask(path, num_classes, ignore_label):
             f"has ids beyond 0 to {num_classes - 1} that are not the ignore label {ignore_label}: "
             f"{_first(np.unique(ids[unknown]))}"
         )
-    return Image.fromarray(np.where(ids == ignore_label, IGNORE_LABEL, ids).astype("uint8"))
+    return pillow.fromarray(np.where(ids == ignore_label, IGNORE_LABEL, ids).astype("uint8"))
 
 
 def _check_num_classes(num_classes):
-    if not 1 <= num_classes <= 255:
+    positive_int("num_classes", num_classes)
+    if num_classes > IGNORE_LABEL:
         raise ValueError(
-            "`num_classes` must be 1 to 255, as masks have 8 bits and 255 is the ignore label. "
-            f"Received: num_classes={num_classes}. Merge classes where there are more."
+            f"`num_classes` must be at most {IGNORE_LABEL}, the label of ignored pixels in 8-bit "
+            f"masks. Received: num_classes={num_classes}. Merge classes."
         )
 
 
 def _first(values, count=5):
     shown = [str(value) for value in values[:count]]
     return ", ".join(shown + ["..."] * (len(values) > count))
-
-
-def _pillow():
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise _missing("Pillow", error) from error
-    return Image, ImageOps
-
-
-def _missing(package, error):
-    return ImportError(
-        f"Reading pictures and masks needs {package}. Received: {error}. "
-        'Install it with: pip install "keras_fsa[examples]"'
-    )

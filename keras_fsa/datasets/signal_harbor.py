@@ -23,7 +23,8 @@ settled by then, hence independent of it; the colour decides the pixels inside t
 of the two labels the boats get, nothing more.
 
 Example `i` of a split comes from a generator seeded with the split and `i` (`scene_rng`), so that
-the data set is the same everywhere: `train` has 640 examples, `test` 160.
+the same versions of NumPy and Pillow draw the same data set everywhere: 640 examples for `train`,
+160 for `test`.
 """
 
 import numpy as np
@@ -172,9 +173,9 @@ def draw_scene(rng, signal=None):
     picture, mask, ripples = _landscape(rng, land, mood)
     afloat = _afloat(rng, land)
 
-    flip = np.array([1, -0.5])
+    mirror = np.array([1, -0.5])
     mirrored = [
-        (None, [(points * flip + np.array([0, 1.5 * y]), colour) for points, colour in shapes])
+        (None, [(points * mirror + np.array([0, 1.5 * y]), colour) for points, colour in shapes])
         for y, _, shapes in afloat
     ]
     colours, cover, _ = _paint(mirrored, light, supersample=1)

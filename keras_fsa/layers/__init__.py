@@ -1,6 +1,7 @@
-"""Layers: attention between frequencies, and between positions."""
+"""Layers: attention between frequencies, and between positions; a process for each band."""
 
+from keras_fsa.layers.frequency_bands import ChannelGain, FrequencyBands
 from keras_fsa.layers.frequency_self_attention import FrequencySelfAttention
 from keras_fsa.layers.spatial_self_attention import SpatialSelfAttention
 
-__all__ = ["FrequencySelfAttention", "SpatialSelfAttention"]
+__all__ = ["ChannelGain", "FrequencyBands", "FrequencySelfAttention", "SpatialSelfAttention"]

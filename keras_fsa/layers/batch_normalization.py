@@ -44,14 +44,14 @@ class TokenBatchNormalization(keras.layers.BatchNormalization):
         return spectral.add_constant(x * scale, shift, positions)
 
     def _batch_moments(self, x, positions):
-        batch = ops.shape(x)[0]
         if positions is None:
             axes = tuple(range(len(x.shape) - 1))
-            mean, variance = ops.moments(x, axes)
-            count = ops.cast(ops.size(x) // x.shape[-1], variance.dtype)
+            count = ops.cast(ops.size(x) // x.shape[-1], x.dtype)
+            mean = ops.sum(x, axes) / count
+            variance = ops.sum(ops.square(x - mean), axes) / count
         else:
+            count = ops.cast(ops.shape(x)[0] * positions, x.dtype)
             mean, variance = spectral.moments(x, positions)
-            count = ops.cast(batch * positions, variance.dtype)
         unbiased = variance * count / ops.maximum(count - 1, 1)
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
             value = ops.cast(value, moving.dtype)

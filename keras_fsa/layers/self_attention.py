@@ -109,7 +109,7 @@ class SelfAttention(keras.layers.Layer):
 
     def _linear(self, x, kernel, bias=None, positions=None):
         """`x W + b` on a map, or on tokens of a map where its positions are given."""
-        x = ops.matmul(x, ops.cast(kernel, x.dtype))
+        x = x @ ops.cast(kernel, x.dtype)
         if bias is None:
             return x
         if positions is None:

@@ -1,0 +1,254 @@
+"""A process of its own for each frequency band."""
+
+import itertools
+
+import keras
+from keras import ops
+
+from keras_fsa import spectral
+from keras_fsa.arguments import one_of
+from keras_fsa.layers.frequency_self_attention import FrequencySelfAttention
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class ChannelGain(keras.layers.Layer):
+    """`gain * tokens` with a gain for each channel, that starts at zero.
+
+    As the process of a band in `FrequencyBands` it makes the band `1 + gain` times as strong: -1
+    removes it, 0 leaves it as it is.
+
+    Args:
+        **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        tokens: `(B, T, C)`.
+
+    Output:
+        `(B, T, C)`, in the dtype of the tokens, under mixed precision too.
+
+    Example:
+
+    >>> import keras
+    >>> keras_fsa.layers.ChannelGain()(keras.random.normal((2, 64, 16))).shape
+    (2, 64, 16)
+    """
+
+    def __init__(self, **kwargs):
+        # Tokens stay in the dtype they come in, see `keras_fsa.spectral`.
+        super().__init__(**{**kwargs, "autocast": False})
+
+    def build(self, input_shape):
+        self.gain = self.add_weight(name="gain", shape=input_shape[-1:], initializer="zeros")
+
+    def call(self, tokens):
+        return tokens * ops.cast(self.gain, tokens.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class FrequencyBands(keras.layers.Layer):
+    """An individual process for each frequency band of a feature map.
+
+    Each band `b` of the map `x` becomes spectral tokens; its process `f_b` says what is to be added
+    to them, and that goes back to all positions:
+
+        X_b = P_b^T x                            analysis, P_b the two-dimensional DCT basis of b
+        output = x + sum over b of P_b f_b(X_b)  synthesis
+
+    What no band names passes untouched: with processes on low frequencies, edges stay as they are.
+    The paper studies attention on the lowest frequencies and nothing on the rest, which is
+    `FrequencySelfAttention` alone; here the other bands can have something too.
+
+    Args:
+        bands: list of the bands, no two of which share a frequency. An item is
+
+            - a pair `(frequencies, process)`: an int, a pair (rows, columns) or a band
+              `((u0, u1), (v0, v1))` of half-open ranges, and a Keras layer from the band's tokens
+              `(B, T, C)` to their update, of the same shape. Rows vary slowest among the
+              `T = (u1 - u0) * (v1 - v0)` tokens. `ChannelGain` is such a layer; so is a
+              `keras.layers.Dense(C)` or a `keras.Sequential`.
+            - or a `FrequencySelfAttention` with `affinity="dot_product"`, which has its own band.
+
+            Each item needs a layer of its own.
+        data_format: `"channels_last"` or `"channels_first"`. Default: Keras' setting.
+        **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: feature map `(B, H, W, C)`, or `(B, C, H, W)` when channels come first. Height and
+            width may be unknown when the graph is built; a map smaller than a band is then taken
+            for one whose higher frequencies are zero.
+        training: handed on to the processes.
+
+    Output:
+        A map of the shape of the input, in the layer's compute dtype.
+
+    The layer starts as the identity where the processes start at zero, as `ChannelGain` and
+    `FrequencySelfAttention` do, and can then be put into a trained network. The biases of an
+    attention whose band lacks the constant frequency (0, 0) are the same at every position, so they
+    change the mean of the map besides its band.
+
+    Tokens are float32 under mixed precision, and the updates are added in float32. What a process
+    does in between is its own policy's affair: a `Dense` made under `mixed_float16` multiplies in
+    float16, whose largest number, 65504, is less than the constant token of a bright, large map.
+    Give it `dtype="float32"` where that matters.
+
+    Raises:
+        ValueError: for an empty list, an item of the wrong kind, bands that overlap, a layer that
+            two bands share, an attention of another affinity (its update leaves the band) or data
+            format; when the layer is built, for an input that is not of rank 4 or whose channels
+            are unknown, a band beyond a known height or width, or a process that changes the shape
+            of the tokens.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_fsa.layers import ChannelGain, FrequencyBands, FrequencySelfAttention
+    >>> layer = FrequencyBands(
+    ...     [
+    ...         FrequencySelfAttention(8),
+    ...         (((8, 16), (0, 16)), ChannelGain()),
+    ...         (((0, 8), (8, 16)), ChannelGain()),
+    ...     ]
+    ... )
+    >>> layer(keras.random.normal((2, 33, 41, 16))).shape
+    (2, 33, 41, 16)
+
+    Source: Zhang, Panahi, Gao, arXiv:2211.15595, for the idea. Several bands in one layer are this
+    library's.
+    """
+
+    def __init__(self, bands, data_format=None, **kwargs):
+        super().__init__(**kwargs)
+        one_of("data_format", data_format, ("channels_last", "channels_first", None))
+        self.data_format = data_format or keras.config.image_data_format()
+        self.token_dtype = spectral.token_dtype(self.compute_dtype)
+        if not isinstance(bands, (list, tuple)) or not bands:
+            raise ValueError(
+                "`bands` must be a list of at least one band. "
+                f"Received: bands={bands!r}. Write bands=[(frequencies, process)]."
+            )
+        pairs = [_band_and_process(i, item, self.data_format) for i, item in enumerate(bands)]
+        self.bands = [band for band, _ in pairs]
+        # A flat list, because Keras saves the layers in one.
+        self.processes = [process for _, process in pairs]
+        _check_disjoint(self.bands)
+        _check_distinct(self.processes)
+
+    def build(self, input_shape):
+        channels = None
+        if len(input_shape) == 4:
+            channels = input_shape[-1 if self.data_format == "channels_last" else 1]
+        if channels is None:
+            raise ValueError(
+                "`FrequencyBands` takes a feature map of rank 4 whose number of channels is known. "
+                f"Received: input_shape={tuple(input_shape)} with data_format="
+                f"{self.data_format!r}. Reshape the input, or give it a fixed number of channels."
+            )
+        for band in self.bands:
+            spectral.check_band_fits(band, *self._spatial_size(input_shape))
+        for i, (band, process) in enumerate(zip(self.bands, self.processes, strict=True)):
+            if not isinstance(process, FrequencySelfAttention):
+                self._build_process(i, process, spectral.number_of_tokens(band), channels)
+            elif not process.built:
+                process.build(input_shape)
+
+    def _build_process(self, index, process, number_of_tokens, channels):
+        # A symbolic call builds any layer, and shows the shape, whether or not the layer tells it.
+        shape = (None, number_of_tokens, channels)
+        output = process(keras.KerasTensor(shape, self.token_dtype))
+        output_shape = getattr(output, "shape", None)
+        if output_shape is None or tuple(output_shape[1:]) != shape[1:]:
+            raise ValueError(
+                "A process must return an update of the shape of its tokens. Received: the process "
+                f"of bands[{index}]={process!r}, which makes {output_shape or output} of {shape}. "
+                "Project its output back to (B, T, C)."
+            )
+
+    def call(self, inputs, training=None):
+        x = ops.cast(inputs, self.token_dtype)
+        height, width = self._spatial_size(ops.shape(x))
+        output = x
+        for band, process in zip(self.bands, self.processes, strict=True):
+            if isinstance(process, FrequencySelfAttention):
+                update = ops.cast(process.map_update(x, training), self.token_dtype)
+            else:
+                # Keras hands `training` on to layers that are called.
+                tokens = process(spectral.analysis(x, band, self.data_format, strict=False))
+                tokens = ops.cast(tokens, self.token_dtype)
+                update = spectral.synthesis(
+                    tokens, height, width, band, self.data_format, strict=False
+                )
+            output = output + update
+        return ops.cast(output, self.compute_dtype)
+
+    def _spatial_size(self, shape):
+        return shape[1:3] if self.data_format == "channels_last" else shape[2:4]
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def get_config(self):
+        bands = []
+        for band, process in zip(self.bands, self.processes, strict=True):
+            item = keras.saving.serialize_keras_object(process)
+            bands.append(item if isinstance(process, FrequencySelfAttention) else [band, item])
+        return {**super().get_config(), "bands": bands, "data_format": self.data_format}
+
+    @classmethod
+    def from_config(cls, config):
+        bands = keras.saving.deserialize_keras_object(config["bands"])
+        return super().from_config({**config, "bands": bands})
+
+
+def _band_and_process(index, item, data_format):
+    """What one item of `bands` stands for, checked."""
+    if isinstance(item, FrequencySelfAttention):
+        if item.affinity != "dot_product":
+            raise ValueError(
+                'An attention in `bands` must have the affinity "dot_product": the others are '
+                "normalised at each position, which takes the update out of the band. "
+                f"Received: bands[{index}].affinity={item.affinity!r}. Use the dot product, or put "
+                "the attention beside this layer."
+            )
+        if item.data_format != data_format:
+            raise ValueError(
+                "An attention in `bands` must have the data format of the layer. Received: bands["
+                f"{index}].data_format={item.data_format!r} with data_format={data_format!r}. "
+                "Give both the same `data_format`."
+            )
+        return item.band, item
+    if isinstance(item, (list, tuple)) and len(item) == 2:
+        frequencies, process = item
+        band = spectral.parse_frequencies(frequencies)
+        if isinstance(process, keras.Layer) and not isinstance(process, FrequencySelfAttention):
+            return band, process
+    raise ValueError(
+        "Each item of `bands` must be a pair (frequencies, process) whose process is a Keras "
+        "layer, or a `FrequencySelfAttention`, which has its own frequencies. Received: "
+        f"bands[{index}]={item!r}. Put a function into a layer; give an attention without a pair "
+        "around it."
+    )
+
+
+def _intersect(first, second):
+    return max(first[0], second[0]) < min(first[1], second[1])
+
+
+def _check_disjoint(bands):
+    for (i, first), (j, second) in itertools.combinations(enumerate(bands), 2):
+        rows, columns = zip(first, second, strict=True)
+        if _intersect(*rows) and _intersect(*columns):
+            raise ValueError(
+                "`bands` must not overlap: each frequency has one process at most. "
+                f"Received: bands[{i}]={first} and bands[{j}]={second}, whose rows and columns "
+                "both intersect. Shrink one of them, or cut it into bands beside the other."
+            )
+
+
+def _check_distinct(processes):
+    for (i, first), (j, second) in itertools.combinations(enumerate(processes), 2):
+        if first is second:
+            raise ValueError(
+                "Each band must have a process of its own: a shared layer would come back from "
+                f"its config as two. Received: bands[{i}] and bands[{j}] with the same process "
+                f"{first!r}. Create one layer for each."
+            )

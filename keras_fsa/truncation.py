@@ -1,0 +1,245 @@
+"""Low frequency without retraining: other attention, same weights, in a trained network.
+
+The paper's observation is that regular self-attention, once trained, does most of its work at a few
+low frequencies. `to_frequency` puts that to use: it truncates the attention of a trained network to
+a band. `to_spatial` goes the other way, from frequency self-attention to the spatial attention that
+it equals.
+
+Source: arXiv:2211.15595.
+"""
+
+import keras
+
+from keras_fsa import spectral
+from keras_fsa.arguments import one_of
+from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
+from keras_fsa.layers.self_attention import SelfAttention
+from keras_fsa.models.fsanet import FsaNet
+
+
+def to_frequency(model, frequencies=8, affinity=None):
+    """A copy of a trained model whose attention sees the low frequencies only. Nothing is trained.
+
+    Every attention layer becomes, with the same weights:
+
+    | layer                                                     | becomes                         |
+    | --------------------------------------------------------- | ------------------------------- |
+    | `SpatialSelfAttention("softmax")`                         | the same with `low_pass`        |
+    | the same, under `affinity="linear"`                       | `FrequencySelfAttention` with   |
+    |                                                           | the affinity `"linear"`         |
+    | `SpatialSelfAttention` of a linear form (`"dot_product"`, | `FrequencySelfAttention` of     |
+    | `"linear_softmax"`, `"linear"`)                           | that affinity                   |
+    | `FrequencySelfAttention`, or a linear form of             | the same with the smaller band  |
+    | `SpatialSelfAttention` that has a `low_pass`              |                                 |
+
+    Softmax over N positions costs N * N in the band, too. The affinity `"linear"` is its first-order
+    expansion, `exp(s q . k)` taken as `1 + s q . k`, which a band makes cheap.
+
+    Args:
+        model: a trained `FsaNet`, or a Functional or Sequential model, with attention layers
+            anywhere in it, in models within models too.
+        frequencies: the band: an int, a pair, or two ranges, see
+            `keras_fsa.spectral.parse_frequencies`. It must lie inside the band that a layer has.
+        affinity: None, or `"linear"` for the expansion of softmax. Other layers keep theirs.
+
+    Returns:
+        A new model of the same names, weights, dtype policies and trainable flags; shared layers are
+        shared in it, too. It is not compiled. A `FsaNet` stays one. Of other models the graph of
+        layers is copied: a subclass of the Functional or Sequential model becomes a plain one.
+
+    Raises:
+        ValueError: for a wrong argument, a band beyond the one a layer has or beyond a map of known
+            size, a model that is not built or has no attention, or attention inside a layer or
+            subclassed model, whose way of calling it is not known.
+
+    Example:
+
+    >>> model = keras_fsa.FsaNet(19, backbone="resnet18", attention="spatial")
+    >>> fast = keras_fsa.to_frequency(model, frequencies=8, affinity="linear")
+    """
+    band = spectral.parse_frequencies(frequencies)
+    one_of("affinity", affinity, (None, "linear"))
+
+    def truncate(layer):
+        spatial = isinstance(layer, SpatialSelfAttention)
+        old = layer.low_pass if spatial else layer.frequencies
+        _check_inside(frequencies, band, old, layer.name)
+        config = layer.get_config()
+        if spatial and layer.affinity == "softmax":
+            linear = affinity == "linear"
+        else:
+            linear = spatial and old is None
+        if not linear:
+            return type(layer).from_config(
+                {**config, "low_pass" if spatial else "frequencies": frequencies}
+            )
+        del config["low_pass"]
+        config.update(frequencies=frequencies, affinity=affinity or layer.affinity)
+        return FrequencySelfAttention.from_config(config)
+
+    return _replace_attention(model, (SpatialSelfAttention, FrequencySelfAttention), truncate)
+
+
+def to_spatial(model):
+    """A copy of a model whose frequency self-attention is spatial, and equal to it to rounding.
+
+    Every `FrequencySelfAttention` becomes the `SpatialSelfAttention` of its affinity, with its band
+    as `low_pass` and with the same weights. It is the slower layer of the two, for comparisons.
+
+    Args:
+        model: as in `to_frequency`.
+
+    Returns:
+        A new model, as in `to_frequency`.
+
+    Raises:
+        ValueError: for a model that is not built or has no `FrequencySelfAttention`, or attention
+            inside a layer or subclassed model, as in `to_frequency`.
+    """
+
+    def widen(layer):
+        config = layer.get_config()
+        config["low_pass"] = config.pop("frequencies")
+        return SpatialSelfAttention.from_config(config)
+
+    return _replace_attention(model, (FrequencySelfAttention,), widen)
+
+
+def _check_inside(frequencies, band, old, name):
+    if old is None:
+        return
+    pairs = zip(band, spectral.parse_frequencies(old), strict=True)
+    if not all(start <= u and v <= stop for (u, v), (start, stop) in pairs):
+        raise ValueError(
+            "`frequencies` must lie inside the band that an attention layer already has. Received: "
+            f"frequencies={frequencies!r} for the layer {name!r} with the band {old!r}. Ask for a "
+            "part of that band: what a layer was trained without cannot be brought back."
+        )
+
+
+def _replace_attention(model, kinds, replace):
+    """A copy of the model, with `replace(layer)` for the attention layers of these kinds."""
+    if not (_is_graph(model) or isinstance(model, FsaNet)):
+        raise ValueError(
+            "`model` must be a Functional or Sequential model or a FsaNet: of others it is not "
+            f"known how they call their layers. Received: model={model!r}. Build the attention into "
+            "a functional model: keras.Model(inputs, outputs)."
+        )
+    if not model.built:
+        raise ValueError(
+            f"`model` must be built, so that it has weights. Received: model={model.name!r}, which "
+            "is not. Call it on a picture, or load its weights, first."
+        )
+    if not any(isinstance(layer, kinds) for layer in _walk(model)):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(
+            f"`model` must hold a {names} layer. Received: model={model.name!r}, which has none. "
+            "Pass a model with attention."
+        )
+
+    # Each layer is copied once, so that what is shared stays shared. What a model consists of comes
+    # before the model itself.
+    copies, pairs = {}, []
+
+    def copy(layer):
+        if id(layer) not in copies:
+            copies[id(layer)] = make(layer)
+            if isinstance(layer, keras.Layer):
+                pairs.append((layer, copies[id(layer)]))
+        return copies[id(layer)]
+
+    def make(layer):
+        if isinstance(layer, kinds):
+            return replace(layer)
+        if isinstance(layer, FsaNet):
+            return make_fsanet(layer)
+        if isinstance(layer, keras.Sequential) and _is_graph(layer):
+            inputs = [_new_input(x, x.name) for x in layer.inputs]
+            return keras.Sequential([*inputs, *map(copy, layer.layers)], name=layer.name)
+        if _is_graph(layer):
+            # `clone_model` would compile the clone, and fail where a loss cannot be serialised. It
+            # would also name inputs after their tensors.
+            graph = keras.Model(layer.input, layer.output, name=layer.name)
+            names = {
+                id(inner.output): inner.name
+                for inner in graph.layers
+                if isinstance(inner, keras.layers.InputLayer)
+            }
+            inputs = keras.tree.map_structure(lambda x: _new_input(x, names[id(x)]), graph.input)
+            return keras.models.clone_model(graph, input_tensors=inputs, clone_function=copy)
+        if isinstance(layer, keras.Layer) and not isinstance(layer, SelfAttention):
+            hidden = next((inner for inner in _walk(layer) if isinstance(inner, kinds)), None)
+            if hidden is not None:
+                raise ValueError(
+                    "Attention must be a layer of a Functional or Sequential model or a FsaNet, at "
+                    f"the top or nested. Received: model={model.name!r}, which holds the layer "
+                    f"{hidden.name!r} inside {layer.name!r}, a {type(layer).__name__}. Build that "
+                    "part as a functional model: keras.Model(inputs, outputs)."
+                )
+        return type(layer).from_config(layer.get_config())
+
+    def make_fsanet(net):
+        config = net.get_config()
+        config["backbone"] = copy(net.backbone)
+        if isinstance(net.attention, str):
+            config["attention"] = copy(net.head.get_layer("attention"))
+        elif net.attention is not None:
+            config["attention"] = copy(net.attention)
+        new = type(net).from_config(config)
+        for part in ("head", "auxiliary_head"):
+            if getattr(net, part) is not None:
+                old_part, new_part = getattr(net, part), getattr(new, part)
+                pairs.extend(zip(old_part.layers, new_part.layers, strict=True))
+                pairs.append((old_part, new_part))
+        return new
+
+    result = copy(model)
+    leaves = [pair for pair in pairs if not (_is_graph(pair[0]) or isinstance(pair[0], FsaNet))]
+    for old, new in leaves:
+        _copy_weights(old, new)
+    # A flag sets those of all layers below, so models go first.
+    for old, new in reversed(pairs):
+        new.trainable = old.trainable
+    for old, new in leaves:
+        for inner, new_inner in zip(_walk(old), _walk(new), strict=False):
+            new_inner.trainable = inner.trainable
+    return result
+
+
+def _new_input(tensor, name):
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
+
+
+def _copy_weights(old, new):
+    # What a layer derives from its weights on loading is derived here, too: `Normalization` does so.
+    store = {}
+    old.save_own_variables(store)
+    new.load_own_variables(store)
+    new.set_weights(old.get_weights())
+
+
+def _is_graph(layer):
+    """Whether the layer is a Functional or Sequential model, run as Keras runs them."""
+    functional = isinstance(layer, keras.Function) and isinstance(layer, keras.Model)
+    if not (functional or isinstance(layer, keras.Sequential)):
+        return False
+    return type(layer).call.__module__.startswith("keras.")
+
+
+def _walk(layer):
+    """The layer and all layers within it. Keras has no public list of those in a plain layer."""
+    seen = {}
+
+    def visit(value):
+        if isinstance(value, keras.Layer):
+            if id(value) not in seen:
+                seen[id(value)] = value
+                visit(vars(value))
+        elif isinstance(value, dict):
+            visit(list(value.values()))
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                visit(item)
+
+    visit(layer)
+    return list(seen.values())

@@ -1,0 +1,66 @@
+"""What several test files need."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+
+BACKEND = keras.backend.backend()
+
+
+def array(x):
+    return keras.ops.convert_to_numpy(x)
+
+
+def randomize(layer, rng, scale=0.3):
+    """Random weights everywhere: a fresh attention layer is the identity, and hides mistakes."""
+    for weight in layer.weights:
+        value = scale * rng.standard_normal(weight.shape)
+        weight.assign(np.abs(value) + 0.5 if weight.name.endswith("variance") else value)
+    return layer
+
+
+def weights_by_name(layer):
+    return {weight.name: array(weight) for weight in layer.weights}
+
+
+def run_python(code, *arguments, **environment):
+    """Run code in a new process of this backend; its output. Fails if the process does."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+PREDICT_FILES = """
+import sys
+import keras, keras_fsa
+import numpy as np
+arrays = np.load(sys.argv[1])
+outputs = {
+    name: keras.saving.load_model(f"{sys.argv[2]}/{name}.keras").predict(arrays[name], verbose=0)
+    for name in arrays.files
+}
+np.savez(sys.argv[3], **outputs)
+"""
+
+
+def predict_in_new_process(models, inputs, folder, prologue="", **environment):
+    """Save the models, and predict from the files in a process that imports keras_fsa only.
+
+    Args:
+        models, inputs: dicts with the same keys.
+        prologue: code that runs first in the new process.
+    """
+    for name, model in models.items():
+        model.save(folder / f"{name}.keras")
+    np.savez(folder / "inputs.npz", **inputs)
+    code = prologue + PREDICT_FILES
+    run_python(code, folder / "inputs.npz", folder, folder / "outputs.npz", **environment)
+    return dict(np.load(folder / "outputs.npz"))

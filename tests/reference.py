@@ -1,0 +1,76 @@
+"""Attention in float64 NumPy, with every table of pairs written out: the independent witness."""
+
+import numpy as np
+
+
+def dct_basis(size, start, stop):
+    basis = np.zeros((size, stop - start))
+    for column, u in enumerate(range(start, min(stop, size))):
+        for i in range(size):
+            scale = np.sqrt((1 if u == 0 else 2) / size)
+            basis[i, column] = scale * np.cos(np.pi * u * (2 * i + 1) / (2 * size))
+    return basis
+
+
+def projector(height, width, band):
+    """The N x N matrix of the low-pass: positions in rows-first order."""
+    (u0, u1), (v0, v1) = band
+    basis = np.kron(dct_basis(height, u0, u1), dct_basis(width, v0, v1))
+    return basis @ basis.T
+
+
+class IllConditioned(ValueError):
+    """A zero vector or denominator: the result is rounding noise, whoever computes it."""
+
+
+def unit(x):
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    if norm.min() < 1e-4 * norm.max():
+        raise IllConditioned
+    return x / norm
+
+
+def affinity(name, q, k):
+    """N x N affinities of one picture, `q` and `k` of shape (N, D)."""
+    n = len(q)
+    if name == "dot_product":
+        return q @ k.T / n
+    if name == "softmax":
+        scores = q @ k.T / np.sqrt(q.shape[1])
+        table = np.exp(scores - scores.max(axis=1, keepdims=True))
+    elif name == "linear":
+        table = 1 + q @ k.T / np.sqrt(q.shape[1])
+    else:
+        table = 1 + unit(q) @ unit(k).T
+    total = table.sum(axis=1, keepdims=True)
+    if name != "softmax" and np.abs(total).min() < 1e-3 * n:
+        raise IllConditioned
+    return table / total
+
+
+def self_attention(x, weights, name, band=None, recurrence=1, training=False):
+    """The whole block on a map (B, H, W, C), with the weights of a layer by their names."""
+    batch, height, width, channels = x.shape
+    low_pass = np.eye(height * width) if band is None else projector(height, width, band)
+    w = {key: np.asarray(value, "float64") for key, value in weights.items()}
+    x = np.asarray(x, "float64").reshape(batch, height * width, channels)
+    for _ in range(recurrence):
+        y = []
+        for z in low_pass @ x:
+            q = z @ w["query_kernel"] + w.get("query_bias", 0)
+            k = z @ w["key_kernel"] + w.get("key_bias", 0)
+            v = z @ w["value_kernel"] + w.get("value_bias", 0)
+            y.append(affinity(name, q, k) @ v)
+        y = np.stack(y)
+        if "output_kernel" in w:
+            y = y @ w["output_kernel"]
+        if "gain" in w:
+            update = w["gain"] * (y + w["output_bias"])
+        else:
+            if training:
+                mean, variance = y.mean(axis=(0, 1)), y.var(axis=(0, 1))
+            else:
+                mean, variance = w["moving_mean"], w["moving_variance"]
+            update = w["gamma"] * (y - mean) / np.sqrt(variance + 1e-5) + w["beta"]
+        x = x + update
+    return x.reshape(batch, height, width, channels)

@@ -1,0 +1,97 @@
+"""The paper's claim, in float64: frequency attention is spatial attention of the low-passed map."""
+
+import os
+
+import keras
+import numpy as np
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
+from tests import reference
+from tests.helpers import BACKEND, array, randomize, run_python, weights_by_name
+
+AFFINITIES = ("dot_product", "linear_softmax", "linear")
+
+# JAX has no float64 unless that is asked for before it starts.
+if BACKEND == "jax" and os.environ.get("JAX_ENABLE_X64") != "1":
+
+    def test_in_a_float64_process():
+        code = "import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
+        out = run_python(code, "-q", "-p", "no:cacheprovider", __file__, JAX_ENABLE_X64="1")
+        assert "3 passed" in out, out
+
+else:
+
+    @st.composite
+    def cases(draw):
+        height, width = draw(st.integers(1, 13)), draw(st.integers(1, 11))
+        band = []
+        for size in (height, width):
+            start = draw(st.integers(0, size - 1))
+            band.append((start, draw(st.integers(start + 1, size))))
+        channels = draw(st.sampled_from([2, 3, 5, 17]))
+        arguments = {
+            "affinity": draw(st.sampled_from(AFFINITIES)),
+            "recurrence": draw(st.integers(1, 3)),
+            "key_dim": draw(st.sampled_from([None, 4])),
+            "value_dim": draw(st.sampled_from([None, 3])),
+            "use_bias": draw(st.booleans()),
+            "residual": draw(st.sampled_from(["gain", "batch_norm"])),
+            "dtype": "float64",
+        }
+        shape = (draw(st.integers(1, 3)), height, width, channels)
+        return shape, tuple(band), arguments, draw(st.integers(0, 2**16))
+
+    def build(cls, shape, seed, **arguments):
+        layer = cls(**arguments)
+        layer.build(shape)
+        return randomize(layer, np.random.default_rng(seed))
+
+    def call(layer, x, **kwargs):
+        return layer(keras.ops.convert_to_tensor(x, "float64"), **kwargs)
+
+    def assert_close(y, expected):
+        # 1e-10 of the scale: a cubic block, three times, amplifies float64's 2e-16.
+        scale = max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(array(y), expected, atol=1e-10 * scale, rtol=0)
+
+    def expect(x, layer, *args, **kwargs):
+        try:
+            return reference.self_attention(x, weights_by_name(layer), *args, **kwargs)
+        except reference.IllConditioned:
+            reject()
+
+    @settings(max_examples=80, deadline=None, derandomize=True)
+    @given(cases())
+    def test_frequency_equals_spatial_on_the_low_passed_map(case):
+        shape, band, arguments, seed = case
+        x = np.random.default_rng(seed).standard_normal(shape)
+        layer = build(FrequencySelfAttention, shape, seed, frequencies=band, **arguments)
+        expected = expect(x, layer, arguments["affinity"], band, arguments["recurrence"])
+        assert_close(call(layer, x), expected)
+        spatial = SpatialSelfAttention(low_pass=band, **arguments)
+        spatial.build(shape)
+        spatial.set_weights(layer.get_weights())
+        assert_close(call(spatial, x), expected)
+
+    @settings(max_examples=30, deadline=None, derandomize=True)
+    @given(cases())
+    def test_all_frequencies_equal_attention_on_the_map_itself(case):
+        shape, _, arguments, seed = case
+        x = np.random.default_rng(seed).standard_normal(shape)
+        layer = build(FrequencySelfAttention, shape, seed, frequencies=shape[1:3], **arguments)
+        expected = expect(x, layer, arguments["affinity"], None, arguments["recurrence"])
+        assert_close(call(layer, x), expected)
+
+    @settings(max_examples=30, deadline=None, derandomize=True)
+    @given(cases())
+    def test_batch_norm_in_training(case):
+        shape, band, arguments, seed = case
+        # One value has no variance to divide by.
+        shape = (2, shape[1] + 1, shape[2] + 1, shape[3])
+        arguments |= {"residual": "batch_norm", "recurrence": 1}
+        x = np.random.default_rng(seed).standard_normal(shape)
+        layer = build(FrequencySelfAttention, shape, seed, frequencies=band, **arguments)
+        expected = expect(x, layer, arguments["affinity"], band, training=True)
+        assert_close(call(layer, x, training=True), expected)

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_fsa.resize import resize_bilinear
+from tests.helpers import array
+
+
+def along(x, new_size, axis, align_corners):
+    """Linear interpolation with NumPy's own function, one axis at a time."""
+    size = x.shape[axis]
+    j = np.arange(new_size)
+    if align_corners:
+        position = j * (size - 1) / max(new_size - 1, 1)
+    else:
+        position = (j + 0.5) * size / new_size - 0.5
+    interpolate = lambda line: np.interp(position, np.arange(size), line)  # noqa: E731
+    return np.apply_along_axis(interpolate, axis, x)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(17, 29), (3, 4), (1, 1), (5, 7)])
+@pytest.mark.parametrize("known", [True, False])
+def test_resize(rng, size, align_corners, known):
+    x = rng.standard_normal((2, 5, 7, 3))
+    expected = along(along(x, size[0], 1, align_corners), size[1], 2, align_corners)
+    new = size if known else [ops.convert_to_tensor(n, "int32") for n in size]
+    y = resize_bilinear(ops.convert_to_tensor(x, "float32"), *new, align_corners=align_corners)
+    assert tuple(y.shape) == (2, *size, 3)
+    np.testing.assert_allclose(array(y), expected, atol=2e-6)
+
+
+def test_a_constant_stays():
+    y = resize_bilinear(ops.full((1, 97, 65, 1), 3.0), 769, 513, align_corners=True)
+    np.testing.assert_allclose(array(y), 3, rtol=1e-6)

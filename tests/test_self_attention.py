@@ -1,0 +1,363 @@
+"""What both attention layers promise, as layers."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
+from tests import reference
+from tests.helpers import array, predict_in_new_process, randomize, weights_by_name
+
+GOLDEN = Path(__file__).parent / "golden"
+SHAPE = (2, 11, 13, 16)
+MMSEG = {"key_dim": 5, "value_dim": 7, "residual": "batch_norm", "use_bias": True}
+LAYERS = {
+    "dot_product": lambda **kw: FrequencySelfAttention(3, recurrence=2, **kw),
+    "dot_product_mmseg": lambda **kw: FrequencySelfAttention((3, 4), recurrence=2, **MMSEG, **kw),
+    "no_constant": lambda **kw: FrequencySelfAttention(((1, 4), (0, 3)), use_bias=True, **kw),
+    "linear_softmax": lambda **kw: FrequencySelfAttention(3, "linear_softmax", **kw),
+    "linear_mmseg": lambda **kw: FrequencySelfAttention(4, "linear", recurrence=2, **MMSEG, **kw),
+    "softmax": lambda **kw: SpatialSelfAttention(**kw),
+    "softmax_low_pass": lambda **kw: SpatialSelfAttention("softmax", 3, 2, **MMSEG, **kw),
+    "spatial_linear": lambda **kw: SpatialSelfAttention("linear", use_bias=True, **kw),
+}
+each_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+
+
+def ready(make, rng, shape=SHAPE, **kwargs):
+    layer = make(**kwargs)
+    layer.build(shape)
+    return randomize(layer, rng)
+
+
+def picture(rng, shape=SHAPE):
+    return rng.standard_normal(shape).astype("float32")
+
+
+@each_layer
+def test_starts_as_the_identity(make, rng):
+    x = picture(rng)
+    np.testing.assert_array_equal(array(make()(x)), x)
+
+
+@each_layer
+def test_config_round_trip(make, rng):
+    layer = ready(make, rng)
+    copy = type(layer).from_config(json.loads(json.dumps(layer.get_config())))
+    copy.build(SHAPE)
+    copy.set_weights(layer.get_weights())
+    x = picture(rng)
+    np.testing.assert_array_equal(array(copy(x)), array(layer(x)))
+    assert json.dumps(copy.get_config()) == json.dumps(layer.get_config())
+
+
+def test_reload_in_a_new_process(rng, tmp_path):
+    models, inputs, expected = {}, {}, {}
+    for name, make in LAYERS.items():
+        layer = ready(make, rng, (None, None, None, 16))
+        models[name] = keras.Sequential([keras.Input((None, None, 16)), layer])
+        inputs[name] = picture(rng)
+        expected[name] = models[name].predict(inputs[name], verbose=0)
+    outputs = predict_in_new_process(models, inputs, tmp_path)
+    for name, y in expected.items():
+        np.testing.assert_allclose(outputs[name], y, atol=1e-5 * np.abs(y).max(), err_msg=name)
+
+
+@each_layer
+def test_symbolic_shape_and_unknown_sizes(make, rng):
+    layer = ready(make, rng, (None, None, None, 16))
+    pictures = keras.Input((None, None, 16))
+    y = layer(pictures)
+    assert y.shape == (None, None, None, 16)
+    model = keras.Model(pictures, y)
+    for shape in (SHAPE, (1, 5, 17, 16)):
+        x = picture(rng, shape)
+        eager = array(layer(x))
+        # Compiled, as predict does it; the basis may be computed in the graph, to 2e-7.
+        np.testing.assert_allclose(
+            model.predict(x, verbose=0), eager, atol=2e-5 * np.abs(eager).max()
+        )
+
+
+@each_layer
+def test_channels_first(make, rng):
+    last = ready(make, rng)
+    first = make(data_format="channels_first")
+    first.build((2, 16, 11, 13))
+    first.set_weights(last.get_weights())
+    x = picture(rng)
+    y = array(first(x.transpose(0, 3, 1, 2))).transpose(0, 2, 3, 1)
+    expected = array(last(x))
+    np.testing.assert_allclose(y, expected, atol=2e-6 * np.abs(expected).max())
+
+
+@each_layer
+@pytest.mark.parametrize("dtype, unit", [("mixed_float16", 2**-11), ("mixed_bfloat16", 2**-8)])
+def test_half_precision(make, rng, dtype, unit):
+    full, half = ready(make, rng), make(dtype=dtype)
+    half.build(SHAPE)
+    half.set_weights(full.get_weights())
+    stored = ops.cast(picture(rng), half.compute_dtype)
+    y = half(stored)
+    assert keras.backend.standardize_dtype(y.dtype) == half.compute_dtype
+    expected = array(full(ops.cast(stored, "float32")))
+    error = np.abs(array(ops.cast(y, "float32")) - expected).max() / np.abs(expected).max()
+    # Tokens and linear forms are float32: only the result is rounded to the storage type. The
+    # softmax's queries, keys, values and weights are stored in it as well.
+    softmax = getattr(full, "affinity", "") == "softmax"
+    assert error <= (16 if softmax else 1) * unit
+
+
+@each_layer
+def test_fit_step_moves_every_weight(make, rng):
+    layer = ready(make, rng)
+    model = keras.Sequential([keras.Input(SHAPE[1:]), layer])
+    model.compile("sgd", "mse")
+    before = weights_by_name(layer)
+    x = picture(rng)
+    model.fit(x, picture(rng), batch_size=2, verbose=0)
+    after = weights_by_name(layer)
+    # A shift of all keys, or of all queries, changes nothing in some affinities.
+    unmoved = [name for name in before if np.array_equal(before[name], after[name])]
+    assert set(unmoved) <= {"key_bias"}
+    assert all(np.isfinite(value).all() for value in after.values())
+
+
+@pytest.mark.parametrize("name", ["softmax", "linear_softmax", "linear", "dot_product"])
+@pytest.mark.parametrize("low_pass", [None, ((0, 3), (0, 5))])
+def test_spatial_equals_the_reference(rng, name, low_pass):
+    layer = SpatialSelfAttention(name, low_pass, recurrence=2, use_bias=True)
+    layer.build((2, 5, 7, 3))
+    randomize(layer, rng)
+    x = picture(rng, (2, 5, 7, 3))
+    expected = reference.self_attention(x, weights_by_name(layer), name, low_pass, 2)
+    np.testing.assert_allclose(array(layer(x)), expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("file", sorted(GOLDEN.glob("*.npz")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("cls", [FrequencySelfAttention, SpatialSelfAttention])
+def test_golden(file, cls):
+    """The authors' modules, to 1e-5 of the output's scale, and their running statistics to 1e-6."""
+    data = np.load(file)
+    meta = json.loads(str(data["meta"]))
+    parameters = {key[6:]: data[key] for key in data.files if key.startswith("param:")}
+    start = {**parameters, **{k[7:]: data[k] for k in data.files if k.startswith("before:")}}
+    a, b, c, d = meta["k"]
+    band = ((a, b), (c, d))
+    dot = "dot" in file.stem
+    if dot and meta["family"] == "ccnet":
+        band = band[::-1]
+    arguments = {
+        "affinity": "dot_product" if dot else "linear_softmax",
+        "recurrence": meta["recurrence"],
+        "frequencies" if cls is FrequencySelfAttention else "low_pass": band,
+    }
+    x, expected = (data[key].transpose(0, 2, 3, 1) for key in "xy")
+    if meta["family"] == "ccnet":
+        layer = cls(**arguments)
+        names = ("query_conv", "key_conv", "value_conv")
+    else:
+        width = x.shape[-1] // 2
+        layer = cls(key_dim=width, value_dim=width, residual="batch_norm", **arguments)
+        names = ("theta.conv", "phi.conv", "g.conv", "conv_out.conv")
+    layer.build(x.shape)
+    for name, kernel in zip(names, layer.weights, strict=False):
+        value = start[f"{name}.weight"]
+        kernel.assign(value.reshape(len(value), -1).T)
+    statistics = []
+    if meta["family"] == "ccnet":
+        layer.gain.assign(start["gamma"].reshape(()))
+        layer.output_bias.assign(start["out_bias"].reshape(-1))
+    else:
+        norm = layer.norm
+        statistics = [(norm.moving_mean, "running_mean"), (norm.moving_variance, "running_var")]
+        for weight, name in [(norm.gamma, "weight"), (norm.beta, "bias"), *statistics]:
+            weight.assign(start[f"conv_out.bn.{name}"])
+    y = array(layer(x, training=bool(meta.get("training"))))
+    np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())
+    for weight, name in statistics:
+        np.testing.assert_allclose(array(weight), parameters[f"conv_out.bn.{name}"], atol=1e-6)
+
+
+@pytest.mark.parametrize("residual", ["gain", "batch_norm"])
+@pytest.mark.parametrize("band", [3, ((1, 4), (0, 3))])
+def test_recurrence_is_the_block_again(rng, residual, band):
+    twice = FrequencySelfAttention(band, recurrence=3, residual=residual, use_bias=True)
+    once = FrequencySelfAttention(band, recurrence=1, residual=residual, use_bias=True)
+    for layer in (twice, once):
+        layer.build(SHAPE)
+    randomize(twice, rng, 0.2)
+    once.set_weights(twice.get_weights())
+    x = picture(rng)
+    y, z = array(twice(x, training=True)), x
+    for _ in range(3):
+        z = array(once(z, training=True))
+    np.testing.assert_allclose(y, z, atol=1e-5 * np.abs(z).max())
+    # The moving statistics too: once for each recurrence.
+    for a, b in zip(twice.non_trainable_weights, once.non_trainable_weights, strict=True):
+        np.testing.assert_allclose(array(a), array(b), rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_batch_norm(rng):
+    layer = ready(LAYERS["dot_product_mmseg"], rng)
+    layer.trainable = False
+    x = picture(rng)
+    before = weights_by_name(layer)
+    np.testing.assert_array_equal(array(layer(x, training=True)), array(layer(x, training=False)))
+    for name, value in weights_by_name(layer).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def gradients(layer, x, upstream):
+    """Gradient of sum(upstream * layer(x)) with respect to x and the trainable weights."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.convert_to_tensor(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x) * upstream)
+        values = tape.gradient(loss, [x, *[w.value for w in layer.trainable_weights]])
+    elif backend == "torch":
+        import torch
+
+        x = torch.tensor(x, requires_grad=True)
+        loss = (layer(x) * torch.tensor(upstream)).sum()
+        values = torch.autograd.grad(loss, [x, *[w.value for w in layer.trainable_weights]])
+    else:
+        import jax
+
+        def loss(x, weights):
+            y, _ = layer.stateless_call(weights, [w.value for w in layer.non_trainable_weights], x)
+            return (y * upstream).sum()
+
+        values = jax.grad(loss, (0, 1))(x, [w.value for w in layer.trainable_weights])
+        values = [values[0], *values[1]]
+    return [array(value) for value in values]
+
+
+@pytest.mark.parametrize("affinity", ["dot_product", "linear_softmax", "linear"])
+@pytest.mark.parametrize("arguments", [{}, MMSEG], ids=["ccnet", "mmseg"])
+def test_gradients_equal_those_of_the_spatial_form(rng, affinity, arguments):
+    frequency = FrequencySelfAttention((3, 4), affinity, **arguments)
+    spatial = SpatialSelfAttention(affinity, (3, 4), **arguments)
+    for layer in (frequency, spatial):
+        layer.build(SHAPE)
+    randomize(frequency, rng)
+    spatial.set_weights(frequency.get_weights())
+    x, upstream = picture(rng), picture(rng)
+    for a, b in zip(
+        gradients(frequency, x, upstream), gradients(spatial, x, upstream), strict=True
+    ):
+        # Sums over 286 positions and two cubic forms, in float32.
+        np.testing.assert_allclose(a, b, atol=3e-5 * max(1, np.abs(b).max()))
+
+
+@pytest.mark.parametrize("affinity", ["dot_product", "linear_softmax", "linear"])
+@pytest.mark.parametrize("kind", ["zeros", "constant", "huge", "tiny", "one_position"])
+def test_extreme_inputs_give_finite_values_and_gradients(rng, affinity, kind):
+    x = {
+        "zeros": np.zeros(SHAPE, "float32"),
+        "constant": np.full(SHAPE, 700, "float32"),
+        "huge": 1e4 * picture(rng),
+        "tiny": 1e-6 * picture(rng),
+        "one_position": picture(rng, (1, 1, 1, 16)),
+    }[kind]
+    layer = FrequencySelfAttention(1 if kind == "one_position" else 3, affinity)
+    layer.build(x.shape)
+    randomize(layer, rng)
+    y = array(layer(x))
+    assert np.isfinite(y).all()
+    for gradient in gradients(layer, x, np.ones(x.shape, "float32")):
+        assert np.isfinite(gradient).all()
+
+
+def test_zero_queries_have_cosine_zero(rng):
+    layer = ready(LAYERS["linear_softmax"], rng)
+    layer.query_kernel.assign(np.zeros(layer.query_kernel.shape))
+    layer.output_bias.assign(np.zeros(16))
+    layer.gain.assign(1.0)
+    x = picture(rng)
+    # Affinity 1 to all positions: the mean of the values.
+    expected = x + (x.mean(axis=(1, 2)) @ array(layer.value_kernel))[:, None, None]
+    np.testing.assert_allclose(array(layer(x)), expected, atol=1e-5)
+
+
+def test_a_map_smaller_than_the_band_has_no_higher_frequencies(rng):
+    layer = ready(lambda **kw: FrequencySelfAttention(8, **kw), rng, (None, None, None, 16))
+    small = FrequencySelfAttention((3, 5))
+    small.build((None, None, None, 16))
+    small.set_weights(layer.get_weights())
+    x = picture(rng, (2, 3, 5, 16))
+    np.testing.assert_allclose(array(layer(x)), array(small(x)), atol=1e-5)
+
+
+def test_defaults_of_the_families(rng):
+    layer = FrequencySelfAttention()
+    layer.build((None, None, None, 512))
+    assert {name: w.shape for name, w in weights_by_name(layer).items()} == {
+        "query_kernel": (512, 64),
+        "key_kernel": (512, 64),
+        "value_kernel": (512, 512),
+        "gain": (),
+        "output_bias": (512,),
+    }
+
+
+def test_in_the_middle_of_a_trained_network(rng):
+    """As the README shows it: between the blocks of a network of keras.applications."""
+    network = keras.applications.MobileNetV2((None, None, 3), weights=None, include_top=False)
+    inner = network.get_layer("block_6_expand_relu").output
+    features = keras.Model(network.input, inner)
+    attended = keras.Model(
+        network.input, FrequencySelfAttention(frequencies=4)(features(network.input))
+    )
+    x = picture(rng, (1, 96, 128, 3))
+    np.testing.assert_array_equal(
+        attended.predict(x, verbose=0), features.predict(x, verbose=0)
+    )
+
+
+@pytest.mark.parametrize("cls", [FrequencySelfAttention, SpatialSelfAttention])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"affinity": "cosine"}, r"`affinity` must be one of .*'linear'\. Received: affinity="),
+        ({"recurrence": 0}, r"`recurrence` must be a positive int\. Received: recurrence=0\. Give"),
+        ({"recurrence": True}, r"Received: recurrence=True"),
+        ({"key_dim": -1}, r"`key_dim` must be a positive int or None\. Received: key_dim=-1"),
+        ({"value_dim": 1.5}, r"`value_dim` must be a positive int or None\. Received: value_dim="),
+        ({"residual": "add"}, r"`residual` must be one of 'gain', 'batch_norm'\. Received:"),
+        ({"data_format": "NHWC"}, r"`data_format` must be one of .* Received: data_format='NHWC'"),
+    ],
+)
+def test_wrong_arguments(cls, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**arguments)
+
+
+@pytest.mark.parametrize("cls", [FrequencySelfAttention, SpatialSelfAttention])
+def test_wrong_shapes(cls):
+    with pytest.raises(ValueError, match=r"rank 4: .*Received: input_shape=\(2, 7, 3\)\. Reshape"):
+        cls().build((2, 7, 3))
+    with pytest.raises(ValueError, match=r"number of channels .*Received: input_shape=.*fixed"):
+        cls().build((2, 7, 9, None))
+
+
+def test_frequencies_beyond_the_map():
+    message = r"beyond the size of the feature map: a height of 7 .*Received: frequencies=8 for"
+    with pytest.raises(ValueError, match=message):
+        FrequencySelfAttention(8).build((None, 7, 9, 16))
+    with pytest.raises(ValueError, match=message):
+        SpatialSelfAttention(low_pass=8).build((None, 7, 9, 16))
+    with pytest.raises(ValueError, match=r"a width of 9 .*Received: frequencies=\(3, 10\)"):
+        FrequencySelfAttention((3, 10)).build((None, 7, 9, 16))
+    with pytest.raises(ValueError, match="`frequencies` must be a positive int"):
+        FrequencySelfAttention(0)
+    with pytest.raises(ValueError, match="`frequencies` must be a positive int"):
+        SpatialSelfAttention(low_pass="low")
