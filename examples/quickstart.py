@@ -118,7 +118,8 @@ def main():
     folder = str(args.output / "saved_model")
     export_saved_model(model, keras_file, folder)
     pictures, masks = next(test_data.as_numpy_iterator())
-    served = tf.saved_model.load(folder).serve(pictures[:1].astype("float32")).numpy()
+    loaded = tf.saved_model.load(folder)
+    served = loaded.serve(pictures[:1].astype("float32")).numpy()
     difference = np.abs(served - model.predict(pictures[:1], verbose=0)).max()
     print(f"\nThe SavedModel serves a picture; its logits differ by at most {difference:.1e}.")
 

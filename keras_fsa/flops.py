@@ -48,7 +48,7 @@ def attention_flops(layer, height, width):
     >>> layer = keras_fsa.layers.FrequencySelfAttention(frequencies=8)
     >>> layer.build((None, 97, 97, 512))
     >>> keras_fsa.flops.attention_flops(layer, 97, 97) / 1e9
-    0.213843968
+    0.217202688
     """
     positive_int("height", height)
     positive_int("width", width)

@@ -20,37 +20,35 @@ from keras_fsa.models.fsanet import FsaNet
 def to_frequency(model, frequencies=8, affinity=None):
     """A copy of a trained model whose attention sees the low frequencies only. Nothing is trained.
 
-    Every attention layer becomes, with the same weights:
+    Weights stay, layers change:
 
-    | layer                                                     | becomes                         |
-    | --------------------------------------------------------- | ------------------------------- |
-    | `SpatialSelfAttention("softmax")`                         | the same with `low_pass`        |
-    | the same, under `affinity="linear"`                       | `FrequencySelfAttention` with   |
-    |                                                           | the affinity `"linear"`         |
-    | `SpatialSelfAttention` of a linear form (`"dot_product"`, | `FrequencySelfAttention` of     |
-    | `"linear_softmax"`, `"linear"`)                           | that affinity                   |
-    | `FrequencySelfAttention`, or a linear form of             | the same with the smaller band  |
-    | `SpatialSelfAttention` that has a `low_pass`              |                                 |
-
-    Softmax over N positions costs N * N in the band, too. The affinity `"linear"` is its first-order
-    expansion, `exp(s q . k)` taken as `1 + s q . k`, which a band makes cheap.
+    - `SpatialSelfAttention` with softmax gets `low_pass=frequencies`. Under `affinity="linear"` it
+      becomes a `FrequencySelfAttention("linear")`: `exp(s q.k)` is taken as `1 + s q.k`, its
+      first-order expansion. Softmax costs the square of the number of positions in a band, too;
+      its expansion does not.
+    - `SpatialSelfAttention` of a linear form (`"dot_product"`, `"linear_softmax"`, `"linear"`)
+      becomes the `FrequencySelfAttention` of that affinity.
+    - A layer that has a band already, by its `frequencies` or `low_pass`, stays what it is, with
+      the smaller band.
 
     Args:
         model: a trained `FsaNet`, or a Functional or Sequential model, with attention layers
             anywhere in it, in models within models too.
         frequencies: the band: an int, a pair, or two ranges, see
             `keras_fsa.spectral.parse_frequencies`. It must lie inside the band that a layer has.
-        affinity: None, or `"linear"` for the expansion of softmax. Other layers keep theirs.
+        affinity: None, or `"linear"` for the expansion of softmax. Of other layers it changes
+            nothing.
 
     Returns:
-        A new model of the same names, weights, dtype policies and trainable flags; shared layers are
-        shared in it, too. It is not compiled. A `FsaNet` stays one. Of other models the graph of
-        layers is copied: a subclass of the Functional or Sequential model becomes a plain one.
+        A new model with the names, weights, dtype policies and trainable flags of the old one.
+        Layers that are shared in the one are shared in the other. It is not compiled. A `FsaNet`
+        gives a `FsaNet`; any other model a plain Functional or Sequential one, even if it was a
+        subclass.
 
     Raises:
-        ValueError: for a wrong argument, a band beyond the one a layer has or beyond a map of known
-            size, a model that is not built or has no attention, or attention inside a layer or
-            subclassed model, whose way of calling it is not known.
+        ValueError: for a wrong argument; a band beyond the one a layer has, or beyond a map of
+            known size; a model that is not built or has no attention; attention inside a layer or
+            a subclassed model, where it is not known how it is called.
 
     Example:
 
@@ -61,21 +59,17 @@ def to_frequency(model, frequencies=8, affinity=None):
     one_of("affinity", affinity, (None, "linear"))
 
     def truncate(layer):
-        spatial = isinstance(layer, SpatialSelfAttention)
+        spatial, softmax = isinstance(layer, SpatialSelfAttention), layer.affinity == "softmax"
         old = layer.low_pass if spatial else layer.frequencies
         _check_inside(frequencies, band, old, layer.name)
         config = layer.get_config()
-        if spatial and layer.affinity == "softmax":
-            linear = affinity == "linear"
-        else:
-            linear = spatial and old is None
-        if not linear:
-            return type(layer).from_config(
-                {**config, "low_pass" if spatial else "frequencies": frequencies}
-            )
-        del config["low_pass"]
-        config.update(frequencies=frequencies, affinity=affinity or layer.affinity)
-        return FrequencySelfAttention.from_config(config)
+        if spatial and (affinity == "linear" if softmax else old is None):
+            del config["low_pass"]
+            config["frequencies"] = frequencies
+            config["affinity"] = "linear" if softmax else layer.affinity
+            return FrequencySelfAttention.from_config(config)
+        config["low_pass" if spatial else "frequencies"] = frequencies
+        return type(layer).from_config(config)
 
     return _replace_attention(model, (SpatialSelfAttention, FrequencySelfAttention), truncate)
 
@@ -122,8 +116,8 @@ def _replace_attention(model, kinds, replace):
     if not (_is_graph(model) or isinstance(model, FsaNet)):
         raise ValueError(
             "`model` must be a Functional or Sequential model or a FsaNet: of others it is not "
-            f"known how they call their layers. Received: model={model!r}. Build the attention into "
-            "a functional model: keras.Model(inputs, outputs)."
+            f"known how they call their layers. Received: model={model!r}. Build the attention "
+            "into a functional model: keras.Model(inputs, outputs)."
         )
     if not model.built:
         raise ValueError(
@@ -211,10 +205,10 @@ def _new_input(tensor, name):
 
 
 def _copy_weights(old, new):
-    # What a layer derives from its weights on loading is derived here, too: `Normalization` does so.
+    # On loading, a layer may derive something from its weights: `Normalization` does.
     store = {}
     old.save_own_variables(store)
-    new.load_own_variables(store)
+    new.load_own_variables({k: keras.ops.convert_to_numpy(v) for k, v in store.items()})
     new.set_weights(old.get_weights())
 
 

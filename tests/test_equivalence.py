@@ -62,7 +62,7 @@ else:
         except reference.IllConditioned:
             reject()
 
-    @settings(max_examples=80, deadline=None, derandomize=True)
+    @settings(max_examples=40, deadline=None, derandomize=True)
     @given(cases())
     def test_frequency_equals_spatial_on_the_low_passed_map(case):
         shape, band, arguments, seed = case
@@ -75,7 +75,7 @@ else:
         spatial.set_weights(layer.get_weights())
         assert_close(call(spatial, x), expected)
 
-    @settings(max_examples=30, deadline=None, derandomize=True)
+    @settings(max_examples=15, deadline=None, derandomize=True)
     @given(cases())
     def test_all_frequencies_equal_attention_on_the_map_itself(case):
         shape, _, arguments, seed = case
@@ -84,7 +84,7 @@ else:
         expected = expect(x, layer, arguments["affinity"], None, arguments["recurrence"])
         assert_close(call(layer, x), expected)
 
-    @settings(max_examples=30, deadline=None, derandomize=True)
+    @settings(max_examples=15, deadline=None, derandomize=True)
     @given(cases())
     def test_batch_norm_in_training(case):
         shape, band, arguments, seed = case

@@ -272,6 +272,18 @@ def test_mixed_precision_rounds_the_output_only(rng, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_a_channel_gain_keeps_the_dtype_of_tokens(dtype):
+    gain = ChannelGain(dtype=dtype)
+    assert gain(keras.KerasTensor((None, 2, 3))).dtype == "float32"
+    gain.gain.assign([1.0, -1.0, 0.1])
+    # The first is beyond float16, the second has more digits than either half precision.
+    tokens = np.array([[[1e6, 1.2345678, 1]]], "float32")
+    y = array(gain(tokens))
+    assert y.dtype == "float32"
+    np.testing.assert_array_equal(y, tokens * np.array([1, -1, 0.1], "float32"))
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 def test_a_process_in_half_precision_keeps_its_policy(rng, dtype):
     exact, mixed = built(four_bands(), rng), four_bands(dtype=dtype)
     mixed.build(SHAPE)

@@ -1,0 +1,315 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_fsa
+from keras_fsa.models.preprocessing import PictureNormalization
+from tests.helpers import BACKEND, array, predict_in_new_process, randomize, run_python
+
+
+def tiny_backbone(channels=3, **kwargs):
+    pictures = keras.Input((None, None, channels))
+    stage4 = keras.layers.Conv2D(6, 3, 4, "same", activation="relu", **kwargs)(pictures)
+    stage5 = keras.layers.Conv2D(10, 3, 1, "same", activation="relu", **kwargs)(stage4)
+    return keras.Model(pictures, {"stage4": stage4, "stage5": stage5})
+
+
+def tiny(num_classes=5, backbone=None, **kwargs):
+    arguments = {"frequencies": 3, "head_channels": 8, **kwargs}
+    return keras_fsa.FsaNet(num_classes, backbone or tiny_backbone(), **arguments)
+
+
+def pictures_and_masks(rng, shape=(2, 37, 53), num_classes=5):
+    pictures = rng.integers(0, 256, (*shape, 3)).astype("uint8")
+    masks = rng.integers(0, num_classes, shape).astype("uint8")
+    masks[:, :5] = 255
+    return pictures, masks
+
+
+def cross_entropy(logits, masks):
+    """Mean over the pixels that count, in float64."""
+    logits = logits.astype("float64")
+    shifted = logits - logits.max(-1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    counts = masks != 255
+    picked = np.take_along_axis(log_p, np.where(counts, masks, 0)[..., None].astype(int), -1)[..., 0]
+    return -picked[counts].mean()
+
+
+def mean_iou(logits, masks, num_classes):
+    prediction, counts = logits.argmax(-1), masks != 255
+    scores = []
+    for i in range(num_classes):
+        a, b = (prediction == i) & counts, masks == i
+        if (a | b).any():
+            scores.append((a & b).sum() / (a | b).sum())
+    return np.mean(scores)
+
+
+def test_fit_evaluate_predict(rng):
+    x, y = pictures_and_masks(rng)
+    model = tiny(dropout=0.0)
+    model.compile()
+    before = [array(w) for w in model.trainable_weights]
+    history = model.fit(x, y, epochs=6, verbose=0).history
+    assert set(history) == {"loss", "mean_iou"}
+    assert history["loss"][-1] < history["loss"][0]
+    pairs = zip(before, model.trainable_weights, strict=True)
+    unmoved = [weight.path for value, weight in pairs if np.array_equal(value, array(weight))]
+    # Behind a gain of zero nothing moves in the first step, but soon all does.
+    assert not unmoved
+    logits = model.predict(x, verbose=0)
+    assert logits.shape == (2, 37, 53, 5) and logits.dtype == "float32"
+    scores = model.evaluate(x, y, verbose=0, return_dict=True)
+    np.testing.assert_allclose(scores["loss"], cross_entropy(logits, masks=y), rtol=1e-5)
+    np.testing.assert_allclose(scores["mean_iou"], mean_iou(logits, y, 5), rtol=1e-5)
+
+
+def test_the_auxiliary_loss_is_in_the_training_loss_only(rng):
+    x, y = pictures_and_masks(rng)
+    model = tiny(dropout=0.0, auxiliary_loss_weight=0.25)
+    outputs = {name: array(value) for name, value in model(x, training=True).items()}
+    assert outputs.keys() == {"logits", "auxiliary"}
+    # Frozen, the network answers in training as it does in evaluation.
+    model.trainable = False
+    outputs = {name: array(value) for name, value in model(x, training=True).items()}
+    model.compile()
+    loss = model.compute_loss(x, y, outputs, training=True)
+    expected = cross_entropy(outputs["logits"], y) + 0.25 * cross_entropy(outputs["auxiliary"], y)
+    np.testing.assert_allclose(float(loss), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        model.evaluate(x, y, verbose=0)[0], cross_entropy(outputs["logits"], y), rtol=1e-5
+    )
+
+
+def test_without_an_auxiliary_head(rng):
+    x, y = pictures_and_masks(rng)
+    pictures = keras.Input((None, None, 3))
+    stage5 = keras.layers.Conv2D(4, 3, 4, "same")(pictures)
+    model = tiny(backbone=keras.Model(pictures, {"stage5": stage5}), auxiliary_loss_weight=0)
+    assert model(x, training=True).shape == (2, 37, 53, 5)
+    model.compile()
+    model.fit(x, y, verbose=0)
+
+
+def test_own_loss_metrics_and_sample_weight(rng):
+    x, y = pictures_and_masks(rng)
+    y[y == 255] = 0
+
+    def loss(y_true, y_pred):
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+    model = tiny()
+    model.compile("adam", loss, metrics=["sparse_categorical_accuracy"])
+    history = model.fit(x, y, sample_weight=np.ones((2, 37, 53)), verbose=0).history
+    assert set(history) == {"loss", "sparse_categorical_accuracy"}
+    model.compile(metrics=[])
+    assert set(model.fit(x, y[..., None], verbose=0).history) == {"loss"}
+
+
+def test_uint8_and_float_pictures_are_the_same(rng):
+    x, _ = pictures_and_masks(rng)
+    model = tiny()
+    np.testing.assert_array_equal(array(model(x)), array(model(x.astype("float32"))))
+
+
+@pytest.mark.parametrize(
+    "attention, affinity",
+    [("frequency", None), ("frequency", "linear_softmax"), ("spatial", None), (None, None)],
+)
+def test_attention(rng, attention, affinity):
+    x, _ = pictures_and_masks(rng)
+    model = tiny(attention=attention, affinity=affinity, recurrence=3)
+    names = [layer.name for layer in model.head.layers]
+    assert ("attention" in names) == (attention is not None)
+    if attention:
+        layer = model.head.get_layer("attention")
+        assert layer.recurrence == 3
+        assert type(layer).__name__.lower().startswith(attention)
+        before = array(model(x))
+        randomize(layer, rng)
+        assert np.abs(array(model(x)) - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_align_corners(rng, align_corners):
+    x, _ = pictures_and_masks(rng)
+    model = tiny(align_corners=align_corners)
+    small = array(model.head(model.backbone(model.normalize(x))["stage5"]))
+    logits = array(model(x))
+    # The corners' centres coincide or not: with them, corner logits are those of the small map.
+    assert np.allclose(logits[:, 0, 0], small[:, 0, 0], atol=1e-5)
+    coincide = np.allclose(logits[:, 1, 1], small[:, 0, 0], atol=1e-5)
+    assert coincide == (not align_corners)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(rng, dtype):
+    x, y = pictures_and_masks(rng)
+    model = tiny(backbone=tiny_backbone(dtype=dtype), dtype=dtype)
+    full = tiny()
+    full.set_weights(model.get_weights())
+    for layer in model.head.layers:
+        if layer.name not in ("logits", "stage5"):
+            assert layer.dtype_policy.name == dtype, layer.name
+    logits = model.predict(x, verbose=0)
+    assert logits.dtype == "float32"
+    expected = full.predict(x, verbose=0)
+    unit = 2**-11 if dtype == "mixed_float16" else 2**-8
+    # Six layers' roundings.
+    assert np.abs(logits - expected).max() < 12 * unit * np.abs(expected).max()
+    model.compile()
+    assert np.isfinite(model.fit(x, y, verbose=0).history["loss"][0])
+
+
+def test_saved_models_load_in_a_new_process_without_keras_cv(rng, tmp_path):
+    x, y = pictures_and_masks(rng, (2, 65, 97))
+    models = {
+        "own": tiny(attention=keras_fsa.layers.FrequencySelfAttention(2, name="mine")),
+        "resnet": tiny(backbone="resnet18", normalization=((1, 2, 3), 4), output_stride=16),
+    }
+    for name, model in models.items():
+        attention = "mine" if name == "own" else "attention"
+        randomize(model.head.get_layer(attention), rng)
+        model.compile()
+        model.fit(x, y, verbose=0)
+    inputs = dict.fromkeys(models, x)
+    outputs = predict_in_new_process(
+        models, inputs, tmp_path, prologue="import sys; sys.modules['keras_cv'] = None\n"
+    )
+    for name, model in models.items():
+        expected = model.predict(x, verbose=0)
+        np.testing.assert_allclose(outputs[name], expected, atol=1e-5 * np.abs(expected).max())
+    loaded = keras.saving.load_model(tmp_path / "own.keras")
+    assert loaded.optimizer.iterations == 1
+    first = model_scores(models["own"], x, y)
+    np.testing.assert_allclose(model_scores(loaded, x, y), first, rtol=1e-5)
+    loaded.fit(x, y, verbose=0)
+
+
+def model_scores(model, x, y):
+    return list(model.evaluate(x, y, verbose=0, return_dict=True).values())
+
+
+def test_saved_model_serves_any_size(rng, tmp_path):
+    model = tiny(auxiliary_loss_weight=0.4)
+    randomize(model.head.get_layer("attention"), rng)
+    folder = str(tmp_path / "saved_model")
+    if BACKEND == "torch":
+        with pytest.raises(ValueError, match=r"under the torch backend\. Save .*KERAS_BACKEND=tens"):
+            model.export(folder)
+        file = tmp_path / "model.keras"
+        model.save(file)
+        code = "import sys, keras, keras_fsa\n"
+        code += "keras.saving.load_model(sys.argv[1]).export(sys.argv[2])"
+        run_python(code, file, folder, KERAS_BACKEND="tensorflow")
+    else:
+        model.export(folder, verbose=False)
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(folder)
+    for shape in ((1, 37, 53), (3, 64, 16), (2, 97, 131)):
+        x, _ = pictures_and_masks(rng, shape)
+        served = loaded.serve(x.astype("float32")).numpy()
+        expected = model.predict(x, verbose=0)
+        np.testing.assert_allclose(served, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
+def test_inside_another_model(rng):
+    x, _ = pictures_and_masks(rng)
+    model = tiny()
+    around = keras.Sequential([keras.Input((None, None, 3)), model, keras.layers.Softmax()])
+    assert around.output_shape == (None, None, None, 5)
+    np.testing.assert_allclose(around.predict(x, verbose=0).sum(-1), 1, rtol=1e-5)
+
+
+def test_normalization(rng):
+    x = rng.integers(0, 256, (1, 3, 4, 3)).astype("uint8")
+    wide = x.astype("float64")
+    for normalization, expected in (
+        ("imagenet", (wide - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]),
+        ("caffe", wide[..., ::-1] - [103.939, 116.779, 123.68]),
+        ((0, 255), wide / 255),
+        (None, wide),
+    ):
+        layer = PictureNormalization(normalization, dtype="mixed_bfloat16")
+        y = layer(x)
+        assert keras.backend.standardize_dtype(y.dtype) == "float32"
+        np.testing.assert_allclose(array(y), expected, atol=1e-5)
+        copy = PictureNormalization.from_config(layer.get_config())
+        np.testing.assert_array_equal(array(copy(x)), array(y))
+
+
+def test_pictures_of_other_channels(rng):
+    model = tiny(backbone=tiny_backbone(5), image_shape=(None, None, 5), normalization=(0, 255))
+    assert model(rng.standard_normal((1, 16, 20, 5)).astype("float32")).shape == (1, 16, 20, 5)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_classes": 0}, r"`num_classes` must be a positive int\. Received: num_classes=0"),
+        ({"num_classes": 256}, r"at most 255, .* Received: num_classes=256\. Merge"),
+        ({"backbone": "vgg"}, r"`backbone` must be one of 'resnet18', .*Received: backbone='vgg'"),
+        ({"backbone": 18}, r"the name of a ResNet or a Keras model\. Received: backbone=18\. The"),
+        ({"output_stride": 4}, r"`output_stride` must be one of 8, 16, 32\. Received: output_str"),
+        ({"attention": "local"}, r"`attention` must be one of 'frequency', .*Received: attention='l"),
+        ({"affinity": "softmax"}, r"`affinity` must be one of 'dot_product', .*Received: affinity="),
+        ({"frequencies": -3}, r"`frequencies` must be a positive int, .*Received: frequencies=-3"),
+        ({"recurrence": 0}, r"`recurrence` must be a positive int"),
+        ({"head_channels": 0}, r"`head_channels` must be a positive int"),
+        ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\)\. Received: dropout=1\.0\. Give"),
+        ({"auxiliary_loss_weight": -1}, r"`auxiliary_loss_weight` must be at least 0\. Received:"),
+        ({"image_shape": (64, 64)}, r"`image_shape` must be \(height, .*Received: image_shape="),
+        ({"normalization": "unit"}, r"`normalization` must be one of 'imagenet', .*Received: norm"),
+        ({"normalization": (0, 0)}, r"a pair \(mean, std\) with std > 0"),
+        ({"normalization": ((1, 2), 1)}, r"one number for each channel .* pictures of 3 channels"),
+        (
+            {"image_shape": (16, 64, 3), "frequencies": 8},
+            r"beyond the size of the feature map: a height of 4 .*Received: frequencies=8",
+        ),
+        ({"image_shape": (None, None, 4), "normalization": None}, r"Received: backbone=.*input has 3 channels where"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**arguments)
+
+
+def test_backbone_contract():
+    pictures = keras.Input((None, None, 3))
+    feature = keras.layers.Conv2D(4, 3)(pictures)
+    with pytest.raises(ValueError, match=r"give a dict with .*whose outputs are not a dict\. Wrap"):
+        tiny(backbone=keras.Model(pictures, feature))
+    with pytest.raises(ValueError, match=r"which lacks \['stage4'\] and has \['stage5'\]"):
+        tiny(backbone=keras.Model(pictures, {"stage5": feature}))
+    flat = keras.layers.GlobalAveragePooling2D()(feature)
+    with pytest.raises(ValueError, match=r"whose 'stage5' has the shape \(None, 4\)"):
+        tiny(backbone=keras.Model(pictures, {"stage4": feature, "stage5": flat}))
+
+
+def test_attention_must_keep_the_shape():
+    with pytest.raises(ValueError, match=r"must return a map of the shape .*Received: attention="):
+        tiny(attention=keras.layers.Conv2D(3, 1))
+
+
+def test_wrong_pictures(rng):
+    model = tiny()
+    for shape in ((1, 16, 16, 4), (16, 16, 3)):
+        with pytest.raises(ValueError, match=r"Pictures must have the shape .*Received: pictures of"):
+            model(np.zeros(shape, "uint8"))
+    with pytest.raises(ValueError, match=r"Received: pictures of shape \(1, 32, 40, 3\)"):
+        tiny(image_shape=(32, 32, 3))(np.zeros((1, 32, 40, 3), "uint8"))
+
+
+def test_import_is_light():
+    code = """
+import sys
+import keras_fsa
+heavy = {"tensorflow", "torch", "jax"} - {sys.argv[1]}
+heavy |= {"keras_cv", "keras_hub", "tensorflow_datasets", "matplotlib", "PIL"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    # What Keras itself imports is not ours to forbid.
+    baseline = run_python(code.replace("keras_fsa", "keras"), BACKEND)
+    assert run_python(code, BACKEND) == baseline
