@@ -95,8 +95,12 @@ def main():
     args.output.mkdir(parents=True, exist_ok=True)
 
     print(f"Backend: {keras.backend.backend()}. Drawing the harbour ...")
-    train_data, test_data = tfds.load(
-        "signal_harbor", split=["train", "test"], as_supervised=True, data_dir=args.data_dir
+    (train_data, test_data), info = tfds.load(
+        "signal_harbor",
+        split=["train", "test"],
+        as_supervised=True,
+        data_dir=args.data_dir,
+        with_info=True,
     )
     train_data = train_data.cache().shuffle(640, seed=args.seed).batch(16).prefetch(2)
     test_data = test_data.batch(16).cache()
@@ -111,7 +115,8 @@ def main():
     model = keras.saving.load_model(keras_file)
 
     scores = {"without": class_scores(without, test_data), "with": class_scores(model, test_data)}
-    print(f"\nIoU on {160} test pictures\n{'class':>12}  without     with")
+    count = info.splits["test"].num_examples
+    print(f"\nIoU on {count} test pictures\n{'class':>12}  without     with")
     for name in scores["with"]:
         print(f"{name:>12}  {scores['without'][name]:7.3f}  {scores['with'][name]:7.3f}")
 

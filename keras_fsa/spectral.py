@@ -247,7 +247,7 @@ def low_pass(x, frequencies, data_format="channels_last"):
 
     >>> import keras
     >>> x = keras.random.normal((1, 97, 131, 3))
-    >>> keras_fsa.spectral.low_pass(x, frequencies=8).shape
+    >>> tuple(keras_fsa.spectral.low_pass(x, frequencies=8).shape)
     (1, 97, 131, 3)
     """
     shape = ops.shape(x)

@@ -11,6 +11,8 @@ from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from tests import reference
 from tests.helpers import BACKEND, array, randomize, run_python, weights_by_name
 
+# JAX compiles every operation again for every shape.
+EXAMPLES = 16 if BACKEND == "jax" else 40
 AFFINITIES = ("dot_product", "linear_softmax", "linear")
 
 # JAX has no float64 unless that is asked for before it starts.
@@ -62,7 +64,7 @@ else:
         except reference.IllConditioned:
             reject()
 
-    @settings(max_examples=40, deadline=None, derandomize=True)
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
     @given(cases())
     def test_frequency_equals_spatial_on_the_low_passed_map(case):
         shape, band, arguments, seed = case
@@ -75,7 +77,7 @@ else:
         spatial.set_weights(layer.get_weights())
         assert_close(call(spatial, x), expected)
 
-    @settings(max_examples=15, deadline=None, derandomize=True)
+    @settings(max_examples=EXAMPLES // 2, deadline=None, derandomize=True)
     @given(cases())
     def test_all_frequencies_equal_attention_on_the_map_itself(case):
         shape, _, arguments, seed = case
@@ -84,7 +86,7 @@ else:
         expected = expect(x, layer, arguments["affinity"], None, arguments["recurrence"])
         assert_close(call(layer, x), expected)
 
-    @settings(max_examples=15, deadline=None, derandomize=True)
+    @settings(max_examples=EXAMPLES // 2, deadline=None, derandomize=True)
     @given(cases())
     def test_batch_norm_in_training(case):
         shape, band, arguments, seed = case

@@ -253,7 +253,7 @@ def test_size_enlarges_bilinearly(folders):
 
 def test_check_pairs_reports_the_problems_of_all_files(folders):
     images, masks, write = folders
-    for name in "abcdef":
+    for name in "abcdefg":
         write(name)
     whole = (images / "a.png").read_bytes()
     (images / "a.png").write_bytes(whole[: len(whole) // 2])
@@ -263,11 +263,13 @@ def test_check_pairs_reports_the_problems_of_all_files(folders):
     Image.fromarray(IDS + np.uint8(9)).save(masks / "e.png")
     Image.fromarray(PICTURE[..., 0].astype("float32")).save(images / "f.tif")
     (images / "f.png").unlink()
+    Image.fromarray(PICTURE[..., 0].astype("int32")).save(images / "g.tif")
+    (images / "g.png").unlink()
     pairs = match_pairs(images, masks)
     with pytest.raises(ValueError) as caught:
         check_pairs(pairs, 3)
     first, *problems, last = str(caught.value).splitlines()
-    assert first.endswith("num_classes=3, ignore_label=255, and 6 pairs with 6 problem(s):")
+    assert first.endswith("num_classes=3, ignore_label=255, and 7 pairs with 7 problem(s):")
     for problem, expected in zip(
         problems,
         [
@@ -277,6 +279,7 @@ def test_check_pairs_reports_the_problems_of_all_files(folders):
             f"- {masks}/d.png: is not one channel of class ids but a RGB file",
             f"- {masks}/e.png: has ids beyond 0 to 2 that are not the ignore label 255: 9, 10, 11",
             f"- {images}/f.tif: has 32 bits per channel \\(mode F\\)",
+            f"- {images}/g.tif: has 32 bits per channel \\(mode I\\)",
         ],
         strict=True,
     ):

@@ -29,16 +29,18 @@ class ChannelGain(keras.layers.Layer):
     Example:
 
     >>> import keras
-    >>> keras_fsa.layers.ChannelGain()(keras.random.normal((2, 64, 16))).shape
+    >>> tuple(keras_fsa.layers.ChannelGain()(keras.random.normal((2, 64, 16))).shape)
     (2, 64, 16)
     """
 
     def __init__(self, **kwargs):
-        # Tokens stay in the dtype they come in, see `keras_fsa.spectral`.
+        # Under mixed precision, neither tokens nor gains are rounded: see `keras_fsa.spectral`.
         super().__init__(**{**kwargs, "autocast": False})
 
     def build(self, input_shape):
-        self.gain = self.add_weight(name="gain", shape=input_shape[-1:], initializer="zeros")
+        self.gain = self.add_weight(
+            name="gain", shape=input_shape[-1:], initializer="zeros", autocast=False
+        )
 
     def call(self, tokens):
         return tokens * ops.cast(self.gain, tokens.dtype)
@@ -109,7 +111,7 @@ class FrequencyBands(keras.layers.Layer):
     ...         (((0, 8), (8, 16)), ChannelGain()),
     ...     ]
     ... )
-    >>> layer(keras.random.normal((2, 33, 41, 16))).shape
+    >>> tuple(layer(keras.random.normal((2, 33, 41, 16))).shape)
     (2, 33, 41, 16)
 
     Source: Zhang, Panahi, Gao, arXiv:2211.15595, for the idea. Several bands in one layer are this

@@ -67,7 +67,7 @@ class FrequencySelfAttention(SelfAttention):
 
     >>> import keras
     >>> x = keras.random.normal((2, 97, 97, 512))
-    >>> keras_fsa.layers.FrequencySelfAttention(frequencies=8)(x).shape
+    >>> tuple(keras_fsa.layers.FrequencySelfAttention(frequencies=8)(x).shape)
     (2, 97, 97, 512)
 
     Source: Zhang, Panahi, Gao, arXiv:2211.15595. The separable transform, the recurrence on tokens,
