@@ -13,7 +13,6 @@ import keras
 from keras_fsa import spectral
 from keras_fsa.arguments import one_of
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
-from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.models.fsanet import FsaNet
 
 
@@ -111,9 +110,8 @@ def _check_inside(frequencies, band, old, name):
         )
 
 
-def _replace_attention(model, kinds, replace):
-    """A copy of the model, with `replace(layer)` for the attention layers of these kinds."""
-    if not (_is_graph(model) or isinstance(model, FsaNet)):
+def _check_model(model, kinds):
+    if not (_is_graph(model) or _is_fsanet(model)):
         raise ValueError(
             "`model` must be a Functional or Sequential model or a FsaNet: of others it is not "
             f"known how they call their layers. Received: model={model!r}. Build the attention "
@@ -131,8 +129,11 @@ def _replace_attention(model, kinds, replace):
             "Pass a model with attention."
         )
 
-    # Each layer is copied once, so that what is shared stays shared. What a model consists of comes
-    # before the model itself.
+
+def _replace_attention(model, kinds, replace):
+    """A copy of the model, with `replace(layer)` for the attention layers of these kinds."""
+    _check_model(model, kinds)
+    # Each layer is copied once, so what is shared stays shared. The layers of a model come before it.
     copies, pairs = {}, []
 
     def copy(layer):
@@ -145,59 +146,65 @@ def _replace_attention(model, kinds, replace):
     def make(layer):
         if isinstance(layer, kinds):
             return replace(layer)
-        if isinstance(layer, FsaNet):
-            return make_fsanet(layer)
-        if isinstance(layer, keras.Sequential) and _is_graph(layer):
-            inputs = [_new_input(x, x.name) for x in layer.inputs]
-            return keras.Sequential([*inputs, *map(copy, layer.layers)], name=layer.name)
+        if _is_fsanet(layer):
+            return _copy_fsanet(layer, copy, pairs)
         if _is_graph(layer):
-            # `clone_model` would compile the clone, and fail where a loss cannot be serialised. It
-            # would also name inputs after their tensors.
-            graph = keras.Model(layer.input, layer.output, name=layer.name)
-            names = {
-                id(inner.output): inner.name
-                for inner in graph.layers
-                if isinstance(inner, keras.layers.InputLayer)
-            }
-            inputs = keras.tree.map_structure(lambda x: _new_input(x, names[id(x)]), graph.input)
-            return keras.models.clone_model(graph, input_tensors=inputs, clone_function=copy)
-        if isinstance(layer, keras.Layer) and not isinstance(layer, SelfAttention):
-            hidden = next((inner for inner in _walk(layer) if isinstance(inner, kinds)), None)
-            if hidden is not None:
-                raise ValueError(
-                    "Attention must be a layer of a Functional or Sequential model or a FsaNet, at "
-                    f"the top or nested. Received: model={model.name!r}, which holds the layer "
-                    f"{hidden.name!r} inside {layer.name!r}, a {type(layer).__name__}. Build that "
-                    "part as a functional model: keras.Model(inputs, outputs)."
-                )
+            return _copy_graph(layer, copy)
+        hidden = next((inner for inner in _walk(layer) if isinstance(inner, kinds)), None)
+        if hidden is not None:
+            raise ValueError(
+                "Attention must be a layer of a Functional or Sequential model or a FsaNet, at the "
+                f"top or nested. Received: model={model.name!r}, which holds the layer "
+                f"{hidden.name!r} inside {layer.name!r}, a {type(layer).__name__}. Build that part "
+                "as a functional model: keras.Model(inputs, outputs)."
+            )
         return type(layer).from_config(layer.get_config())
 
-    def make_fsanet(net):
-        config = net.get_config()
-        config["backbone"] = copy(net.backbone)
-        if isinstance(net.attention, str):
-            config["attention"] = copy(net.head.get_layer("attention"))
-        elif net.attention is not None:
-            config["attention"] = copy(net.attention)
-        new = type(net).from_config(config)
-        for part in ("head", "auxiliary_head"):
-            if getattr(net, part) is not None:
-                old_part, new_part = getattr(net, part), getattr(new, part)
-                pairs.extend(zip(old_part.layers, new_part.layers, strict=True))
-                pairs.append((old_part, new_part))
-        return new
-
     result = copy(model)
-    leaves = [pair for pair in pairs if not (_is_graph(pair[0]) or isinstance(pair[0], FsaNet))]
-    for old, new in leaves:
+    plain = [pair for pair in pairs if not (_is_graph(pair[0]) or _is_fsanet(pair[0]))]
+    for old, new in plain:
         _copy_weights(old, new)
     # A flag sets those of all layers below, so models go first.
     for old, new in reversed(pairs):
         new.trainable = old.trainable
-    for old, new in leaves:
+    for old, new in plain:
         for inner, new_inner in zip(_walk(old), _walk(new), strict=False):
             new_inner.trainable = inner.trainable
     return result
+
+
+def _copy_graph(model, copy):
+    """A Functional or Sequential model of the same graph, whose layers are `copy(layer)`."""
+    if isinstance(model, keras.Sequential):
+        inputs = [_new_input(x, x.name) for x in model.inputs]
+        return keras.Sequential([*inputs, *map(copy, model.layers)], name=model.name)
+    # `clone_model` would compile the clone, and fail where a loss cannot be serialised. It would
+    # also name inputs after their tensors.
+    graph = keras.Model(model.input, model.output, name=model.name)
+    names = {
+        id(layer.output): layer.name
+        for layer in graph.layers
+        if isinstance(layer, keras.layers.InputLayer)
+    }
+    inputs = keras.tree.map_structure(lambda x: _new_input(x, names[id(x)]), graph.input)
+    return keras.models.clone_model(graph, input_tensors=inputs, clone_function=copy)
+
+
+def _copy_fsanet(net, copy, pairs):
+    """A `FsaNet` with copies of backbone and attention. It builds the other layers itself."""
+    config = net.get_config()
+    config["backbone"] = copy(net.backbone)
+    if isinstance(net.attention, str):
+        config["attention"] = copy(net.head.get_layer("attention"))
+    elif net.attention is not None:
+        config["attention"] = copy(net.attention)
+    new = type(net).from_config(config)
+    for part in ("head", "auxiliary_head"):
+        old_part, new_part = getattr(net, part), getattr(new, part)
+        if old_part is not None:
+            pairs.extend(zip(old_part.layers, new_part.layers, strict=True))
+            pairs.append((old_part, new_part))
+    return new
 
 
 def _new_input(tensor, name):
@@ -212,12 +219,19 @@ def _copy_weights(old, new):
     new.set_weights(old.get_weights())
 
 
+# A class with a `call` of its own may do anything with its layers: its copy could be another network.
+
+
 def _is_graph(layer):
     """Whether the layer is a Functional or Sequential model, run as Keras runs them."""
     functional = isinstance(layer, keras.Function) and isinstance(layer, keras.Model)
     if not (functional or isinstance(layer, keras.Sequential)):
         return False
     return type(layer).call.__module__.startswith("keras.")
+
+
+def _is_fsanet(layer):
+    return isinstance(layer, FsaNet) and type(layer).call is FsaNet.call
 
 
 def _walk(layer):

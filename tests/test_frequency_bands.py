@@ -41,12 +41,15 @@ class OnesInTraining(layers.Layer):
 
 
 def four_bands(data_format=None, dtype="float32", **arguments):
-    """Both kinds of items; a band without the constant frequency whose attention has biases."""
+    """Both kinds of items.
+
+    The biases of the first change the constant frequency, which the second must not see.
+    """
     attention = {"key_dim": 4, "data_format": data_format, "dtype": dtype, **arguments}
     return FrequencyBands(
         [
-            FrequencySelfAttention(LOW, recurrence=2, **attention),
             FrequencySelfAttention(BESIDE, recurrence=2, use_bias=True, value_dim=3, **attention),
+            FrequencySelfAttention(LOW, recurrence=2, **attention),
             (BELOW, ChannelGain(dtype=dtype)),
             (CORNER, layers.Dense(CHANNELS, dtype=dtype)),
         ],
@@ -164,10 +167,10 @@ def test_starts_as_the_identity(rng):
 def test_frequencies_outside_the_bands_are_untouched(rng):
     layer = built(four_bands(), rng)
     # Biases of the band beside the constant frequency are constants: only these may leave a band.
-    beside = layer.processes[1]
+    beside = layer.processes[0]
     beside.output_bias.assign(keras.ops.zeros_like(beside.output_bias))
     beside.value_bias.assign(keras.ops.zeros_like(beside.value_bias))
-    layer.processes[0].gain.assign(1.0)
+    layer.processes[1].gain.assign(1.0)
     x = rng.standard_normal(SHAPE).astype("float32")
     y = array(layer(x))
     change = spectrum(y.astype("float64") - x)

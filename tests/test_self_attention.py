@@ -309,18 +309,20 @@ def test_defaults_of_the_families(rng):
     }
 
 
-def test_in_the_middle_of_a_trained_network(rng):
-    """As the README shows it: between the blocks of a network of keras.applications."""
-    network = keras.applications.MobileNetV2((None, None, 3), weights=None, include_top=False)
-    inner = network.get_layer("block_6_expand_relu").output
-    features = keras.Model(network.input, inner)
-    attended = keras.Model(
-        network.input, FrequencySelfAttention(frequencies=4)(features(network.input))
-    )
-    x = picture(rng, (1, 96, 128, 3))
-    np.testing.assert_array_equal(
-        attended.predict(x, verbose=0), features.predict(x, verbose=0)
-    )
+def test_in_a_subclassed_model(rng):
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.attention = FrequencySelfAttention(3, data_format="channels_last")
+            self.classify = keras.layers.Conv2D(2, 1)
+
+        def call(self, x):
+            return self.classify(self.attention(x))
+
+    model = Model()
+    model.compile("sgd", "mse")
+    model.fit(picture(rng), np.zeros((2, 11, 13, 2)), verbose=0)
+    assert model.predict(picture(rng), verbose=0).shape == (2, 11, 13, 2)
 
 
 @pytest.mark.parametrize("cls", [FrequencySelfAttention, SpatialSelfAttention])

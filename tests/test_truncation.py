@@ -452,6 +452,16 @@ class OwnCall(keras.Model):
         return 2 * super().call(x, training=training)
 
 
+class OwnNet(FsaNet):
+    def __init__(self):
+        x = keras.Input((None, None, 3))
+        backbone = keras.Model(x, {"stage5": layers.Conv2D(4, 1)(x)})
+        super().__init__(2, backbone, head_channels=4, auxiliary_loss_weight=0)
+
+    def call(self, pictures, training=None):
+        return 2 * super().call(pictures, training=training)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -489,7 +499,9 @@ def test_layers_without_attention_may_be_of_any_class(rng):
 
 
 @pytest.mark.parametrize("convert", [keras_fsa.to_frequency, keras_fsa.to_spatial])
-@pytest.mark.parametrize("model", [Subclassed, OwnCall, SpatialSelfAttention, lambda: "file.keras"])
+@pytest.mark.parametrize(
+    "model", [Subclassed, OwnCall, OwnNet, SpatialSelfAttention, lambda: "file.keras"]
+)
 def test_a_model_of_another_kind(convert, model):
     message = r"`model` must be a Functional or Sequential.*Received: model=.*keras\.Model\(inputs"
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):

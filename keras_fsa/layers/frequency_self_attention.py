@@ -70,6 +70,21 @@ class FrequencySelfAttention(SelfAttention):
     >>> tuple(keras_fsa.layers.FrequencySelfAttention(frequencies=8)(x).shape)
     (2, 97, 97, 512)
 
+    Between the blocks of a trained network, whose outputs do not change until training goes on:
+
+    >>> network = keras.applications.MobileNetV2((None, None, 3), weights=None, include_top=False)
+    >>> def attend(layer, *args, **kwargs):
+    ...     x = layer(*args, **kwargs)
+    ...     if layer.name == "block_5_add":
+    ...         x = keras_fsa.layers.FrequencySelfAttention(frequencies=4)(x)
+    ...     return x
+    >>> attended = keras.models.clone_model(network, call_function=attend)
+    >>> for layer in network.layers[1:]:  # all but the input
+    ...     attended.get_layer(layer.name).set_weights(layer.get_weights())
+    >>> x = keras.random.uniform((1, 64, 96, 3))
+    >>> float(keras.ops.max(keras.ops.abs(attended(x) - network(x))))
+    0.0
+
     Source: Zhang, Panahi, Gao, arXiv:2211.15595. The separable transform, the recurrence on tokens,
     bands that lack the constant frequency, and biases are this library's.
     """
