@@ -133,7 +133,7 @@ def _check_model(model, kinds):
 def _replace_attention(model, kinds, replace):
     """A copy of the model, with `replace(layer)` for the attention layers of these kinds."""
     _check_model(model, kinds)
-    # Each layer is copied once, so what is shared stays shared. The layers of a model come before it.
+    # Each layer is copied once: what is shared stays shared. A model comes after its layers.
     copies, pairs = {}, []
 
     def copy(layer):
@@ -219,7 +219,7 @@ def _copy_weights(old, new):
     new.set_weights(old.get_weights())
 
 
-# A class with a `call` of its own may do anything with its layers: its copy could be another network.
+# A class with a `call` of its own may do anything with its layers, so copies could differ.
 
 
 def _is_graph(layer):

@@ -317,23 +317,22 @@ def test_training_reaches_the_processes(rng):
 
 
 @pytest.mark.parametrize("residual", ["gain", "batch_norm"])
-@pytest.mark.parametrize("bright", [0, 1])
-def test_a_fit_step_moves_every_process_and_stays_finite(rng, residual, bright):
+def test_a_fit_step_moves_every_process_and_stays_finite(rng, residual):
     model = small_model(four_bands(residual=residual), rng)
     model.compile(keras.optimizers.SGD(0.1), "mse")
     processes = model.layers[-1].processes
     before = [process.get_weights() for process in processes]
-    x = bright * rng.standard_normal(SHAPE)
-    model.fit(x, rng.standard_normal(SHAPE), epochs=1, verbose=0)
+    x, y = rng.standard_normal((2, *SHAPE))
+    model.fit(x, y, verbose=0)
     for weights, process in zip(before, processes, strict=True):
-        # A weight after a step of plain descent is finite where its gradient is.
-        assert all(np.isfinite(weight).all() for weight in process.get_weights())
-        if bright:
-            moved = {
-                w.path: not np.array_equal(old, array(w))
-                for old, w in zip(weights, process.weights, strict=True)
-            }
-            assert all(moved.values()), moved
+        moved = {
+            weight.path: not np.array_equal(old, array(weight))
+            for old, weight in zip(weights, process.weights, strict=True)
+        }
+        assert all(moved.values()), moved
+    model.fit(np.zeros(SHAPE), y, verbose=0)
+    # A weight after a step of plain descent is finite where its gradient is.
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
 def test_build_builds_everything_once(rng):

@@ -282,7 +282,7 @@ class _FunctionLoss(keras.losses.Loss):
     """A plain loss function, with the reduction and the sample weights of Keras' losses."""
 
     def __init__(self, function):
-        super().__init__()
+        super().__init__(name="auxiliary_loss")
         self.function = function
 
     def call(self, y_true, y_pred):
