@@ -118,7 +118,8 @@ def plot(rows, path):
         axis.axhline(untruncated[i - 1], color="0.4", linestyle="--", label="all frequencies")
         axis.set_xlabel("k, frequencies per axis")
         axis.set_title(COLUMNS[i])
-        axis.set_ylim(bottom=0)
+        if i > 1:
+            axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path)

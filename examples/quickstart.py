@@ -56,7 +56,7 @@ def train(attention, data, epochs, seed):
     )
     schedule = keras.optimizers.schedules.CosineDecay(5e-3, epochs * len(data))
     model.compile(optimizer=keras.optimizers.Adam(schedule))
-    model.fit(data, epochs=epochs)
+    model.fit(data, epochs=epochs, shuffle=False)  # the data set does so itself
     return model
 
 
