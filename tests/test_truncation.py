@@ -1,5 +1,6 @@
 """Other attention in a trained model: the numbers, the structure of the model, and what stays."""
 
+import functools
 import re
 
 import keras
@@ -13,7 +14,8 @@ from keras_fsa.models.fsanet import FsaNet
 from tests import reference
 from tests.helpers import array, randomize, weights_by_name
 
-HEIGHT, WIDTH, CHANNELS = 9, 11, 8
+# One shape throughout: JAX compiles each operation once for each shape.
+HEIGHT, WIDTH, CHANNELS = 8, 12, 8
 LINEAR_FORMS = ("dot_product", "linear_softmax", "linear")
 
 
@@ -93,11 +95,11 @@ def test_softmax_stays(rng):
 @pytest.mark.parametrize("low_pass", [None, 6])
 def test_softmax_becomes_linear_where_asked(rng, low_pass):
     model = network(SpatialSelfAttention(use_bias=True, low_pass=low_pass, name="attention"), rng)
-    new = keras_fsa.to_frequency(model, 5, affinity="linear")
+    new = keras_fsa.to_frequency(model, 4, affinity="linear")
     layer = new.get_layer("attention")
     assert type(layer) is FrequencySelfAttention and layer.affinity == "linear"
     x = picture(rng)
-    assert_close(output(new, x), expected(model, x, "linear", ((0, 5), (0, 5))))
+    assert_close(output(new, x), expected(model, x, "linear", ((0, 4), (0, 4))))
 
 
 def test_the_expansion_is_of_first_order(rng):
@@ -162,25 +164,33 @@ def test_to_spatial_is_equal(rng, affinity, frequencies, residual):
 
 def nested(rng):
     inner = keras.Sequential(
-        [layers.Conv2D(6, 3, padding="same"), SpatialSelfAttention(name="deep"), layers.ReLU()]
+        [
+            layers.Conv2D(CHANNELS, 3, padding="same"),
+            SpatialSelfAttention(name="deep"),
+            layers.ReLU(),
+        ]
     )
-    x = keras.Input((HEIGHT, WIDTH, 5))
+    x = keras.Input((HEIGHT, WIDTH, CHANNELS))
     middle = keras.Model(x, inner(x), name="middle")
     y = keras.Input((HEIGHT, WIDTH, 3))
-    z = SpatialSelfAttention(name="top")(middle(layers.Conv2D(5, 1)(y)))
+    z = SpatialSelfAttention(name="top")(middle(layers.Conv2D(CHANNELS, 1)(y)))
     return keras.Model(y, z), picture(rng)
 
 
 def sequential(rng):
     model = keras.Sequential(
-        [keras.Input((HEIGHT, WIDTH, 3)), layers.Conv2D(6, 1), SpatialSelfAttention(name="a")],
+        [
+            keras.Input((HEIGHT, WIDTH, 3)),
+            layers.Conv2D(CHANNELS, 1),
+            SpatialSelfAttention(name="a"),
+        ],
         name="row",
     )
     return model, picture(rng)
 
 
 def sequential_without_input(rng):
-    model = keras.Sequential([layers.Conv2D(6, 1), SpatialSelfAttention(name="a")])
+    model = keras.Sequential([layers.Conv2D(CHANNELS, 1), SpatialSelfAttention(name="a")])
     x = picture(rng)
     model(x)
     return model, x
@@ -189,16 +199,16 @@ def sequential_without_input(rng):
 def shared(rng):
     """One attention twice in a model, and in a model within."""
     attention = SpatialSelfAttention(name="shared")
-    z = keras.Input((HEIGHT, WIDTH, 6))
-    inner = keras.Model(z, attention(layers.Conv2D(6, 1)(z)))
+    z = keras.Input((HEIGHT, WIDTH, CHANNELS))
+    inner = keras.Model(z, attention(layers.Conv2D(CHANNELS, 1)(z)))
     x = keras.Input((HEIGHT, WIDTH, 3))
-    y = attention(layers.Conv2D(6, 1)(x))
+    y = attention(layers.Conv2D(CHANNELS, 1)(x))
     return keras.Model(x, {"once": y, "more": 0.5 * attention(inner(y)) + y}), picture(rng)
 
 
 def two_inputs(rng):
     first, second = keras.Input((HEIGHT, WIDTH, 3)), keras.Input((HEIGHT, WIDTH, 3), name="b")
-    y = layers.Conv2D(6, 1)(layers.Concatenate()([first, second]))
+    y = layers.Conv2D(CHANNELS, 1)(layers.Concatenate()([first, second]))
     model = keras.Model([first, second], SpatialSelfAttention()(y))
     return model, [picture(rng), picture(rng)]
 
@@ -206,8 +216,8 @@ def two_inputs(rng):
 def from_the_middle(rng):
     """A model that starts at an inner tensor of another."""
     x = keras.Input((HEIGHT, WIDTH, 3))
-    y = layers.Conv2D(6, 1)(x)
-    tail = keras.Model(y, layers.Conv2D(2, 1)(SpatialSelfAttention()(y)))
+    y = layers.Conv2D(CHANNELS, 1)(x)
+    tail = keras.Model(y, layers.Conv2D(4, 1)(SpatialSelfAttention()(y)))
     return keras.Model(x, tail(y)), picture(rng)
 
 
@@ -218,11 +228,11 @@ def unknown_sizes(rng):
 def tiny_fsanet(rng, backbone=None, **options):
     if backbone is None:
         x = keras.Input((None, None, 3))
-        stage4 = layers.Conv2D(6, 3, 4, "same", name="stage4")(x)
+        stage4 = layers.Conv2D(CHANNELS, 3, 4, "same", name="stage4")(x)
         backbone = keras.Model(
-            x, {"stage4": stage4, "stage5": layers.Conv2D(10, 3, 1, "same")(stage4)}
+            x, {"stage4": stage4, "stage5": layers.Conv2D(CHANNELS, 3, 1, "same")(stage4)}
         )
-    options = {"attention": "spatial", "head_channels": 6, "normalization": None, **options}
+    options = {"attention": "spatial", "head_channels": CHANNELS, "normalization": None, **options}
     return FsaNet(4, backbone, **options), picture(rng, 4 * HEIGHT, 4 * WIDTH)
 
 
@@ -237,9 +247,11 @@ def fsanet_in_a_model(rng):
 
 def attention_in_the_backbone(rng):
     x = keras.Input((None, None, 3))
-    stage4 = SpatialSelfAttention(name="stage4")(layers.Conv2D(6, 3, 4, "same")(x))
+    stage4 = SpatialSelfAttention(name="stage4")(layers.Conv2D(CHANNELS, 3, 4, "same")(x))
     return tiny_fsanet(
-        rng, keras.Model(x, {"stage4": stage4, "stage5": stage4}), attention=layers.Conv2D(6, 1)
+        rng,
+        keras.Model(x, {"stage4": stage4, "stage5": stage4}),
+        attention=layers.Conv2D(CHANNELS, 1),
     )
 
 
@@ -289,19 +301,24 @@ def test_any_model(rng, make):
         np.testing.assert_array_equal(now, then)
 
 
+@functools.cache
+def mobilenet():
+    network = keras.applications.MobileNetV2(
+        (4 * HEIGHT, 4 * WIDTH, 3), alpha=0.35, include_top=False, weights=None
+    )
+    return keras.Model(network.input, network.get_layer("block_2_add").output, name="mobilenet")
+
+
 @pytest.mark.parametrize("unrolled", [True, False])
 def test_a_backbone_of_keras_applications(rng, unrolled):
-    backbone = keras.applications.MobileNetV2(
-        (64, 96, 3), alpha=0.35, include_top=False, weights=None
-    )
-    attention = SpatialSelfAttention(key_dim=4)
+    backbone, attention = mobilenet(), SpatialSelfAttention()
     if unrolled:
         model = keras.Model(backbone.input, attention(backbone.output))
     else:
-        x = keras.Input((64, 96, 3))
+        x = keras.Input((4 * HEIGHT, 4 * WIDTH, 3))
         model = keras.Model(x, attention(backbone(x)))
-    randomize(model, rng)
-    x = picture(rng, 64, 96)
+    randomize(model, rng, scale=0.6)
+    x = picture(rng, 4 * HEIGHT, 4 * WIDTH)
     new = keras_fsa.to_frequency(model, (2, 1))
     features, band = output(backbone, x), ((0, 2), (0, 1))
     weights = weights_by_name(attention)
@@ -384,7 +401,7 @@ def test_what_a_layer_derives_from_its_weights_stays(rng):
     x = 5 + 3 * picture(rng)
     normalization.adapt(x)
     inputs = keras.Input((HEIGHT, WIDTH, 3))
-    y = SpatialSelfAttention()(layers.Conv2D(6, 1)(normalization(inputs)))
+    y = SpatialSelfAttention()(layers.Conv2D(CHANNELS, 1)(normalization(inputs)))
     model = keras.Model(inputs, y)
     model.layers[-1].gain.assign(0.7)
     assert_close(output(keras_fsa.to_frequency(model, (HEIGHT, WIDTH)), x), output(model, x))
@@ -492,7 +509,7 @@ def test_attention_hidden_in_a_subclassed_model(rng, hidden):
 def test_layers_without_attention_may_be_of_any_class(rng):
     """They are copied with their config, like any layer."""
     x = keras.Input((HEIGHT, WIDTH, 3))
-    y = layers.TimeDistributed(layers.Dense(5))(x)
+    y = layers.TimeDistributed(layers.Dense(CHANNELS))(x)
     model = randomize(keras.Model(x, SpatialSelfAttention()(y)), rng)
     x = picture(rng)
     assert_close(output(keras_fsa.to_frequency(model, (HEIGHT, WIDTH)), x), output(model, x))
@@ -509,7 +526,7 @@ def test_a_model_of_another_kind(convert, model):
 
 
 def test_a_model_that_is_not_built():
-    model = keras.Sequential([layers.Conv2D(6, 1), SpatialSelfAttention()], name="row")
+    model = keras.Sequential([layers.Conv2D(CHANNELS, 1), SpatialSelfAttention()], name="row")
     with pytest.raises(
         ValueError, match=r"`model` must be built.*Received: model='row'.*Call it on"
     ):
@@ -551,9 +568,9 @@ def test_a_band_beyond_the_layers(rng, layer, frequencies):
 @pytest.mark.parametrize("affinity", [None, "linear"])
 def test_a_band_beyond_the_map(rng, affinity):
     model = network(SpatialSelfAttention(), rng)
-    message = r"`frequencies` must not go beyond the size of the feature map: a height of 9 has"
+    message = r"`frequencies` must not go beyond the size of the feature map: a height of 8 has"
     with pytest.raises(ValueError, match=message):
-        keras_fsa.to_frequency(model, 10, affinity)
+        keras_fsa.to_frequency(model, 9, affinity)
 
 
 @pytest.mark.parametrize(
