@@ -11,12 +11,12 @@ positions, `qh = q / |q|`, `kh = k / |k|` and `s = 1 / sqrt(width of the keys)`:
 | `linear_softmax` | `1 + qh_n . kh_m`  | `(sum v + (sum v kh^T) qh_n) / (N + (sum kh) . qh_n)`   |
 | `linear`         | `1 + s q_n . k_m`  | `(sum v + s (sum v k^T) q_n) / (N + s (sum k) . q_n)`   |
 
-The last two are normalised to sum to one over `m`. A zero query or key has cosine 0 with all others.
+The last two are normalised to sum to one over `m`. A zero query or key has cosine 0 with all.
 
 `dot_product` serves positions and frequencies alike. For the other two there is one function for
 positions `(B, N, C)` and one for tokens `(B, T, C)`, whose token 0 is the constant one; the latter
-takes the transform as two functions. Spectral and positional forms agree to rounding where q, k and v
-are low-frequency (the paper's equivalence).
+takes the transform as two functions. Spectral and positional forms agree to rounding where q, k and
+v are low-frequency (the paper's equivalence).
 
 Source: arXiv:2211.15595; the `linear` form is the first-order expansion of softmax attention.
 """
@@ -26,8 +26,8 @@ from keras import ops
 # Below this share of N a denominator counts as zero. The denominator of the linear softmax is a sum
 # of N affinities of 0 to 2, so it gets there only where every key is opposite to the query.
 _SMALLEST_DENOMINATOR = 1e-6
-# The square of a norm below which a vector counts as zero; the gradient of its inverse root is still
-# a float32.
+# The square of a norm below which a vector counts as zero; the gradient of its inverse root is
+# still a float32.
 _SMALLEST_SQUARE = 1e-24
 
 
@@ -81,7 +81,7 @@ def _synthesised_ratio(query, outer, key_token, value_token, weight, positions, 
 
 
 def spectral_linear(query, key, value, positions, analysis, synthesis):
-    """`linear` from tokens to positions `(B, H, W, Cv)`. Both parts of it are low-frequency maps."""
+    """`linear` from tokens to positions `(B, H, W, Cv)`. Both parts of it are low-frequency."""
     del analysis
     scale = key.shape[-1] ** -0.5
     return _synthesised_ratio(

@@ -27,8 +27,7 @@ def to_frequency(model, frequencies=8, affinity=None):
       its expansion does not.
     - `SpatialSelfAttention` of a linear form (`"dot_product"`, `"linear_softmax"`, `"linear"`)
       becomes the `FrequencySelfAttention` of that affinity.
-    - A layer that has a band already, by its `frequencies` or `low_pass`, stays what it is, with
-      the smaller band.
+    - `FrequencySelfAttention` gets the smaller band.
 
     Args:
         model: a trained `FsaNet`, or a Functional or Sequential model, with attention layers
@@ -62,7 +61,7 @@ def to_frequency(model, frequencies=8, affinity=None):
         old = layer.low_pass if spatial else layer.frequencies
         _check_inside(frequencies, band, old, layer.name)
         config = layer.get_config()
-        if spatial and (affinity == "linear" if softmax else old is None):
+        if spatial and (affinity == "linear" or not softmax):
             del config["low_pass"]
             config["frequencies"] = frequencies
             config["affinity"] = "linear" if softmax else layer.affinity

@@ -1,7 +1,7 @@
 """The largest deviations from float64 and from the published modules: `python -m tests.deviations`.
 
-For each affinity and precision: attention of a random map (2, 29, 37, 64), 8 frequencies, against the
-same in float64 NumPy on the same stored input, over the largest output.
+For each affinity and precision: attention of a random map (2, 29, 37, 64), 8 frequencies, against
+the same in float64 NumPy on the same stored input, over the largest output.
 """
 
 import keras

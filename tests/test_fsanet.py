@@ -32,7 +32,9 @@ def cross_entropy(logits, masks):
     shifted = logits - logits.max(-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     counts = masks != 255
-    picked = np.take_along_axis(log_p, np.where(counts, masks, 0)[..., None].astype(int), -1)[..., 0]
+    picked = np.take_along_axis(log_p, np.where(counts, masks, 0)[..., None].astype(int), -1)[
+        ..., 0
+    ]
     return -picked[counts].mean()
 
 
@@ -196,7 +198,9 @@ def test_saved_model_serves_any_size(rng, tmp_path):
     randomize(model.head.get_layer("attention"), rng)
     folder = str(tmp_path / "saved_model")
     if BACKEND == "torch":
-        with pytest.raises(ValueError, match=r"under the torch backend\. Save .*KERAS_BACKEND=tens"):
+        with pytest.raises(
+            ValueError, match=r"under the torch backend\. Save .*KERAS_BACKEND=tens"
+        ):
             model.export(folder)
         file = tmp_path / "model.keras"
         model.save(file)
@@ -253,8 +257,14 @@ def test_pictures_of_other_channels(rng):
         ({"backbone": "vgg"}, r"`backbone` must be one of 'resnet18', .*Received: backbone='vgg'"),
         ({"backbone": 18}, r"the name of a ResNet or a Keras model\. Received: backbone=18\. The"),
         ({"output_stride": 4}, r"`output_stride` must be one of 8, 16, 32\. Received: output_str"),
-        ({"attention": "local"}, r"`attention` must be one of 'frequency', .*Received: attention='l"),
-        ({"affinity": "softmax"}, r"`affinity` must be one of 'dot_product', .*Received: affinity="),
+        (
+            {"attention": "local"},
+            r"`attention` must be one of 'frequency', .*Received: attention='l",
+        ),
+        (
+            {"affinity": "softmax"},
+            r"`affinity` must be one of 'dot_product', .*Received: affinity=",
+        ),
         ({"frequencies": -3}, r"`frequencies` must be a positive int, .*Received: frequencies=-3"),
         ({"recurrence": 0}, r"`recurrence` must be a positive int"),
         ({"head_channels": 0}, r"`head_channels` must be a positive int"),
@@ -268,7 +278,10 @@ def test_pictures_of_other_channels(rng):
             {"image_shape": (16, 64, 3), "frequencies": 8},
             r"beyond the size of the feature map: a height of 4 .*Received: frequencies=8",
         ),
-        ({"image_shape": (None, None, 4), "normalization": None}, r"Received: backbone=.*input has 3 channels where"),
+        (
+            {"image_shape": (None, None, 4), "normalization": None},
+            r"Received: backbone=.*input has 3 channels where",
+        ),
     ],
 )
 def test_wrong_arguments(arguments, message):
@@ -296,7 +309,9 @@ def test_attention_must_keep_the_shape():
 def test_wrong_pictures(rng):
     model = tiny()
     for shape in ((1, 16, 16, 4), (16, 16, 3)):
-        with pytest.raises(ValueError, match=r"Pictures must have the shape .*Received: pictures of"):
+        with pytest.raises(
+            ValueError, match=r"Pictures must have the shape .*Received: pictures of"
+        ):
             model(np.zeros(shape, "uint8"))
     with pytest.raises(ValueError, match=r"Received: pictures of shape \(1, 32, 40, 3\)"):
         tiny(image_shape=(32, 32, 3))(np.zeros((1, 32, 40, 3), "uint8"))

@@ -1,4 +1,4 @@
-"""The README's Python runs, and prints what it says; its shell commands are run by people and by CI."""
+"""The README's Python runs, and prints what it says. Its commands are run by people and CI."""
 
 import re
 from pathlib import Path

@@ -17,11 +17,11 @@ def build_backbone(backbone, image_shape, output_stride, dtype):
         dtype: dtype policy of a named backbone.
 
     The contract: `backbone` is a `keras.Model` of one input of rank 4 with `image_shape[-1]`
-    channels, last, whose outputs are a dict with the feature maps `"stage5"` and, where an auxiliary
-    head is wanted, `"stage4"`, each with a known number of channels.
+    channels, last, whose outputs are a dict with the feature maps `"stage5"` and, where an
+    auxiliary head is wanted, `"stage4"`, each with a known number of channels.
 
     Raises:
-        ValueError: for an unknown name or output stride, or a model that misses part of the contract.
+        ValueError: for an unknown name or output stride, or what is neither a name nor a model.
     """
     if isinstance(backbone, str):
         one_of("backbone", backbone, tuple(resnet.BLOCKS))
@@ -43,8 +43,8 @@ def feature_shapes(backbone, image_shape, needed=("stage5",)):
 
     def reject(what):
         raise ValueError(
-            "A `backbone` must take one picture, channels last, and give a dict with the feature maps "
-            f'{" and ".join(repr(name) for name in needed)}. Received: backbone={backbone.name!r}, '
+            "A `backbone` must take one picture, channels last, and give a dict with the maps "
+            f"{' and '.join(repr(name) for name in needed)}. Received: backbone={backbone.name!r}, "
             f"{what}. Wrap it: keras.Model(model.input, "
             '{"stage4": model.get_layer(...).output, "stage5": model.get_layer(...).output}).'
         )

@@ -21,8 +21,8 @@ def resnet(name, image_shape=(None, None, 3), output_stride=8, dtype=None):
 
     Every stride that is removed to reach the output stride dilates what follows it, so the features
     are those of the strided network, computed at more positions: at output stride 8 its values are
-    found at every fourth position of stage 5. Where KerasCV pads unevenly, on even sizes, padding is
-    made even, as in the networks that ImageNet weights come from.
+    found at every fourth position of stage 5. Where KerasCV pads unevenly, on even sizes, padding
+    is made even, as in the networks that ImageNet weights come from.
 
     Args:
         name: a key of `BLOCKS`.
@@ -67,7 +67,7 @@ def resnet(name, image_shape=(None, None, 3), output_stride=8, dtype=None):
     def call(layer, x, **kwargs):
         window = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", (1,))
         if getattr(layer, "padding", None) == "valid" and window[0] > 1:
-            # The rectified maps that reach the pooling are not negative, so zeros do not show there.
+            # The maps that reach the pooling are rectified, so zeros do not show there.
             name = f"{layer.name}_pad"
             x = keras.layers.ZeroPadding2D(window[0] // 2, dtype=policy, name=name)(x)
         return layer(x, **kwargs)
@@ -81,7 +81,9 @@ def resnet(name, image_shape=(None, None, 3), output_stride=8, dtype=None):
     return keras.Model(
         dilated.input,
         {
-            f"stage{stack + 2}": dilated.get_layer(f"v2_stack_{stack}_block{blocks[stack]}_out").output
+            f"stage{stack + 2}": dilated.get_layer(
+                f"v2_stack_{stack}_block{blocks[stack]}_out"
+            ).output
             for stack in (2, 3)
         },
         name=name,

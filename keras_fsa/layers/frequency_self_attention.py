@@ -44,7 +44,7 @@ class FrequencySelfAttention(SelfAttention):
             Default: values as wide as the channels, and no projection.
         use_bias: whether queries, keys and values have biases, one for all positions.
         residual: `"gain"` for `x + gain * (y + bias)` with a scalar gain that starts at zero and a
-            bias for each channel; `"batch_norm"` for `x + batch_norm(y)` whose scale starts at zero.
+            bias for each channel; `"batch_norm"` for `x + batch_norm(y)` whose scale starts at 0.
         kernel_initializer, kernel_regularizer: for the kernels of all linear maps.
         data_format: `"channels_last"` or `"channels_first"`. Default: Keras' setting.
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
@@ -178,8 +178,8 @@ class FrequencySelfAttention(SelfAttention):
         return total
 
     # Biases live on the constant frequency. A band that lacks it gets one more token for it, in
-    # front, where the constant token of other bands is: zero in what is read from the map, since the
-    # map's mean is outside the band, but free to change in the queries, keys, values and updates.
+    # front, where the constant token of other bands is: zero in what is read from the map, whose
+    # mean is outside the band, but free to change in the queries, keys, values and updates.
 
     def _analysis(self, x, data_format="channels_last", with_constant=False):
         tokens = spectral.analysis(x, self.band, data_format, strict=False)

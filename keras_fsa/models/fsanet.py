@@ -23,18 +23,17 @@ class FsaNet(keras.Model):
 
     Args:
         num_classes: number of classes, at most 255; the label 255 means "ignore this pixel".
-        backbone: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"` or `"resnet152"` (KerasCV's,
-            with random weights), or a Keras model from a picture to a dict of the feature maps
-            `"stage4"` and `"stage5"`, which is taken as it comes.
+        backbone: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"` or `"resnet152"`
+            (KerasCV's, with random weights), or a Keras model from a picture to a dict of the
+            feature maps `"stage4"` and `"stage5"`, which is taken as it comes.
         image_shape: `(height, width, channels)` of a picture. None for height and width takes
             pictures of any size.
         output_stride: ratio of the picture's size to that of stage 5: 8, 16 or 32. For named
             backbones.
         attention: `"frequency"`, `"spatial"` (regular self-attention), None, or a layer from a map
-            to a map of the same shape.
+            to a map of the same shape, which has its own settings.
         frequencies: of the frequency attention, see `FrequencySelfAttention`; a small map has no
-            more frequencies than positions: at output stride 8, 8 of them need 64 pixels. Also the
-            low-pass of nothing else: `"spatial"` sees all frequencies.
+            more frequencies than positions: at output stride 8, 8 of them need 64 pixels.
         affinity: of the attention. Default: `"dot_product"` for `"frequency"`, `"softmax"` for
             `"spatial"`.
         recurrence: how often the attention is applied, with the same weights.
@@ -52,12 +51,12 @@ class FsaNet(keras.Model):
 
     Output:
         Logits `(B, H, W, num_classes)`, float32. With `training=True` and an auxiliary head, a dict
-        `{"logits": ..., "auxiliary": ...}` of two such maps; `fit` handles it, losses and metrics see
-        logits.
+        `{"logits": ..., "auxiliary": ...}` of two such maps; `fit` handles it, losses and metrics
+        see logits.
 
     Raises:
-        ValueError: for a wrong argument, a backbone that misses part of the contract, or frequencies
-            beyond the feature map where its size is known.
+        ValueError: for a wrong argument, a backbone that misses part of the contract, or
+            frequencies beyond the feature map where its size is known.
         ImportError: for a named backbone where keras-cv is missing, with the pip command.
 
     Example:
@@ -108,7 +107,6 @@ class FsaNet(keras.Model):
         self.num_classes = num_classes
         self.image_shape = tuple(image_shape)
         self.output_stride = output_stride
-        self.attention = attention
         self.frequencies = frequencies
         self.affinity = affinity
         self.recurrence = recurrence
@@ -132,6 +130,8 @@ class FsaNet(keras.Model):
             dropout,
             policy,
         )
+        # Behind the head, so that weights come in one order, whoever made the attention.
+        self.attention = attention
         self.auxiliary_head = None
         if auxiliary_loss_weight:
             self.auxiliary_head = auxiliary_head(
@@ -172,8 +172,9 @@ class FsaNet(keras.Model):
         """Configure training, with defaults for whatever is left out.
 
         Args:
-            optimizer: default `keras.optimizers.SGD(0.01, momentum=0.9)`. The usual poly decay is
-                `SGD(keras.optimizers.schedules.PolynomialDecay(0.01, steps, 1e-4, power=0.9), 0.9)`.
+            optimizer: default `keras.optimizers.SGD(0.01, momentum=0.9)`. For the usual
+                poly decay, pass it as the learning rate:
+                `keras.optimizers.schedules.PolynomialDecay(0.01, steps, 1e-4, power=0.9)`.
             loss: a loss of masks and logits. Default: sparse categorical cross entropy that ignores
                 the label 255. The auxiliary head's logits enter the same loss, with their weight.
             metrics: default: mean IoU that ignores the label 255. `[]` for none.

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-# Mean and standard deviation of each channel, red first, and whether blue goes first into the network.
+# Mean and standard deviation of each channel, red first; whether the network wants blue first.
 STATISTICS = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), False),
     "caffe": ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0), True),
@@ -18,8 +18,8 @@ class PictureNormalization(keras.layers.Layer):
     Args:
         normalization: `"imagenet"` (RGB, ImageNet's mean and standard deviation), `"caffe"`
             (ImageNet's mean subtracted, then BGR: what the weights of `keras.applications`' ResNets
-            want), a pair `(mean, std)` of numbers or of sequences with a number for each channel, or
-            None for pictures as they are.
+            want), a pair `(mean, std)` of numbers or of sequences with a number for each channel,
+            or None for pictures as they are.
         **kwargs: of `keras.layers.Layer`.
 
     Call arguments:
