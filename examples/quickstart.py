@@ -33,7 +33,7 @@ def small_backbone():
     """Three convolutions, features at a quarter of the size.
 
     Any model does that names its features so. With the head's three convolutions each position sees
-    the pixels up to 23 away; the resizing of the logits adds at most 4. The signal is 44 away.
+    the pixels up to 20 away; the resizing of the logits adds at most 4. The signal is 44 away.
     """
 
     def block(x, filters, stride):

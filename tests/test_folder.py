@@ -4,12 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 
-pytest.importorskip("tensorflow_datasets")  # keras_fsa.datasets imports it
-tf = pytest.importorskip("tensorflow")
-Image = pytest.importorskip("PIL.Image")
-
-from keras_fsa.datasets.folder import check_pairs, folder_dataset, match_pairs  # noqa: E402
+from keras_fsa.datasets.folder import check_pairs, folder_dataset, match_pairs
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (6, 10, 3)).astype("uint8")

@@ -3,12 +3,10 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
-pytest.importorskip("tensorflow")
-tfds = pytest.importorskip("tensorflow_datasets")
-
-from keras_fsa.datasets import signal_harbor  # noqa: E402
-from keras_fsa.datasets.signal_harbor import (  # noqa: E402
+from keras_fsa.datasets import signal_harbor
+from keras_fsa.datasets.signal_harbor import (
     CLASSES,
     MIN_DISTANCE,
     PALETTE,
