@@ -29,6 +29,7 @@ import tensorflow as tf
 
 import keras_fsa
 from keras_fsa.datasets.folder import folder_dataset, match_pairs
+from keras_fsa.metrics import MeanIoU
 from keras_fsa.visualize import comparison
 
 IGNORE_LABEL = 255
@@ -147,13 +148,10 @@ def augment(pair, seed):
 
 def evaluate(model, data, num_classes):
     """The IoU of each class over a whole data set; NaN for a class that never occurs."""
-    metric = keras.metrics.MeanIoU(num_classes, ignore_class=IGNORE_LABEL, sparse_y_pred=False)
+    metric = MeanIoU(num_classes, ignore_class=IGNORE_LABEL, sparse_y_pred=False)
     for images, masks in data.as_numpy_iterator():
         metric.update_state(masks, model.predict_on_batch(images))
-    confusion = keras.ops.convert_to_numpy(metric.total_cm)
-    hits = np.diag(confusion)
-    union = confusion.sum(0) + confusion.sum(1) - hits
-    return np.divide(hits, union, out=np.full(num_classes, np.nan), where=union > 0)
+    return metric.class_iou()
 
 
 def parse_arguments():

@@ -6,6 +6,7 @@ from keras import ops
 from keras_fsa.arguments import one_of, positive_int
 from keras_fsa.backbones.features import build_backbone, feature_shapes
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
+from keras_fsa.metrics import MeanIoU
 from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import PictureNormalization
 from keras_fsa.resize import resize_bilinear
@@ -188,7 +189,7 @@ class FsaNet(keras.Model):
             )
         if metrics is None:
             metrics = [
-                keras.metrics.MeanIoU(
+                MeanIoU(
                     self.num_classes,
                     ignore_class=IGNORE_LABEL,
                     sparse_y_pred=False,
