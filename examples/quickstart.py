@@ -105,7 +105,7 @@ def main():
     print("\nTraining without attention")
     without = train(None, train_data, args.epochs, args.seed)
     print("\nTraining with frequency self-attention")
-    # Of the affinities and residuals, these find the signal soonest.
+    # In few epochs these found the signal where the defaults, on one seed, had not yet.
     attention = FrequencySelfAttention(8, "linear_softmax", residual="batch_norm")
     model = train(attention, train_data, args.epochs, args.seed)
 
