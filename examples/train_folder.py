@@ -28,11 +28,9 @@ import numpy as np
 import tensorflow as tf
 
 import keras_fsa
-from keras_fsa.datasets.folder import folder_dataset, match_pairs
+from keras_fsa.datasets.folder import IGNORE_LABEL, folder_dataset, match_pairs
 from keras_fsa.metrics import MeanIoU
 from keras_fsa.visualize import comparison
-
-IGNORE_LABEL = 255
 
 
 def main():

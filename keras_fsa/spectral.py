@@ -88,6 +88,11 @@ def check_band_fits(frequencies, height, width):
             )
 
 
+def spatial_size(shape, data_format):
+    """Height and width out of the shape of a feature map."""
+    return shape[1:3] if data_format == "channels_last" else shape[2:4]
+
+
 def has_constant(frequencies):
     """Whether the band holds the constant map, that is, starts at frequency (0, 0)."""
     rows, columns = parse_frequencies(frequencies)
@@ -250,8 +255,7 @@ def low_pass(x, frequencies, data_format="channels_last"):
     >>> tuple(keras_fsa.spectral.low_pass(x, frequencies=8).shape)
     (1, 97, 131, 3)
     """
-    shape = ops.shape(x)
-    height, width = shape[1:3] if data_format == "channels_last" else shape[2:4]
+    height, width = spatial_size(ops.shape(x), data_format)
     tokens = analysis(x, frequencies, data_format)
     return ops.cast(synthesis(tokens, height, width, frequencies, data_format), x.dtype)
 

@@ -146,7 +146,7 @@ class FrequencyBands(keras.layers.Layer):
                 f"{self.data_format!r}. Reshape the input, or give it a fixed number of channels."
             )
         for band in self.bands:
-            spectral.check_band_fits(band, *self._spatial_size(input_shape))
+            spectral.check_band_fits(band, *spectral.spatial_size(input_shape, self.data_format))
         for i, (band, process) in enumerate(zip(self.bands, self.processes, strict=True)):
             if not isinstance(process, FrequencySelfAttention):
                 self._build_process(i, process, spectral.number_of_tokens(band), channels)
@@ -167,7 +167,7 @@ class FrequencyBands(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         x = ops.cast(inputs, self.token_dtype)
-        height, width = self._spatial_size(ops.shape(x))
+        height, width = spectral.spatial_size(ops.shape(x), self.data_format)
         output = x
         for band, process in zip(self.bands, self.processes, strict=True):
             if isinstance(process, FrequencySelfAttention):
@@ -181,9 +181,6 @@ class FrequencyBands(keras.layers.Layer):
                 )
             output = output + update
         return ops.cast(output, self.compute_dtype)
-
-    def _spatial_size(self, shape):
-        return shape[1:3] if self.data_format == "channels_last" else shape[2:4]
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)

@@ -61,7 +61,7 @@ class SelfAttention(keras.layers.Layer):
 
     def spatial_size(self, shape):
         """Height and width out of a map's shape."""
-        return shape[1:3] if self.data_format == "channels_last" else shape[2:4]
+        return spectral.spatial_size(shape, self.data_format)
 
     def build(self, input_shape):
         if len(input_shape) != 4:
