@@ -53,8 +53,9 @@ def main():
         model = keras.saving.load_model(args.model)
     else:
         data = tfds.load("signal_harbor", split="train", as_supervised=True, data_dir=args.data_dir)
-        data = data.cache().shuffle(640, seed=args.seed).batch(16).prefetch(2)
-        model = train("spatial", data, args.epochs, args.seed)
+        data = data.cache().shuffle(640, seed=args.seed).batch(8).prefetch(2)
+        attention = SpatialSelfAttention(key_dim=16, residual="batch_norm")
+        model = train(attention, data, args.epochs, args.seed)
         model.save(args.output / "model.keras")
     if args.images:
         data = folder_dataset(

@@ -38,9 +38,27 @@ def test_quickstart(run, small_harbour, tmp_path, capsys):
     assert "IoU on 16 test pictures" in out and "inbound" in out
     difference = float(out.split("logits differ by at most ")[1].split(".\n")[0])
     assert difference < 1e-4
-    assert keras.saving.load_model(tmp_path / "fsanet.keras").num_classes == 9
+    assert keras.saving.load_model(tmp_path / "fsanet.keras").num_classes == 10
     assert (tmp_path / "saved_model" / "saved_model.pb").exists()
     assert Image.open(tmp_path / "prediction.png").size[0] > 1000
+
+
+def test_ablate_frequencies(run, small_harbour, tmp_path, capsys):
+    run(
+        "ablate_frequencies.py",
+        *("--epochs", 1, "--frequencies", 2, 8, 99, "--affinity", "linear"),
+        *("--data-dir", tmp_path / "data", "--output", tmp_path),
+    )
+    assert "k = 99 is left out" in capsys.readouterr().out
+    lines = (tmp_path / "frequencies.md").read_text().splitlines()[2:]
+    table = {
+        k: [float(x) for x in row] for k, *row in (line.strip("| ").split(" | ") for line in lines)
+    }
+    assert list(table) == ["all", "2", "8"]
+    assert all(0 < iou <= 1 for iou, _, _ in table.values())
+    flops = [table[k][1] for k in ("2", "8", "all")]
+    assert flops == sorted(flops) and flops[0] < flops[-1] / 10
+    assert Image.open(tmp_path / "frequencies.png").size[0] > 1000
 
 
 def test_train_folder(run, tmp_path):

@@ -8,7 +8,8 @@ far top of the picture tells which they are. A green lamp means that every boat 
 inbound, a red one that every boat is outbound. Every boat pixel is at least `MIN_DISTANCE` pixels
 away from every lamp pixel, so a network whose receptive field reaches less far can find the boats
 but can only guess their kind (about half of them right), while one that sees the whole picture
-can get both classes right. The other classes can be learned from what is nearby.
+can get both classes right. The other classes, the two signals among them, can be learned from what
+is nearby.
 
 How it is built. Each picture, 96 pixels high and 128 wide, is drawn by `draw_scene` from a random
 number generator, so there is nothing to download. The landscape is made of curves and smooth
@@ -20,7 +21,7 @@ are clutter and keep the class of what is behind them.
 
 The colour of the lamp is the very last thing that is drawn at random, with even odds. All else is
 settled by then, hence independent of it; the colour decides the pixels inside the lamp and which
-of the two labels the boats get, nothing more.
+of their two labels the signal and the boats get, nothing more.
 
 Example `i` of a split comes from a generator seeded with the split and `i` (`scene_rng`), so that
 the same versions of NumPy and Pillow draw the same data set everywhere: 640 examples for `train`,
@@ -55,7 +56,8 @@ CLASSES = (
     "sea",
     "pier",
     "buoy",
-    "signal",
+    "green signal",
+    "red signal",
     "inbound",
     "outbound",
 )
@@ -69,6 +71,7 @@ PALETTE = (
     (24, 24, 30),
     (204, 121, 167),
     (255, 255, 255),
+    (150, 150, 150),
     (0, 158, 115),
     (213, 94, 0),
 )
@@ -77,7 +80,7 @@ PALETTE = (
 SIGNALS = {"green": (0, 158, 115), "red": (220, 66, 20)}
 """Colours of the lamp: bluish green (boats are inbound) and vermillion (boats are outbound)."""
 
-SKY, HILL, BEACH, SEA, PIER, BUOY, SIGNAL, INBOUND, OUTBOUND = range(len(CLASSES))
+SKY, HILL, BEACH, SEA, PIER, BUOY, GREEN, RED, INBOUND, OUTBOUND = range(len(CLASSES))
 UNLABELLED = 255
 
 # Pixel centres. Rows grow downwards, as in the arrays.
@@ -152,7 +155,7 @@ def draw_scene(rng, signal=None):
         rng: A `numpy.random.Generator`. The same state of it gives the same picture.
         signal: `"green"` or `"red"` sets the colour of the lamp; `None` draws it with even odds.
             Two calls that differ only in this differ only inside the lamp and in the labels of
-            the boats.
+            the signal and the boats.
 
     Returns:
         The pair `(image, mask)`: RGB, uint8, of shape `(96, 128, 3)`, and positions in `CLASSES`,
@@ -192,7 +195,9 @@ def draw_scene(rng, signal=None):
     # Nothing is drawn at random after the colour, so that nothing else can depend on it.
     if signal is None:
         signal = str(rng.choice(tuple(SIGNALS)))
-    mask[mask == INBOUND] = INBOUND if signal == "green" else OUTBOUND
+    if signal == "red":
+        mask[mask == GREEN] = RED
+        mask[mask == INBOUND] = OUTBOUND
     x, y = X - lamp[0], Y - lamp[1]
     gloss = 0.85 + 0.25 * np.exp(-((x + 2) ** 2 + (y + 2) ** 2) / 12)
     disc = np.clip(LAMP_RADIUS + 0.5 - np.hypot(x, y), 0, 1)
@@ -354,7 +359,8 @@ def _tower(lamp, land):
         points = np.array([(x - a, top), (x + a, top), (x + b, bottom), (x - b, bottom)])
         mast.append((points, dark if i % 2 else white))
     rings = [(_circle(lamp, LAMP_RADIUS + 2.4), dark), (_circle(lamp, LAMP_RADIUS + 1.7), white)]
-    return SIGNAL, mast + rings
+    # The label stands for both colours until that of the lamp is known.
+    return GREEN, mast + rings
 
 
 def _steps(start, stop, count):
@@ -552,8 +558,11 @@ class SignalHarbor(tfds.core.GeneratorBasedBuilder):
     int32: the example is the one that is drawn from `scene_rng(split, index)`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.0.0": "First version.",
+        "1.1.0": "Green and red signals are two classes.",
+    }
 
     def _info(self):
         return tfds.core.DatasetInfo(
