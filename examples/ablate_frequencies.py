@@ -54,7 +54,7 @@ def main():
     else:
         data = tfds.load("signal_harbor", split="train", as_supervised=True, data_dir=args.data_dir)
         data = data.cache().shuffle(640, seed=args.seed).batch(8).prefetch(2)
-        attention = SpatialSelfAttention(key_dim=16, residual="batch_norm")
+        attention = SpatialSelfAttention(residual="batch_norm")
         model = train(attention, data, args.epochs, args.seed)
         model.save(args.output / "model.keras")
     if args.images:
