@@ -13,7 +13,7 @@ import keras_fsa
 from keras_fsa.backbones.resnet import deep_stem_resnet, resnet
 from keras_fsa.models.presets import STEMS
 from tests import authors
-from tests.helpers import array, predict_in_new_process
+from tests.helpers import array
 
 BLOCKS = (1, 1, 1, 2)
 SMALL = {"classes": 5, "width": 16, "auxiliary": 8}
@@ -140,20 +140,6 @@ def test_published_mmseg_attention(file):
     y = array(model.head.get_layer("attention")(data["x"].transpose(0, 2, 3, 1)))
     expected = data["y"].transpose(0, 2, 3, 1)
     np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())
-
-
-def test_a_loaded_network_saves_and_loads_without_keras_hub(rng, mmseg, tmp_path):
-    weights = authors.state_dict(authors.mmseg_shapes(BLOCKS, **SMALL))
-    keras_fsa.load_pytorch_weights(mmseg, weights)
-    x = rng.integers(0, 256, (1, 65, 81, 3)).astype("uint8")
-    outputs = predict_in_new_process(
-        {"model": mmseg},
-        {"model": x},
-        tmp_path,
-        prologue="import sys; sys.modules['keras_hub'] = sys.modules['keras_cv'] = None\n",
-    )
-    expected = mmseg.predict(x, verbose=0)
-    np.testing.assert_allclose(outputs["model"], expected, atol=1e-5 * np.abs(expected).max())
 
 
 def safetensors_bytes(arrays):

@@ -65,7 +65,11 @@ def test_arguments_replace_those_of_the_preset(tmp_path):
     assert model.auxiliary_head is None
     # They are in the file too.
     model = keras_fsa.FsaNet.from_preset(
-        "ccnet_dot_r2_cityscapes", backbone=tiny_backbone(), num_classes=4, auxiliary_channels=6
+        "ccnet_dot_r2_cityscapes",
+        backbone=tiny_backbone(),
+        num_classes=4,
+        head_channels=8,
+        auxiliary_channels=6,
     )
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -88,12 +92,20 @@ def test_dilation_of_the_families(family):
     assert [rates[f"stack{i}_block1_2_conv"] for i in (1, 2, 3)] == [1, 2, 4]
     stem = [model.get_layer(f"conv{i}_conv").filters for i in (1, 2, 3)]
     assert tuple(stem) == STEMS[family]["stem"]
-    # Of a size of 4 n + 2, the pooled map of ccnet has one row more.
-    pooled = keras.Model(model.input, model.get_layer("pool1_pool").output)
-    sizes = {size: pooled.compute_output_shape((1, size, size, 3))[1] for size in range(61, 69)}
-    halves = {size: -(-size // 2) for size in sizes}
-    for size, half in halves.items():
-        assert sizes[size] == (half // 2 + 1 if family == "ccnet" else -(-half // 2))
+
+
+@pytest.mark.parametrize("family", ["ccnet", "mmseg"])
+def test_max_pooling_rounds_as_the_family_does(rng, family):
+    import torch
+
+    model = deep_stem_resnet(blocks=(1, 1, 1, 1), **STEMS[family])
+    outputs = [model.get_layer(name).output for name in ("conv3_relu", "pool1_pool")]
+    stem = keras.Model(model.input, outputs)
+    for size in ((61, 62), (63, 64)):
+        x, y = stem(rng.standard_normal((1, *size, 3)).astype("float32"))
+        x = torch.tensor(array(x)).permute(0, 3, 1, 2)
+        expected = torch.nn.functional.max_pool2d(x, 3, 2, 1, ceil_mode=family == "ccnet")
+        np.testing.assert_array_equal(array(y), expected.permute(0, 2, 3, 1))
 
 
 def test_unknown_preset():

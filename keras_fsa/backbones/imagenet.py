@@ -37,9 +37,8 @@ def load(backbone, name, path=None):
     """
     check_name(name)
     build = getattr(keras.applications, NAMES[name])
-    arguments = {"include_top": False, "input_shape": (None, None, 3)}
     if path is not None:
-        source = build(weights=None, **arguments)
+        source = build(weights=None, include_top=False)
         try:
             source.load_weights(path)
         except Exception as error:
@@ -50,7 +49,7 @@ def load(backbone, name, path=None):
             ) from error
     else:
         try:
-            source = build(weights="imagenet", **arguments)
+            source = build(weights="imagenet", include_top=False)
         except Exception as error:
             folder = os.path.join(os.environ.get("KERAS_HOME", "~/.keras"), "models")
             raise ConnectionError(
