@@ -123,8 +123,8 @@ def load_pytorch_weights(model, weights, strict=True):
 
     Example:
 
-    >>> model = keras_fsa.FsaNet.from_preset("ccnet_dot_r2_cityscapes")  # doctest: +SKIP
-    >>> keras_fsa.load_pytorch_weights(model, "CS_scenes_60000.pth")  # doctest: +SKIP
+        model = keras_fsa.FsaNet.from_preset("ccnet_dot_r2_cityscapes")
+        keras_fsa.load_pytorch_weights(model, "CS_scenes_60000.pth")
     """
     arrays = _read(weights)
     # Which family it is, its names tell.

@@ -191,7 +191,7 @@ def test_wrong_files(file, backbone, tmp_path):
 
     with pytest.raises(ValueError, match=r"exist for 'resnet50', .*Received: backbone='resnet18'"):
         keras_fsa.FsaNet(3, "resnet18", backbone_weights="imagenet")
-    with pytest.raises(ValueError, match=r"Received: backbone=None"):
+    with pytest.raises(ValueError, match=r"Received: a backbone that is a model\. Choose"):
         load("imagenet")
     with pytest.raises(FileNotFoundError, match=r"'imagenet' or a file\. Received: backbone_weigh"):
         load(tmp_path / "none.h5")

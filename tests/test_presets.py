@@ -1,3 +1,5 @@
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -106,6 +108,18 @@ def test_max_pooling_rounds_as_the_family_does(rng, family):
         x = torch.tensor(array(x)).permute(0, 3, 1, 2)
         expected = torch.nn.functional.max_pool2d(x, 3, 2, 1, ceil_mode=family == "ccnet")
         np.testing.assert_array_equal(array(y), expected.permute(0, 2, 3, 1))
+
+
+def test_dtype_policy():
+    model = deep_stem_resnet(blocks=(1, 1, 1, 1), dtype="mixed_bfloat16")
+    policies = {layer.dtype_policy.name for layer in model.layers if layer.weights}
+    assert policies == {"mixed_bfloat16"}
+
+
+def test_missing_keras_hub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(ImportError, match=r"pip install .keras_fsa\[weights\]"):
+        keras_fsa.FsaNet.from_preset("ccnet_dot_r2_cityscapes")
 
 
 def test_unknown_preset():
