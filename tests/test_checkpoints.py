@@ -323,6 +323,11 @@ def test_damaged_and_dangerous_files(ccnet, checkpoint, tmp_path):
         with pytest.raises(ValueError, match=r"code in it could do anything\. Received: .*names m"):
             keras_fsa.load_pytorch_weights(ccnet, path)
     assert not marker.exists()
+    assert is_untouched(ccnet)
+
+
+def test_damaged_safetensors(ccnet, checkpoint, tmp_path):
+    reset(ccnet)
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors_bytes(checkpoint)[:5000])
     with pytest.raises(ValueError, match=r"must be a whole file of its kind"):
