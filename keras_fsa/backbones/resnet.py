@@ -61,6 +61,9 @@ def resnet(name, image_shape=(None, None, 3), output_stride=8, dtype=None):
 
     def edit(layer, config):
         config["dtype"] = policy
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # PyTorch's, as in the authors' code. Keras' 0.99 lags behind short trainings.
+            config["momentum"] = 0.9
         window = config.get("kernel_size") or config.get("pool_size") or (1, 1)
         strides = keras.tree.flatten(config.get("strides", 1))
         if config.get("padding") == "same" and max(window) > 1 and max(strides) > 1:
