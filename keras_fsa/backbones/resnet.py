@@ -1,10 +1,11 @@
-"""KerasCV's ResNets, built without a network and dilated to an output stride of 8 or 16."""
+"""ResNets, built without a network and dilated to an output stride of 8 or 16."""
 
 import re
 
 import keras
 
 from keras_fsa.arguments import one_of, optional_import
+from keras_fsa.backbones.dilation import dilate
 
 BLOCKS = {
     "resnet18": ("basic_block", (2, 2, 2, 2)),
@@ -14,6 +15,10 @@ BLOCKS = {
     "resnet152": ("block", (3, 8, 36, 3)),
 }
 OUTPUT_STRIDES = (8, 16, 32)
+
+# The outputs of blocks: of KerasHub and KerasCV, whose stacks count from zero, and of
+# keras.applications, whose names count as the paper does.
+_BLOCK_OUTPUT = re.compile(r"(?:(?:v2_stack_|stack)(?P<stack>\d)|conv(?P<stage>\d))_block(\d+)_out")
 
 
 def resnet(name, image_shape=(None, None, 3), output_stride=8, dtype=None):
@@ -38,8 +43,7 @@ def resnet(name, image_shape=(None, None, 3), output_stride=8, dtype=None):
         ValueError: for an unknown name or output stride.
         ImportError: where keras-cv is missing, with the pip command.
 
-    Source: He et al., "Deep Residual Learning", arXiv:1512.03385; dilation as in Chen et al.,
-    arXiv:1606.00915.
+    Source: He et al., "Deep Residual Learning", arXiv:1512.03385.
     """
     one_of("backbone", name, tuple(BLOCKS))
     one_of("output_stride", output_stride, OUTPUT_STRIDES)
@@ -55,14 +59,12 @@ def resnet(name, image_shape=(None, None, 3), output_stride=8, dtype=None):
     )
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
 
-    def edit(layer):
-        config = layer.get_config()
+    def edit(layer, config):
         config["dtype"] = policy
-        if isinstance(layer, keras.layers.Conv2D):
-            _dilate(config, output_stride)
-        if _pads_unevenly(config):
+        window = config.get("kernel_size") or config.get("pool_size") or (1, 1)
+        strides = keras.tree.flatten(config.get("strides", 1))
+        if config.get("padding") == "same" and max(window) > 1 and max(strides) > 1:
             config["padding"] = "valid"
-        return layer.__class__.from_config(config)
 
     def call(layer, x, **kwargs):
         window = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", (1,))
@@ -72,39 +74,90 @@ def resnet(name, image_shape=(None, None, 3), output_stride=8, dtype=None):
             x = keras.layers.ZeroPadding2D(window[0] // 2, dtype=policy, name=name)(x)
         return layer(x, **kwargs)
 
-    dilated = keras.models.clone_model(
-        strided,
-        input_tensors=keras.Input(batch_shape=strided.inputs[0].shape, name="pictures"),
-        clone_function=edit,
+    return dilate(
+        features_by_name(strided, name),
+        output_stride,
+        image_shape[:2],
+        edit=edit,
         call_function=call,
     )
-    return keras.Model(
-        dilated.input,
-        {
-            f"stage{stack + 2}": dilated.get_layer(
-                f"v2_stack_{stack}_block{blocks[stack]}_out"
-            ).output
-            for stack in (2, 3)
-        },
-        name=name,
+
+
+def deep_stem_resnet(
+    stem=(64, 64, 128),
+    blocks=(3, 4, 23, 3),
+    image_shape=(None, None, 3),
+    output_stride=8,
+    contract=False,
+    pool_rounds_up=True,
+    dtype=None,
+):
+    """The ResNets that the authors' networks begin with, of KerasHub's layers.
+
+    Three 3x3 convolutions instead of one of 7x7; the stride in a bottleneck's 3x3 convolution.
+
+    | family | arguments                                                          |
+    | ------ | ------------------------------------------------------------------ |
+    | ccnet  | the defaults                                                       |
+    | mmseg  | `stem=(32, 32, 64)`, `contract=True`, `pool_rounds_up=False`       |
+
+    Args:
+        stem: channels of the three convolutions.
+        blocks: number of bottleneck blocks in each of the four stages.
+        image_shape, output_stride, dtype: as in `resnet`.
+        contract: whether the first block of a dilated stage keeps the previous stage's dilation,
+            which is "contract dilation" in mmseg. See `dilate`.
+        pool_rounds_up: whether the max pooling rounds the size of its output up.
+
+    Returns:
+        As `resnet` does, free of KerasHub's classes.
+
+    Raises:
+        ValueError: for another output stride.
+        ImportError: where keras-hub is missing, with the pip command.
+
+    Source: the authors' code for arXiv:2211.15595; He et al., "Bag of Tricks", arXiv:1812.01187.
+    """
+    one_of("output_stride", output_stride, OUTPUT_STRIDES)
+    keras_hub = optional_import("keras_hub", "weights")
+    strided = keras_hub.models.ResNetBackbone(
+        list(stem),
+        [3] * len(stem),
+        [64, 128, 256, 512],
+        list(blocks),
+        [1, 2, 2, 2],
+        "bottleneck_block",
+        image_shape=tuple(image_shape),
+        data_format="channels_last",
+        dtype=dtype,
     )
 
+    def edit(layer, config):
+        if layer.name == "pool1_pad" and pool_rounds_up:
+            # Rectified maps: a zero at the end changes no maximum.
+            config["padding"] = ((1, 2), (1, 2))
 
-def _pads_unevenly(config):
-    window = config.get("kernel_size") or config.get("pool_size") or (1, 1)
-    return config.get("padding") == "same" and max(window) > 1 and max(config["strides"]) > 1
+    features = features_by_name(strided, "deep_stem_resnet")
+    return dilate(features, output_stride, image_shape[:2], contract, edit)
 
 
-def _dilate(config, output_stride):
-    """Take the stride out of a convolution that lies beyond the output stride, and dilate it."""
-    stack = re.match(r"v2_stack_(\d)_", config["name"])
-    if stack is None:
-        return
-    stride = 4 * 2 ** int(stack[1])
-    before, after = (max(1, s // output_stride) for s in (max(4, stride // 2), stride))
-    removed = max(config["strides"]) > 1 and after > before
-    if removed:
-        config["strides"] = (1, 1)
-    if max(config["kernel_size"]) > 1:
-        rate = before if removed else after
-        config["dilation_rate"] = (rate, rate)
+def features_by_name(model, name=None):
+    """`{"stage4": ..., "stage5": ...}` of a model whose layers bear a ResNet's names.
+
+    Args:
+        model: KerasCV's, KerasHub's or `keras.applications`' ResNet, of any size.
+        name: of the result. Default: the model's.
+
+    Returns:
+        A functional model of the same layers, or None where they bear other names.
+    """
+    last = {}
+    for layer in model.layers:
+        block = _BLOCK_OUTPUT.fullmatch(layer.name)
+        if block:
+            stage = int(block["stage"] or int(block["stack"]) + 2)
+            last[stage] = max(last.get(stage, (0, None)), (int(block[3]), layer.name))
+    if not {4, 5} <= set(last):
+        return None
+    outputs = {f"stage{stage}": model.get_layer(last[stage][1]).output for stage in (4, 5)}
+    return keras.Model(model.input, outputs, name=name or model.name)

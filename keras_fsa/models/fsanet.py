@@ -8,7 +8,8 @@ from keras_fsa.backbones.features import build_backbone, feature_shapes
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.metrics import MeanIoU
 from keras_fsa.models.heads import auxiliary_head, fsa_head
-from keras_fsa.models.preprocessing import PictureNormalization
+from keras_fsa.models.preprocessing import PictureNormalization, choose_normalization
+from keras_fsa.models.presets import preset_arguments
 from keras_fsa.resize import resize_bilinear
 
 IGNORE_LABEL = 255
@@ -25,12 +26,12 @@ class FsaNet(keras.Model):
     Args:
         num_classes: number of classes, at most 255; the label 255 means "ignore this pixel".
         backbone: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"` or `"resnet152"`
-            (KerasCV's, with random weights), or a Keras model from a picture to a dict of the
-            feature maps `"stage4"` and `"stage5"`, which is taken as it comes.
+            (KerasCV's); a ResNet of KerasHub or `keras.applications`, of which a copy is dilated;
+            another KerasHub backbone with a feature pyramid, or a Keras model from a picture to a
+            dict of the feature maps `"stage4"` and `"stage5"`, which are taken as they come.
         image_shape: `(height, width, channels)` of a picture. None for height and width takes
             pictures of any size.
-        output_stride: ratio of the picture's size to that of stage 5: 8, 16 or 32. For named
-            backbones.
+        output_stride: ratio of the picture's size to that of stage 5: 8, 16 or 32. For ResNets.
         attention: `"frequency"`, `"spatial"` (regular self-attention), None, or a layer from a map
             to a map of the same shape, which has its own settings.
         frequencies: of the frequency attention, see `FrequencySelfAttention`; a small map has no
@@ -42,8 +43,15 @@ class FsaNet(keras.Model):
         dropout: share of channels dropped before the last convolution, in training.
         auxiliary_loss_weight: weight of the auxiliary head's loss; 0 for no auxiliary head.
         align_corners: whether the logits are resized with the corners' centres aligned.
-        normalization: `"imagenet"`, `"caffe"`, a pair `(mean, std)`, or None, see
-            `PictureNormalization`.
+        normalization: `"imagenet"`, `"caffe"`, `"ccnet"`, a pair `(mean, std)`, or None, see
+            `PictureNormalization`. Default: what `backbone_weights` want, else `"imagenet"`.
+        backbone_weights: `"imagenet"`, for the named ResNets of 50, 101 and 152 layers: those of
+            `keras.applications`, which Keras downloads once. Or a file: `.weights.h5` (of
+            `model.backbone.save_weights`), `.h5` (a download of the former), or PyTorch's, see
+            `load_pytorch_weights`. Where pictures have other than 3 channels, each gets the mean of
+            ImageNet's first kernels. Default: random weights, or those that the model comes with.
+        auxiliary_channels: width of the auxiliary head. Default: half of `head_channels`.
+        auxiliary_use_bias: whether its first convolution has a bias.
         **kwargs: of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -59,6 +67,7 @@ class FsaNet(keras.Model):
         ValueError: for a wrong argument, a backbone that misses part of the contract, or
             frequencies beyond the feature map where its size is known.
         ImportError: for a named backbone where keras-cv is missing, with the pip command.
+        ConnectionError: where a download fails; it says which file to put where.
 
     Example:
 
@@ -84,7 +93,10 @@ class FsaNet(keras.Model):
         dropout=0.1,
         auxiliary_loss_weight=0.4,
         align_corners=False,
-        normalization="imagenet",
+        normalization="auto",
+        backbone_weights=None,
+        auxiliary_channels=None,
+        auxiliary_use_bias=False,
         **kwargs,
     ):
         super().__init__(**{"name": "fsanet", **kwargs, "autocast": False})
@@ -95,6 +107,7 @@ class FsaNet(keras.Model):
                 f"Received: num_classes={num_classes}. Merge classes."
             )
         positive_int("head_channels", head_channels)
+        positive_int("auxiliary_channels", auxiliary_channels, optional=True)
         one_of("output_stride", output_stride, (8, 16, 32))
         _check_range("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
         _check_range(
@@ -115,12 +128,16 @@ class FsaNet(keras.Model):
         self.dropout = dropout
         self.auxiliary_loss_weight = auxiliary_loss_weight
         self.align_corners = align_corners
-        self.normalization = normalization
+        self.normalization = choose_normalization(normalization, backbone_weights, image_shape[-1])
+        self.auxiliary_channels = auxiliary_channels or max(1, head_channels // 2)
+        self.auxiliary_use_bias = auxiliary_use_bias
 
         policy = self.dtype_policy
-        self.normalize = PictureNormalization(normalization, dtype=policy, name="normalize")
+        self.normalize = PictureNormalization(self.normalization, dtype=policy, name="normalize")
         self.normalize.build((None, *self.image_shape))
-        self.backbone = build_backbone(backbone, self.image_shape, output_stride, policy)
+        self.backbone = build_backbone(
+            backbone, self.image_shape, output_stride, policy, backbone_weights
+        )
         needed = ("stage4", "stage5") if auxiliary_loss_weight else ("stage5",)
         shapes = feature_shapes(self.backbone, self.image_shape, needed)
         self.head = fsa_head(
@@ -136,9 +153,31 @@ class FsaNet(keras.Model):
         self.auxiliary_head = None
         if auxiliary_loss_weight:
             self.auxiliary_head = auxiliary_head(
-                shapes["stage4"], num_classes, max(1, head_channels // 2), dropout, policy
+                shapes["stage4"],
+                num_classes,
+                self.auxiliary_channels,
+                dropout,
+                policy,
+                auxiliary_use_bias,
             )
         self.build((None, *self.image_shape))
+
+    @classmethod
+    def from_preset(cls, name, **arguments):
+        """The network of a published setting, with random weights.
+
+        `keras_fsa.load_pytorch_weights` brings in the authors' weights of that setting, or, into
+        its `backbone`, the ImageNet weights that their training starts from.
+
+        Args:
+            name: a key of `keras_fsa.PRESETS`, such as `"ccnet_dot_r2_cityscapes"`.
+            **arguments: of `FsaNet`, instead of the preset's.
+
+        Raises:
+            ValueError: for an unknown name, with the known ones.
+            ImportError: where keras-hub is missing, with the pip command.
+        """
+        return cls(**preset_arguments(name, **arguments))
 
     def build(self, input_shape):
         self._check_pictures(input_shape)
@@ -254,7 +293,8 @@ class FsaNet(keras.Model):
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
-            # The built backbone, not its name: a saved model loads without keras-cv.
+            # The built backbone, not its name: a saved model loads without keras-cv, and without
+            # a download.
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "image_shape": self.image_shape,
             "output_stride": self.output_stride,
@@ -267,6 +307,8 @@ class FsaNet(keras.Model):
             "auxiliary_loss_weight": self.auxiliary_loss_weight,
             "align_corners": self.align_corners,
             "normalization": self.normalization,
+            "auxiliary_channels": self.auxiliary_channels,
+            "auxiliary_use_bias": self.auxiliary_use_bias,
         }
 
     @classmethod

@@ -6,10 +6,10 @@ from keras import layers
 from keras_fsa.spectral import token_dtype
 
 
-def _convolution(x, filters, name, dtype):
-    x = layers.Conv2D(filters, 3, padding="same", use_bias=False, dtype=dtype, name=f"{name}_conv")(
-        x
-    )
+def _convolution(x, filters, name, dtype, use_bias=False):
+    x = layers.Conv2D(
+        filters, 3, padding="same", use_bias=use_bias, dtype=dtype, name=f"{name}_conv"
+    )(x)
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=dtype, name=f"{name}_bn")(x)
     return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
 
@@ -58,11 +58,11 @@ def fsa_head(feature_shape, num_classes, attention, channels, dropout, dtype):
     return keras.Model(feature, _classifier(x, num_classes, dropout, dtype), name="head")
 
 
-def auxiliary_head(feature_shape, num_classes, channels, dropout, dtype):
+def auxiliary_head(feature_shape, num_classes, channels, dropout, dtype, use_bias=False):
     """The head on stage 4 that only training sees: 3x3 convolution, dropout, 1x1 convolution.
 
-    Args and Returns as in `fsa_head`.
+    Args and Returns as in `fsa_head`; `use_bias` is of the 3x3 convolution.
     """
     feature = keras.Input(feature_shape[1:], name="stage4")
-    x = _convolution(feature, channels, "auxiliary", dtype)
+    x = _convolution(feature, channels, "auxiliary", dtype, use_bias)
     return keras.Model(feature, _classifier(x, num_classes, dropout, dtype), name="auxiliary_head")

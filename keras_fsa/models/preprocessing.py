@@ -1,5 +1,7 @@
 """From pictures of 0 to 255 to what a backbone was trained on."""
 
+import os
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,7 +10,41 @@ from keras import ops
 STATISTICS = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), False),
     "caffe": ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0), True),
+    "ccnet": ((122.67891434, 116.66876762, 104.00698793), (1.0, 1.0, 1.0), True),
 }
+
+
+def choose_normalization(normalization, weights, channels):
+    """The preprocessing that a backbone's weights want, where the user leaves it open.
+
+    Args:
+        normalization: of `FsaNet`; `"auto"` leaves it open.
+        weights: `backbone_weights` of `FsaNet`.
+        channels: of the pictures.
+
+    Returns:
+        `"caffe"` for the weights of `keras.applications`, else `"imagenet"`; for other than 3
+        channels, the mean over the channels of what `"caffe"` subtracts.
+
+    Raises:
+        ValueError: where the user asks for `"imagenet"` with weights that want `"caffe"`. What else
+            the user asks for is the user's word.
+    """
+    wants_caffe = weights is not None and (
+        weights == "imagenet" or os.fspath(weights).endswith(".h5")
+    )
+    wants_caffe &= not str(weights).endswith(".weights.h5")
+    if normalization == "auto":
+        if not wants_caffe:
+            return "imagenet"
+        return "caffe" if channels == 3 else (float(np.mean(STATISTICS["caffe"][0])), 1.0)
+    if normalization == "imagenet" and wants_caffe:
+        raise ValueError(
+            "The ImageNet weights of keras.applications want normalization='caffe'. Received: "
+            f"normalization='imagenet' with backbone_weights={weights!r}. Leave `normalization` "
+            "out, and the model does what its weights want."
+        )
+    return normalization
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -18,8 +54,9 @@ class PictureNormalization(keras.layers.Layer):
     Args:
         normalization: `"imagenet"` (RGB, ImageNet's mean and standard deviation), `"caffe"`
             (ImageNet's mean subtracted, then BGR: what the weights of `keras.applications`' ResNets
-            want), a pair `(mean, std)` of numbers or of sequences with a number for each channel,
-            or None for pictures as they are.
+            want), `"ccnet"` (the same with the mean that the ccnet family subtracts), a pair
+            `(mean, std)` of numbers or of sequences with a number for each channel, or None for
+            pictures as they are.
         **kwargs: of `keras.layers.Layer`.
 
     Call arguments:

@@ -1,0 +1,132 @@
+"""From a strided network to the dilated one that computes the same features at more positions."""
+
+import keras
+from keras import ops
+
+
+def dilate(model, output_stride, picture_size, contract=True, edit=None, call_function=None):
+    """A clone of a network of which no feature is smaller than the picture by more than a stride.
+
+    Every stride that is removed to reach the output stride dilates what follows it, so that the
+    clone's features are those of `model`, computed at more positions: its values are found at every
+    second, fourth, ... position. Layers keep their names, and weights carry over.
+
+    Args:
+        model: a functional model of convolutions, poolings and element-wise layers, one input.
+        output_stride: a power of two.
+        picture_size: `(height, width)` of the clone's input; both may be None.
+        contract: what a window whose own stride is removed is dilated by: the rate of what it reads
+            (True), or that of what it makes (False), which the ccnet family does instead: its
+            features are not those of the strided network.
+        edit: a function of a layer and its config, which may change the config in place.
+        call_function: of `keras.models.clone_model`.
+
+    Returns:
+        A plain functional model with the outputs and the weights of `model`.
+
+    Raises:
+        ValueError: for a layer with a stride that cannot be dilated.
+
+    Source: Chen et al., arXiv:1606.00915.
+    """
+    changes = _changes(model, output_stride, contract)
+
+    def clone(layer):
+        if not isinstance(layer, keras.Layer):
+            return layer
+        config = layer.get_config()
+        change = dict(changes.get(layer.name, {}))
+        cls = change.pop("class", type(layer))
+        config = {**config, **change}
+        if cls is DilatedAveragePooling2D:
+            config = {name: config[name] for name in ("name", "dtype", "trainable", "rate")}
+        if edit is not None:
+            edit(layer, config)
+        return cls.from_config(config)
+
+    pictures = keras.Input((*picture_size, model.input.shape[-1]), name="pictures")
+    dilated = keras.models.clone_model(
+        model, input_tensors=pictures, clone_function=clone, call_function=call_function
+    )
+    for layer in model.layers:
+        if layer.weights:
+            dilated.get_layer(layer.name).set_weights(layer.get_weights())
+    return dilated
+
+
+def _changes(model, output_stride, contract):
+    """What changes in the config of each layer, by the layer's name."""
+    strides = {id(tensor): 1 for tensor in model.inputs}  # of a tensor of the strided network
+    makers = {}
+    changes = {}
+    for layer in model.operations:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        sources = keras.tree.flatten(layer.input)
+        stride = max(strides.get(id(source), 1) for source in sources)
+        window = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
+        step = max(layer.strides) if window else 1
+        before, after = (max(1, n // output_stride) for n in (stride, stride * step))
+        rate = before if contract else after
+        for output in keras.tree.flatten(layer.output):
+            strides[id(output)] = stride * step
+            makers[id(output)] = layer
+        if window is None or after == 1:
+            continue
+        change = changes.setdefault(layer.name, {})
+        change["strides"] = step * before // after
+        if max(window) == 1:
+            continue
+        if hasattr(layer, "dilation_rate"):
+            change["dilation_rate"] = tuple(rate * n for n in layer.dilation_rate)
+            padding = makers.get(id(sources[0]))
+            if isinstance(padding, keras.layers.ZeroPadding2D):
+                scaled = tuple(tuple(rate * n for n in side) for side in padding.padding)
+                changes[padding.name] = {"padding": scaled}
+        elif _is_average_of_two(layer):
+            changes[layer.name] = {"class": DilatedAveragePooling2D, "rate": before}
+        else:
+            raise ValueError(
+                "A layer beyond the output stride must be a convolution, or an average pooling of "
+                f"2 x 2 with 'same' padding. Received: layer={layer.name!r}, a "
+                f"{type(layer).__name__}, at stride {stride} with output_stride={output_stride}. "
+                "Choose a larger output stride, or give the features by name, as a dict."
+            )
+    return changes
+
+
+def _is_average_of_two(layer):
+    return (
+        isinstance(layer, keras.layers.AveragePooling2D)
+        and (layer.padding, layer.data_format) == ("same", "channels_last")
+        and tuple(layer.pool_size) == tuple(layer.strides) == (2, 2)
+    )
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class DilatedAveragePooling2D(keras.layers.Layer):
+    """Mean of four positions of a map `(B, H, W, C)`, `rate` apart, at every position.
+
+    Position `i` of an axis averages `i` and `i + rate`, or is itself where that is beyond the map.
+    At every position that is a multiple of `2 * rate` this is what `AveragePooling2D(2, 2, "same")`
+    makes of every `rate`-th position.
+
+    Args:
+        rate: distance, a positive int.
+        **kwargs: of `keras.layers.Layer`.
+    """
+
+    def __init__(self, rate, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(self, inputs):
+        x, rate = inputs, self.rate
+        x = (x + ops.concatenate([x[:, rate:], x[:, -rate:]], axis=1)) / 2
+        return (x + ops.concatenate([x[:, :, rate:], x[:, :, -rate:]], axis=2)) / 2
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}

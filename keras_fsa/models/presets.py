@@ -1,0 +1,98 @@
+"""The published settings: a name for each network that the authors trained."""
+
+from keras_fsa.arguments import one_of
+from keras_fsa.backbones.resnet import deep_stem_resnet
+from keras_fsa.layers import FrequencySelfAttention
+
+CLASSES = {"cityscapes": 19, "ade20k": 150, "voc_aug": 21}
+AFFINITIES = {"dot": "dot_product", "linear": "linear_softmax"}
+
+# What the networks of a family have in common.
+FAMILIES = {
+    "ccnet": {
+        "normalization": "ccnet",
+        "auxiliary_channels": 512,
+        "auxiliary_use_bias": True,
+    },
+    "mmseg": {
+        "normalization": "imagenet",
+        "auxiliary_channels": 256,
+        "auxiliary_use_bias": False,
+    },
+}
+STEMS = {
+    "ccnet": {"stem": (64, 64, 128), "contract": False, "pool_rounds_up": True},
+    "mmseg": {"stem": (32, 32, 64), "contract": True, "pool_rounds_up": False},
+}
+
+
+def _preset(family, affinity, recurrence, data_set, frequencies):
+    return {
+        "family": family,
+        "num_classes": CLASSES[data_set],
+        "frequencies": frequencies,
+        "affinity": AFFINITIES[affinity],
+        "recurrence": recurrence,
+        # Crops of 8 n + 1 pixels, and corners that coincide, go together.
+        "align_corners": data_set == "cityscapes",
+    }
+
+
+# Names are FAMILY_AFFINITY_RECURRENCE_DATA: `ccnet_dot_r2_cityscapes` is the network behind the
+# paper's Cityscapes test result, the others are those of its ADE20K, VOCaug and Cityscapes tables.
+PRESETS = {"ccnet_dot_r2_cityscapes": _preset("ccnet", "dot", 2, "cityscapes", 8)}
+for _data_set in CLASSES:
+    for _affinity in AFFINITIES:
+        for _recurrence in (1, 2):
+            _name = f"mmseg_{_affinity}_r{_recurrence}_{_data_set}"
+            _frequencies = 10 if _name == "mmseg_linear_r2_voc_aug" else 5
+            PRESETS[_name] = _preset("mmseg", _affinity, _recurrence, _data_set, _frequencies)
+
+
+def preset_arguments(name, **changes):
+    """The arguments with which `FsaNet` is the network of a published setting.
+
+    | | ccnet | mmseg |
+    | --- | --- | --- |
+    | stem | 64, 64, 128 | 32, 32, 64 |
+    | dilation of a stage's first block | the stage's | the previous stage's |
+    | max pooling | rounds sizes up | rounds down |
+    | widths of queries and keys, values | C / 8, C | C / 2, C / 2 and an output projection |
+    | residual | a gain and a bias | batch norm |
+    | auxiliary head | 512 channels, with bias | 256, without |
+    | pictures | BGR minus a mean | RGB, mean and standard deviation |
+
+    Args:
+        name: a key of `PRESETS`.
+        **changes: arguments of `FsaNet`, instead of the preset's.
+
+    Raises:
+        ValueError: for an unknown name.
+        ImportError: where keras-hub is missing, unless a backbone is given.
+    """
+    one_of("name", name, tuple(PRESETS))
+    setting = dict(PRESETS[name])
+    family = setting.pop("family")
+    arguments = {"head_channels": 512, "output_stride": 8, **setting, **FAMILIES[family], **changes}
+    dtype = arguments.get("dtype")
+    if "backbone" not in arguments:
+        arguments["backbone"] = deep_stem_resnet(
+            image_shape=arguments.get("image_shape", (None, None, 3)),
+            output_stride=arguments["output_stride"],
+            dtype=dtype,
+            **STEMS[family],
+        )
+    if family == "mmseg" and "attention" not in arguments:
+        width = max(1, arguments["head_channels"] // 2)
+        arguments["attention"] = FrequencySelfAttention(
+            arguments["frequencies"],
+            arguments["affinity"],
+            arguments["recurrence"],
+            key_dim=width,
+            value_dim=width,
+            residual="batch_norm",
+            data_format="channels_last",
+            dtype=dtype,
+            name="attention",
+        )
+    return arguments
