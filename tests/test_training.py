@@ -66,7 +66,8 @@ def test_decoupled_decay_is_ten_times_weaker(rng):
     model, (x, y), weights, gradient = linear_model(
         keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=0.05), rng
     )
-    model.fit(x, y, batch_size=5, epochs=200, verbose=0)
+    x, y = (np.tile(values, (200, 1)) for values in (x, y))
+    model.fit(x, y, batch_size=5, shuffle=False, verbose=0)
     rates = [0.01] * 200
     same, tenth, none = (
         distance(model.weights, torch_sgd(weights, gradient, rates, 0.9, decay))
@@ -147,7 +148,7 @@ def test_fit_into_keeps_what_fits_and_shrinks_what_does_not(rng):
     assert small.shape == (11, 4, 3) and (labels != 255).sum() == 3 * 4
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
 def test_a_training_learns_and_leaves_its_files(tmp_path, dtype):
     # One precision with each kind of batch norm and of loss saves a compilation.
     other = dtype != "float32"
@@ -159,7 +160,7 @@ def test_a_training_learns_and_leaves_its_files(tmp_path, dtype):
         mixed_precision=dtype,
         batch_norm="moving" if other else "batch",
         loss="ohem" if other else "cross_entropy",
-        ohem_keep=100,
+        ohem_keep=500,
     )
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert [int(row["step"]) for row in rows] == [5, 10, 15, 20, 25, 30, 31]
@@ -181,13 +182,13 @@ def test_a_training_learns_and_leaves_its_files(tmp_path, dtype):
 
 
 def test_flags_override_a_recipe():
-    recipe = Recipe("tiny", None, "out", crop=(849, 849), weights="imagenet")
-    flags = "--crop 65 --scale 1 1 --weights none --batch 2 --align-corners --base-size 64 128"
+    recipe = Recipe("tiny", output="out", crop=(849, 849), weights="imagenet")
+    flags = "--crop 65 --scales 1 1 --weights none --batch 2 --align-corners --base-size 64 128"
     found = parse(recipe, "help", flags.split())
     assert found == dataclasses.replace(
         recipe,
         crop=(65, 65),
-        scale=(1.0, 1.0),
+        scales=(1.0, 1.0),
         weights=None,
         batch=2,
         align_corners=True,
@@ -207,7 +208,7 @@ def test_flags_override_a_recipe():
 )
 def test_wrong_flags(capsys, flags, message):
     with pytest.raises(SystemExit):
-        parse(Recipe("tiny", None, "out"), "help", flags.split())
+        parse(Recipe("tiny", output="out"), "help", flags.split())
     assert message in capsys.readouterr().err
 
 
@@ -216,13 +217,20 @@ def test_wrong_flags(capsys, flags, message):
     [
         (lambda: SGD(l2=-1), r"`l2` must be at least 0. Received: l2=-1. The usual"),
         (lambda: SGD(nesterov=True), r"must be False. Received: nesterov=True. Use keras"),
-        (lambda: Recipe("a", None, "b", loss="x"), r"one of 'cross_entropy', 'ohem'. Received: l"),
+        (lambda: Recipe("a", loss="x"), r"one of 'cross_entropy', 'ohem'. Received: l"),
         (lambda: tiny_training.run("x", devices="two"), r"one of 'one', 'all'. Received: devices"),
     ],
 )
 def test_wrong_settings(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_data_that_ends(tmp_path):
+    with pytest.raises(ValueError, match="need examples. Received: batches.step. or validation of"):
+        tiny_training.run(tmp_path, data=lambda step: tiny_training.batches(step).take(0))
+    with pytest.raises(ValueError, match="must be endless. Received: an end behind step 3 of 10"):
+        tiny_training.run(tmp_path, data=lambda step: tiny_training.batches(step).take(3))
 
 
 def test_an_output_that_cannot_be_written(tmp_path):

@@ -1,6 +1,8 @@
 """A training of seconds, for tests in this process and in others."""
 
 import functools
+import os
+import tempfile
 
 import keras
 import tensorflow as tf
@@ -8,6 +10,14 @@ from keras import layers
 
 import keras_fsa
 from keras_fsa.training import Recipe, train
+
+if keras.backend.backend() == "jax":
+    import jax
+
+    # What one process compiled serves the others of a run of the tests.
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 CROP = (16, 24)
 CLASSES = 3
@@ -20,7 +30,7 @@ def recipe(output, **settings):
         "crop": CROP,
         "batch": 4,
         "steps": 10,
-        "learning_rate": 0.05,
+        "learning_rate": 0.1,
         "head_channels": 8,
         "frequencies": 2,
         "checkpoint_every": 2,
@@ -33,9 +43,9 @@ def recipe(output, **settings):
 def backbone(width=8):
     pictures = keras.Input((None, None, 3))
     x = layers.Conv2D(width, 3, 4, padding="same", use_bias=False, name="conv4")(pictures)
-    stage4 = layers.ReLU()(layers.BatchNormalization(name="bn4")(x))
+    stage4 = layers.ReLU()(layers.BatchNormalization(momentum=0.8, name="bn4")(x))
     x = layers.Conv2D(width, 3, 2, padding="same", use_bias=False, name="conv5")(stage4)
-    stage5 = layers.ReLU()(layers.BatchNormalization(name="bn5")(x))
+    stage5 = layers.ReLU()(layers.BatchNormalization(momentum=0.8, name="bn5")(x))
     return keras.Model(pictures, {"stage4": stage4, "stage5": stage5}, name="tiny")
 
 

@@ -88,7 +88,8 @@ def save_checkpoint(path, model, step, settings, history=()):
         "step": step,
         "settings": settings,
         "history": list(history),
-        "variables": _describe(model),
+        "weights": _describe(model.variables),
+        "optimizer": _describe(model.optimizer.variables),
     }
     with atomic_file(path) as file:
         np.savez(
@@ -116,7 +117,7 @@ def restore_checkpoint(path, model, settings):
     try:
         with np.load(path) as file:
             header = json.loads(file["header"].tobytes())
-            arrays = [file[str(i)] for i in range(len(header["variables"]))]
+            arrays = [file[str(i)] for i in range(len(header["weights"] + header["optimizer"]))]
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"A checkpoint must be a complete file of this library. Received: {path} ({error}). "
@@ -130,7 +131,9 @@ def restore_checkpoint(path, model, settings):
         for name in sorted({*before, *settings})
         if before.get(name) != settings.get(name)
     ]
-    differences += _architecture_differences(header["variables"], _describe(model))
+    differences += _differences(header["weights"], _describe(model.variables)) or _differences(
+        header["optimizer"], _describe(model.optimizer.variables), names=False
+    )
     if differences:
         more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
         raise ValueError(
@@ -144,24 +147,21 @@ def restore_checkpoint(path, model, settings):
     return header["step"], header["history"]
 
 
-def _describe(model):
-    """Path, name and shape of all that a step changes but metrics, which begin anew.
+def _describe(variables):
+    return [[variable.path, variable.name, list(variable.shape)] for variable in variables]
 
-    The names of the optimizer's variables hold those of automatically named layers, which a second
-    model of one process has otherwise, so they stay out.
+
+def _differences(before, now, names=True):
+    """In the order of the variables: paths hold automatic names, which count up in a process.
+
+    `names=False`: those of an optimizer's variables hold them, too.
     """
-    return [[v.path, v.name, list(v.shape)] for v in model.variables] + [
-        [v.path, "", list(v.shape)] for v in model.optimizer.variables
-    ]
-
-
-def _architecture_differences(before, now):
     found = [
         f"{path} of shape {tuple(shape)} there and {other_path} of shape {tuple(other_shape)} here"
         for (path, name, shape), (other_path, other_name, other_shape) in zip(
             before, now, strict=False
         )
-        if (name, shape) != (other_name, other_shape)
+        if shape != other_shape or (names and name != other_name)
     ]
     count = min(len(before), len(now))
     found += [f"{path} there only" for path, *_ in before[count:]]

@@ -2,8 +2,9 @@
 
 import argparse
 from dataclasses import fields, replace
-from functools import partial
 
+from keras_fsa.datasets import describe, load
+from keras_fsa.datasets.augment import training_batches
 from keras_fsa.training.loop import train
 
 
@@ -19,19 +20,28 @@ def main(recipe, description, arguments=None):
         The trained model.
     """
     recipe = parse(recipe, description, arguments)
-    from keras_fsa.datasets import describe, load
-    from keras_fsa.datasets.augment import training_batches
-
     about = describe(recipe.dataset)
-    batches = partial(
-        training_batches,
-        load(recipe.dataset, "train", recipe.data_dir),
-        recipe.crop,
-        recipe.batch,
-        recipe.seed,
+    splits = tuple(about.splits)
+    training, validation = (
+        load(recipe.dataset, split, recipe.data_dir, manual_dir=recipe.manual_dir)
+        for split in (splits[0], splits[-1])
     )
-    validation = load(recipe.dataset, "validation", recipe.data_dir)
-    return train(recipe, len(about.class_names), lambda step: batches(start_step=step), validation)
+
+    def batches(step):
+        return training_batches(
+            training,
+            recipe.crop,
+            recipe.batch,
+            recipe.seed,
+            start_step=step,
+            scales=recipe.scales,
+            scale_step=recipe.scale_step,
+            base_size=recipe.base_size,
+            max_class_share=recipe.max_class_share,
+            photometric=recipe.photometric,
+        )
+
+    return train(recipe, len(about.class_names), batches, validation)
 
 
 def parse(recipe, description, arguments=None):
@@ -50,7 +60,7 @@ def parse(recipe, description, arguments=None):
             options["action"] = argparse.BooleanOptionalAction
         elif kind is tuple:
             sizes.append(item.name)
-            number = float if item.name == "scale" else int
+            number = float if item.name == "scales" else int
             options |= {"type": _or_none(number), "nargs": "+", "metavar": "NUMBER"}
         else:
             options |= {"type": _or_none(kind), "choices": item.metadata["choices"]}

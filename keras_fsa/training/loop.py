@@ -13,6 +13,7 @@ from keras_fsa.arguments import optional_import
 from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
 from keras_fsa.metrics import MeanIoU
 from keras_fsa.models.fsanet import IGNORE_LABEL, FsaNet
+from keras_fsa.models.presets import preset_arguments
 from keras_fsa.training.batch_norm import synchronize, use_moving_statistics
 from keras_fsa.training.checkpoint import (
     atomic_file,
@@ -82,8 +83,14 @@ def train(recipe, num_classes, batches, validation=None, build=None):
         step = progress.restore(model)
         join_gradients(model, devices)
         if step < recipe.steps:
+            data = batches(step)
+            if data.cardinality() == 0 or (validation and validation.cardinality() == 0):
+                raise ValueError(
+                    "Training and validation need examples. Received: batches(step) or validation "
+                    "of none. Look at the folder of the data set."
+                )
             model.fit(
-                part_of_batches(batches(step), recipe.batch, devices),
+                part_of_batches(data, recipe.batch, devices),
                 steps_per_epoch=recipe.checkpoint_every,
                 epochs=math.ceil((recipe.steps - step) / recipe.checkpoint_every),
                 callbacks=[progress],
@@ -98,10 +105,12 @@ def train(recipe, num_classes, batches, validation=None, build=None):
 
 
 def build_model(recipe, num_classes):
-    """The network of a recipe."""
-    return FsaNet(
-        num_classes,
-        backbone=recipe.backbone,
+    """The network of a recipe: the head of its preset on its backbone."""
+    own = {} if recipe.backbone == "preset" else {"backbone": recipe.backbone}
+    arguments = preset_arguments(
+        recipe.preset,
+        num_classes=num_classes,
+        backbone_weights=recipe.weights,
         output_stride=recipe.output_stride,
         affinity=recipe.affinity,
         frequencies=recipe.frequencies,
@@ -111,7 +120,12 @@ def build_model(recipe, num_classes):
         auxiliary_loss_weight=recipe.auxiliary_loss_weight,
         align_corners=recipe.align_corners,
         dtype=recipe.mixed_precision,
+        **own,
     )
+    if own:
+        # A preset's pictures are those of its own backbone.
+        arguments["normalization"] = "auto"
+    return FsaNet(**arguments)
 
 
 def fit_into(examples, size):
@@ -201,6 +215,7 @@ class _Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
+        self.logs = logs  # of all processes, where those of an epoch are of this one
         if not np.isfinite(loss := float(logs["loss"])):
             kept = f"{self.path} stands as it was" if self.path.exists() else "there is none yet"
             raise FloatingPointError(
@@ -212,11 +227,16 @@ class _Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         recipe, last = self.recipe, self.step == self.recipe.steps
+        if self.step - self.begin_step < recipe.checkpoint_every and not last:
+            raise ValueError(
+                f"`batches` must be endless. Received: an end behind step {self.step} of "
+                f"{recipe.steps}. Repeat the data set."
+            )
         seconds = (time.monotonic() - self.begin) / (self.step - self.begin_step)
         row = {
             "step": self.step,
-            "loss": float(logs["loss"]),
-            "mean_iou": float(logs["mean_iou"]),
+            "loss": float(self.logs["loss"]),
+            "mean_iou": float(self.logs["mean_iou"]),
             "learning_rate": float(self.model.optimizer.learning_rate),
             "validation_mean_iou": None,
             "seconds_per_step": round(seconds, 4),

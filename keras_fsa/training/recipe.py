@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 
 from keras_fsa.arguments import one_of, positive_int
+from keras_fsa.models.presets import PRESETS
 
 
 def setting(help, default=None, choices=None, elsewhere=False):
@@ -13,14 +14,18 @@ def setting(help, default=None, choices=None, elsewhere=False):
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training. Sizes are `(height, width)` in pixels."""
+    """The settings of a training. Sizes are `(height, width)` in pixels, but for `base_size`."""
 
     dataset: str = setting("name of the data set, see keras_fsa.datasets")
     data_dir: str = setting("folder of the data set; None: the usual place", elsewhere=True)
+    manual_dir: str = setting("folder of archives got by hand; None: the usual", elsewhere=True)
     output: str = setting("folder of the results, and of the state to go on from", elsewhere=True)
 
-    backbone: str = setting("name of the backbone", "resnet101")
-    weights: str = setting("weights the backbone starts from; none: random", "imagenet")
+    preset: str = setting(
+        "published network whose head is trained", "ccnet_dot_r2_cityscapes", tuple(PRESETS)
+    )
+    backbone: str = setting("its name, or 'preset' for the preset's own", "resnet101")
+    weights: str = setting("the backbone's, 'imagenet' or a file; none: random", "imagenet")
     output_stride: int = setting("picture size over feature size", 8)
     affinity: str = setting(
         "of the attention", "dot_product", ("dot_product", "linear_softmax", "linear")
@@ -32,9 +37,9 @@ class Recipe:
     align_corners: bool = setting("whether logits are resized with corners aligned", False)
 
     crop: tuple = setting("height and width of the training crops", (512, 512))
-    scale: tuple = setting("range of the random scale, of base_size", (0.5, 2.0))
-    scale_step: float = setting("step of the random scale; None: continuous")
-    base_size: tuple = setting("size that scale 1 fits pictures into; None: as they are")
+    scales: tuple = setting("range of the random scale", (0.5, 2.0))
+    scale_step: float = setting("distance of the scales; None: any scale")
+    base_size: tuple = setting("long and short side of scale 1; None: the picture's")
     photometric: bool = setting("whether brightness, contrast and colours vary", True)
     max_class_share: float = setting("most of a crop that one class may fill", 0.75)
 
