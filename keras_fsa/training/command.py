@@ -3,8 +3,6 @@
 import argparse
 from dataclasses import fields, replace
 
-from keras_fsa.datasets import describe, load
-from keras_fsa.datasets.augment import training_batches
 from keras_fsa.training.loop import train
 
 
@@ -20,6 +18,10 @@ def main(recipe, description, arguments=None):
         The trained model.
     """
     recipe = parse(recipe, description, arguments)
+    # TensorFlow Datasets takes seconds to import; `--help` and other data do without.
+    from keras_fsa.datasets import describe, load
+    from keras_fsa.datasets.augment import training_batches
+
     about = describe(recipe.dataset)
     splits = tuple(about.splits)
     training, validation = (
