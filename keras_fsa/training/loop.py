@@ -147,7 +147,8 @@ def fit_into(examples, size):
         shape = tf.cast(tf.shape(mask), "float32")
         scale = tf.minimum(1.0, tf.reduce_min(tf.constant(size, "float32") / shape))
         small = tf.cast(tf.maximum(tf.round(scale * shape), 1), "int32")
-        image = tf.round(tf.image.resize(image, small, antialias=True))
+        # Not antialiased, as in training.
+        image = tf.round(tf.image.resize(image, small))
         mask = tf.image.resize(mask[..., None], small, method="nearest")[..., 0]
         border = tf.stack([tf.zeros(2, "int32"), size - small], axis=1)
         mean = tf.constant([124.0, 116.0, 104.0])
