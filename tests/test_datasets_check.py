@@ -22,8 +22,8 @@ def test_a_good_folder(folder, capsys):
     _, arguments = folder
     assert command.main(arguments) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][-2:] == ["3", "examples"]
     assert lines[1:] == [
-        ["3", "examples"],
         ["class", "0", "50.0000%"],
         ["class", "1", "25.0000%"],
         ["ignored", "25.0000%"],
@@ -51,7 +51,7 @@ def test_the_published_number_of_examples(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(signal_harbor, "SPLITS", {"train": 3, "test": 2})
     assert command.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "signal_harbor, test:\n  2 examples" in printed and "outbound" in printed
+    assert "signal_harbor, test: 2 examples" in printed and "outbound" in printed
     monkeypatch.setattr(signal_harbor, "SPLITS", {"train": 3, "test": 7})
     assert command.main(arguments) == 1
     assert "PROBLEM: 2 examples, where 7 are published" in capsys.readouterr().out

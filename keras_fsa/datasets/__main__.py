@@ -28,16 +28,16 @@ def main(argv=None):
         names, splits = [f"class {i}" for i in range(args.num_classes)], {args.images: None}
     found = 0
     for split, expected in splits.items():
-        print(f"{args.name or 'folder'}, {split}:", flush=True)
+        what = f"{args.name or 'folder'}, {split}:"
         try:
             dataset = _dataset(args, split)
         except (ValueError, OSError) as error:
-            print(f"  PROBLEM: {error}")
+            print(f"{what}\n  PROBLEM: {error}")
             found += 1
             continue
         pixels, problems = check(dataset, len(names), expected, args.fail_fast)
         found += len(problems)
-        print(f"  {len(dataset)} examples")
+        print(f"{what} {len(dataset)} examples")
         for name, share in zip((*names, "ignored"), pixels / max(pixels.sum(), 1), strict=True):
             print(f"  {name:>20}  {share:8.4%}")
         for problem in problems:

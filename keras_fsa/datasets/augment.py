@@ -184,6 +184,7 @@ def _two(values, kind=(int, float)):
 def _augment(image, mask, seed, settings):
     tf = optional_import("tensorflow", "examples")
     crop = settings["crop"]
+    image, mask = tf.convert_to_tensor(image), tf.convert_to_tensor(mask)
     seeds = tf.unstack(tf.random.split(seed, 4))
     old = tf.shape(mask)
     new = _scaled_size(old, seeds[0], settings)
