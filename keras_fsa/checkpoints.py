@@ -83,6 +83,8 @@ _ATTENTION = {
         "moving_variance": "conv_out.bn.running_var",
     },
 }
+# What torch says where a pickle names anything but tensors and plain containers.
+_CODE = re.compile(r"(?i)unsupported global:? \S+ \S+|unrecognized function \S+|allowlisted.*")
 _STEM = re.compile(r"conv(\d)_(conv|bn)")
 _BLOCK = re.compile(r"stack(\d)_block(\d+)_(\d)_(conv|bn)")
 
@@ -121,8 +123,8 @@ def load_pytorch_weights(model, weights, strict=True):
 
     Example:
 
-    >>> model = keras_fsa.FsaNet.from_preset("ccnet_dot_r2_cityscapes")  # doctest: +SKIP
-    >>> keras_fsa.load_pytorch_weights(model, "CS_scenes_60000.pth")  # doctest: +SKIP
+        model = keras_fsa.FsaNet.from_preset("ccnet_dot_r2_cityscapes")
+        keras_fsa.load_pytorch_weights(model, "CS_scenes_60000.pth")
     """
     arrays = _read(weights)
     # Which family it is, its names tell.
@@ -290,24 +292,20 @@ def _read_torch(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        code = _CODE.search(str(error))
+        if isinstance(error, pickle.UnpicklingError) and code:
             raise ValueError(
                 "A checkpoint must hold arrays alone: code in it could do anything. Received: "
-                f"{path!r}, which names more ({_first_line(error)}). If you trust where it comes "
-                "from, save its state dict alone: torch.save(torch.load(path, weights_only=False)"
+                f"{path!r}, which names more ({code[0]}). If you trust where it comes from, save "
+                "its state dict alone: torch.save(torch.load(path, weights_only=False)"
                 "['state_dict'], new_path)."
             ) from error
         raise ValueError(_damaged(path, error)) from error
 
 
 def _damaged(path, error):
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return (
         f"A checkpoint must be a whole file of its kind. Received: {path!r} of "
-        f"{os.path.getsize(path)} bytes, which cannot be read ({_first_line(error)}). Fetch it "
-        "again."
+        f"{os.path.getsize(path)} bytes, which cannot be read ({reason}). Fetch it again."
     )
-
-
-def _first_line(error):
-    lines = [line.strip() for line in str(error).splitlines() if "Unsupported" in line]
-    return (lines or str(error).splitlines() or [type(error).__name__])[0]

@@ -10,13 +10,14 @@ NAMES = {"resnet50": "ResNet50", "resnet101": "ResNet101", "resnet152": "ResNet1
 
 
 def check_name(name):
-    """Raise a `ValueError` unless there are ImageNet weights for the backbone."""
+    """Raise a `ValueError` unless there are ImageNet weights for the backbone of that name."""
     if name not in NAMES:
+        received = "a backbone that is a model" if name is None else f"backbone={name!r}"
         raise ValueError(
             f"ImageNet weights exist for {', '.join(map(repr, NAMES))}, the ResNets of "
-            f"keras.applications. Received: backbone={name!r} with weights of ImageNet. Choose one "
-            "of these, or give a backbone model that has its weights, such as KerasHub's "
-            "ResNetBackbone.from_preset('resnet_18_imagenet')."
+            f"keras.applications. Received: {received}. Choose one of these, or give a backbone "
+            "model that has its weights, such as keras_hub.models.ResNetBackbone.from_preset("
+            "'resnet_18_imagenet'), and no `backbone_weights`."
         )
 
 
@@ -37,9 +38,8 @@ def load(backbone, name, path=None):
     """
     check_name(name)
     build = getattr(keras.applications, NAMES[name])
-    arguments = {"include_top": False, "input_shape": (None, None, 3)}
     if path is not None:
-        source = build(weights=None, **arguments)
+        source = build(weights=None, include_top=False)
         try:
             source.load_weights(path)
         except Exception as error:
@@ -50,7 +50,7 @@ def load(backbone, name, path=None):
             ) from error
     else:
         try:
-            source = build(weights="imagenet", **arguments)
+            source = build(weights="imagenet", include_top=False)
         except Exception as error:
             folder = os.path.join(os.environ.get("KERAS_HOME", "~/.keras"), "models")
             raise ConnectionError(

@@ -156,7 +156,7 @@ def features_by_name(model, name=None):
         block = _BLOCK_OUTPUT.fullmatch(layer.name)
         if block:
             stage = int(block["stage"] or int(block["stack"]) + 2)
-            last[stage] = max(last.get(stage, (0, None)), (int(block[3]), layer.name))
+            last[stage] = max(last.get(stage, (-1, "")), (int(block[3]), layer.name))
     if not {4, 5} <= set(last):
         return None
     outputs = {f"stage{stage}": model.get_layer(last[stage][1]).output for stage in (4, 5)}
