@@ -1,0 +1,90 @@
+"""A recipe as a command, whose flags override its settings."""
+
+import argparse
+from dataclasses import fields, replace
+
+from keras_fsa.training.loop import train
+
+
+def main(recipe, description, arguments=None):
+    """Train by a recipe, with the settings that the command line gives in place of its own.
+
+    Args:
+        recipe: a `Recipe` that names a data set.
+        description: the help text, a script's docstring.
+        arguments: a list of flags instead of the command line's.
+
+    Returns:
+        The trained model.
+    """
+    recipe = parse(recipe, description, arguments)
+    # TensorFlow Datasets takes seconds to import; `--help` and other data do without.
+    from keras_fsa.datasets import describe, load
+    from keras_fsa.datasets.augment import training_batches
+
+    about = describe(recipe.dataset)
+    splits = tuple(about.splits)
+    training, validation = (
+        load(recipe.dataset, split, recipe.data_dir, manual_dir=recipe.manual_dir)
+        for split in (splits[0], splits[-1])
+    )
+
+    def batches(step):
+        return training_batches(
+            training,
+            recipe.crop,
+            recipe.batch,
+            recipe.seed,
+            start_step=step,
+            scales=recipe.scales,
+            scale_step=recipe.scale_step,
+            base_size=recipe.base_size,
+            max_class_share=recipe.max_class_share,
+            photometric=recipe.photometric,
+        )
+
+    return train(recipe, len(about.class_names), batches, validation)
+
+
+def parse(recipe, description, arguments=None):
+    """The recipe with the settings that the flags override: `data_dir` by `--data-dir`, and so on.
+
+    A size takes one number, or two: height and width. `none` stands for None.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    sizes = []
+    for item in fields(recipe):
+        value, kind = getattr(recipe, item.name), item.type
+        options = {"help": f"{item.metadata['help']} (default: {value})", "dest": item.name}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif kind is tuple:
+            sizes.append(item.name)
+            number = float if item.name == "scales" else int
+            options |= {"type": _or_none(number), "nargs": "+", "metavar": "NUMBER"}
+        else:
+            options |= {"type": _or_none(kind), "choices": item.metadata["choices"]}
+        parser.add_argument(
+            "--" + item.name.replace("_", "-"), default=argparse.SUPPRESS, **options
+        )
+    given = vars(parser.parse_args(arguments))
+    for name in sizes:
+        if name in given:
+            value = given[name]
+            if len(value) > 2:
+                parser.error(f"--{name} takes one number or two, not {len(value)}")
+            given[name] = None if None in value else (value[0], value[-1])
+    try:
+        return replace(recipe, **given)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _or_none(kind):
+    def convert(text):
+        return None if text.lower() == "none" else kind(text)
+
+    convert.__name__ = kind.__name__  # argparse's error messages name it
+    return convert

@@ -1,0 +1,132 @@
+"""Losses against float64 NumPy, ignored pixels, gradients, and inside a compiled step."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
+from tests.helpers import array
+
+
+def reference(masks, logits, threshold=1.0, keep=1, class_weights=None, ignore=255):
+    """The mean over the kept pixels, written pixel by pixel as the definition says it."""
+    masks, logits = masks.reshape(-1), logits.astype("float64").reshape(-1, logits.shape[-1])
+    masks, logits = masks[masks != ignore], logits[masks != ignore]
+    if not len(masks):
+        return 0.0
+    exp = np.exp(logits - logits.max(-1, keepdims=True))
+    p = (exp / exp.sum(-1, keepdims=True))[np.arange(len(masks)), masks]
+    if (p <= threshold).sum() < keep:
+        threshold = np.sort(p)[min(keep, len(p)) - 1]
+    weight = np.ones(len(p)) if class_weights is None else np.asarray(class_weights)[masks]
+    kept = p <= threshold
+    return (weight * -np.log(p))[kept].sum() / weight[kept].sum()
+
+
+def batch(rng, ignored=0.2, shape=(2, 7, 11), classes=5):
+    masks = rng.integers(0, classes, shape)
+    masks[rng.random(shape) < ignored] = 255
+    return masks.astype("uint8"), (3 * rng.standard_normal((*shape, classes))).astype("float32")
+
+
+WEIGHTS = (0.5, 1.0, 2.0, 3.0, 0.25)
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS])
+@pytest.mark.parametrize(
+    "threshold, keep", [(0.7, 20), (0.05, 61), (0.7, 10_000), (0.0, 1), (1.0, 3)]
+)
+def test_ohem_equals_the_definition(rng, threshold, keep, class_weights):
+    masks, logits = batch(rng)
+    loss = OhemCrossEntropy(threshold, keep, class_weights=class_weights)
+    expected = reference(masks, logits, threshold, keep, class_weights)
+    np.testing.assert_allclose(array(loss(masks, logits)), expected, rtol=1e-6)
+    np.testing.assert_allclose(array(loss(masks[..., None], logits)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS])
+def test_cross_entropy_equals_the_definition(rng, class_weights):
+    masks, logits = batch(rng)
+    loss = array(CrossEntropy(class_weights)(masks, logits))
+    np.testing.assert_allclose(loss, reference(masks, logits, 1, 1, class_weights), rtol=1e-6)
+    if class_weights is None:
+        keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
+        np.testing.assert_allclose(loss, array(keras_loss(masks, logits)), rtol=1e-6)
+    no_label = CrossEntropy(class_weights, ignore_class=None)
+    masks = masks % 5
+    np.testing.assert_allclose(
+        array(no_label(masks, logits)), reference(masks, logits, 1, 1, class_weights), rtol=1e-6
+    )
+
+
+def test_sample_weights_multiply_the_terms(rng):
+    masks, logits = batch(rng)
+    loss = OhemCrossEntropy(0.3, 10)
+    weights = np.eye(2, dtype="float32")[..., None, None]
+    one, other = (array(loss(masks, logits, weight)) for weight in weights)
+    np.testing.assert_allclose(one + other, array(loss(masks, logits)), rtol=1e-6)
+    assert one != other
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(WEIGHTS), OhemCrossEntropy(keep=5)])
+def test_nothing_but_ignored_pixels_gives_zero(rng, loss):
+    masks, logits = batch(rng, ignored=2)
+    assert array(loss(masks, logits)) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_logits_compute_in_float32(rng, dtype):
+    masks, logits = batch(rng, shape=(2, 37, 41))
+    half = ops.cast(logits, dtype)
+    loss = OhemCrossEntropy(0.6, 2000)(masks, half)
+    assert keras.backend.standardize_dtype(loss.dtype) == "float32"
+    exact = reference(masks, array(ops.cast(half, "float32")), 0.6, 2000)
+    np.testing.assert_allclose(array(loss), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_compiled_step_moves_along_the_gradient(rng, jit_compile):
+    """The gradient is softmax - one_hot over the number of kept pixels, and 0 elsewhere."""
+    masks, logits = batch(rng)
+    loss = OhemCrossEntropy(0.4, 30)
+    model = keras.Sequential([keras.Input((7, 11, 5)), keras.layers.EinsumDense("...c,c->...c", 5)])
+    model.layers[0].kernel.assign(np.ones(5))
+    # torch.compile needs a C compiler; eager torch is what runs by default.
+    jit_compile = jit_compile and keras.backend.backend() != "torch"
+    model.compile(keras.optimizers.SGD(1.0), loss, jit_compile=jit_compile)
+    logged = model.fit(logits, masks, batch_size=2, verbose=0).history["loss"][0]
+    np.testing.assert_allclose(logged, reference(masks, logits, 0.4, 30), rtol=1e-6)
+
+    exp = np.exp(logits.astype("float64"))
+    softmax = exp / exp.sum(-1, keepdims=True)
+    one_hot = np.eye(256)[masks][..., :5]
+    p = np.where(masks == 255, 2, (softmax * one_hot).sum(-1))
+    kept = p <= max(0.4, np.sort(p.reshape(-1))[29])
+    gradient = ((softmax - one_hot) * logits)[kept].sum(0) / kept.sum()
+    # One step of plain gradient descent at rate 1, from a kernel of ones.
+    np.testing.assert_allclose(1 - array(model.layers[0].kernel), gradient, atol=1e-5)
+
+
+def test_configuration_round_trip():
+    loss = OhemCrossEntropy(0.6, 7, class_weights=WEIGHTS, ignore_class=3)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert again.get_config() == loss.get_config() and type(again) is OhemCrossEntropy
+    assert again.keep == 7 and again.threshold == 0.6 and again.ignore_class == 3
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: OhemCrossEntropy(1.5), r"from 0 to 1. Received: threshold=1.5. The usual"),
+        (lambda: OhemCrossEntropy(keep=0), r"`keep` must be a positive int. Received: keep=0"),
+        (lambda: CrossEntropy([1, 0]), r"positive .* Received: class_weights=\[1.0, 0.0\]. To"),
+        (
+            lambda: CrossEntropy([1, 2])(np.zeros((1, 2, 2)), np.zeros((1, 2, 2, 3))),
+            r"one number for each class. Received: class_weights=\[1.0, 2.0\] .* 3 classes. Give",
+        ),
+    ],
+)
+def test_wrong_arguments(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,239 @@
+"""The rules of the optimizer, batch norm on its moving statistics, recipes, and bad input."""
+
+import csv
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_fsa.layers import FrequencySelfAttention
+from keras_fsa.training import Recipe, batch_norm
+from keras_fsa.training.batch_norm import synchronize, use_moving_statistics
+from keras_fsa.training.command import parse
+from keras_fsa.training.loop import fit_into
+from keras_fsa.training.optimizer import SGD, poly_decay
+from tests import tiny_training
+from tests.helpers import BACKEND, array
+
+
+def linear_model(optimizer, rng):
+    """A least-squares problem with a kernel and a bias, and its gradient in NumPy."""
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    kernel, bias = rng.standard_normal((3, 2)), rng.standard_normal(2)
+    model.layers[0].set_weights([kernel, bias])
+    model.compile(optimizer, "mean_squared_error", auto_scale_loss=False)
+    x, y = rng.standard_normal((5, 3)), rng.standard_normal((5, 2))
+
+    def gradient(kernel, bias):
+        error = 2 * (x @ kernel + bias - y) / y.size
+        return x.T @ error, error.sum(0)
+
+    return model, (x.astype("float32"), y.astype("float32")), [kernel, bias], gradient
+
+
+def torch_sgd(weights, gradient, rates, momentum, weight_decay):
+    """`torch.optim.SGD` as its documentation has it, with PyTorch's scheduler before each step."""
+    buffers = [np.zeros_like(w) for w in weights]
+    for rate in rates:
+        gradients = [g + weight_decay * w for g, w in zip(gradient(*weights), weights, strict=True)]
+        buffers = [momentum * b + g for b, g in zip(buffers, gradients, strict=True)]
+        weights = [w - rate * b for w, b in zip(weights, buffers, strict=True)]
+    return weights
+
+
+def distance(weights, others):
+    return max(np.abs(array(w) - o).max() for w, o in zip(weights, others, strict=True))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_sgd_is_pytorchs(rng, momentum, scaled):
+    optimizer = SGD(poly_decay(0.1, 0.01, 12), momentum, l2=0.05)
+    if scaled:  # as under mixed_float16
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=256.0)
+    model, (x, y), weights, gradient = linear_model(optimizer, rng)
+    model.fit(x, y, batch_size=5, epochs=12, verbose=0)
+    rates = [0.09 * (1 - step / 12) ** 0.9 + 0.01 for step in range(12)]
+    expected = torch_sgd(weights, gradient, rates, momentum, 0.05)
+    assert distance(model.weights, expected) < 1e-6
+
+
+def test_decoupled_decay_is_ten_times_weaker(rng):
+    """Why `keras.optimizers.SGD(weight_decay=...)` is not the authors' weight decay."""
+    model, (x, y), weights, gradient = linear_model(
+        keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=0.05), rng
+    )
+    x, y = (np.tile(values, (200, 1)) for values in (x, y))
+    model.fit(x, y, batch_size=5, shuffle=False, verbose=0)
+    rates = [0.01] * 200
+    same, tenth, none = (
+        distance(model.weights, torch_sgd(weights, gradient, rates, 0.9, decay))
+        for decay in (0.05, 0.005, 0.0)
+    )
+    assert 5 * tenth < min(same, none)
+
+
+def test_poly_decay_is_the_papers_formula():
+    schedule = poly_decay(0.01, 1e-4, 80_000)
+    for step in (0, 1, 39_999, 79_999, 80_000):
+        expected = (0.01 - 1e-4) * (1 - step / 80_000) ** 0.9 + 1e-4
+        np.testing.assert_allclose(float(schedule(step)), expected, rtol=1e-5)
+
+
+def normalised_model():
+    inputs = keras.Input((4, 6, 3))
+    x = layers.BatchNormalization(epsilon=1e-5)(inputs)
+    x = FrequencySelfAttention(2, residual="batch_norm")(x)
+    model = keras.Model(inputs, x)
+    for layer in batch_norm.batch_norm_layers(model):
+        for weight, value in zip(layer.weights, (1.5, 0.2, 0.3, 2.0), strict=True):
+            weight.assign(np.full(weight.shape, value))
+    return model
+
+
+def test_moving_statistics_stay_and_scales_learn(rng):
+    model = normalised_model()
+    norms = batch_norm.batch_norm_layers(model)
+    assert len(norms) == 2  # the one of the attention, too
+    trainable = [v.path for v in model.trainable_variables]
+    use_moving_statistics(model)
+    assert [v.path for v in model.trainable_variables] == trainable
+    x = rng.standard_normal((5, 4, 6, 3)).astype("float32")
+    inference = array(model(x, training=False))
+    np.testing.assert_allclose(array(model(x, training=True)), inference, atol=1e-6)
+    before = [[array(w) for w in layer.weights] for layer in norms]
+    model.compile(SGD(0.1), "mean_squared_error")
+    model.fit(x, x, verbose=0)
+    for layer, old in zip(norms, before, strict=True):
+        gamma, beta, mean, variance = (
+            np.abs(array(w) - o).max() for w, o in zip(layer.weights, old, strict=True)
+        )
+        assert gamma > 1e-4 and beta > 1e-4 and mean == 0 and variance == 0
+
+    use_moving_statistics(model, False)
+    assert [v.path for v in model.trainable_variables] == trainable
+    assert all(layer.trainable for layer in norms)
+    assert np.abs(array(model(x, training=True)) - array(model(x))).max() > 1e-2
+
+
+def test_synchronised_batch_norm():
+    model = tiny_training.backbone()
+    if BACKEND == "torch":
+        with pytest.raises(ValueError, match=r'Received: batch_norm="batch".*"moving"'):
+            synchronize(model)
+        return
+    synchronize(model)
+    on_tensorflow = BACKEND == "tensorflow"
+    assert all(n.synchronized == on_tensorflow for n in batch_norm.batch_norm_layers(model))
+    synchronize(model, False)
+    assert not any(layer.synchronized for layer in batch_norm.batch_norm_layers(model))
+    if on_tensorflow:
+        with pytest.raises(ValueError, match="that of tokens has not"):
+            synchronize(normalised_model())
+
+
+def test_fit_into_keeps_what_fits_and_shrinks_what_does_not(rng):
+    image = rng.integers(0, 256, (5, 7, 3)).astype("uint8")
+    mask = rng.integers(0, 9, (5, 7)).astype("uint8")
+    examples = tf.data.Dataset.from_tensors((image, mask))
+    (filled, labels), *_ = fit_into(examples, (11, 8)).as_numpy_iterator()
+    np.testing.assert_array_equal(filled[:5, :7], image)
+    np.testing.assert_array_equal(labels[:5, :7], mask)
+    assert (filled[5:] == (124, 116, 104)).all() and (filled[:, 7:] == (124, 116, 104)).all()
+    assert (labels[5:] == 255).all() and (labels[:, 7:] == 255).all()
+    (small, labels), *_ = fit_into(examples, (11, 4)).as_numpy_iterator()
+    assert small.shape == (11, 4, 3) and (labels != 255).sum() == 3 * 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_a_training_learns_and_leaves_its_files(tmp_path, dtype):
+    # One precision with each kind of batch norm and of loss saves a compilation.
+    other = dtype != "float32"
+    model = tiny_training.run(
+        tmp_path,
+        steps=31,
+        checkpoint_every=5,
+        validate_every=30,
+        mixed_precision=dtype,
+        batch_norm="moving" if other else "batch",
+        loss="ohem" if other else "cross_entropy",
+        ohem_keep=500,
+    )
+    rows = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert [int(row["step"]) for row in rows] == [5, 10, 15, 20, 25, 30, 31]
+    assert [bool(row["validation_mean_iou"]) for row in rows] == 5 * [False] + 2 * [True]
+    # Hard pixels are others in each step, so their loss tells less than what is learnt.
+    assert float(rows[-1]["loss"]) < (1 if other else 0.7) * float(rows[0]["loss"])
+    assert float(rows[0]["mean_iou"]) < 0.3 and float(rows[-1]["validation_mean_iou"]) > 0.5
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint.npz",
+        "history.csv",
+        "model.keras",
+    ]
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    picture, _ = tiny_training.example(0)
+    np.testing.assert_array_equal(
+        array(again(picture[None])), array(model(picture[None])), strict=True
+    )
+    assert all(layer.trainable for layer in batch_norm.batch_norm_layers(again))
+
+
+def test_flags_override_a_recipe():
+    recipe = Recipe("tiny", output="out", crop=(849, 849), weights="imagenet")
+    flags = "--crop 65 --scales 1 1 --weights none --batch 2 --align-corners --base-size 64 128"
+    found = parse(recipe, "help", flags.split())
+    assert found == dataclasses.replace(
+        recipe,
+        crop=(65, 65),
+        scales=(1.0, 1.0),
+        weights=None,
+        batch=2,
+        align_corners=True,
+        base_size=(64, 128),
+    )
+    assert parse(recipe, "help", []) == recipe
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--loss hinge", "invalid choice: 'hinge'"),
+        ("--batch 0", "`batch` must be a positive int. Received: batch=0"),
+        ("--crop 1 2 3", "--crop takes one number or two, not 3"),
+        ("--validate-every 7", "multiple of `checkpoint_every`. Received: validate_every=7"),
+    ],
+)
+def test_wrong_flags(capsys, flags, message):
+    with pytest.raises(SystemExit):
+        parse(Recipe("tiny", output="out"), "help", flags.split())
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: SGD(l2=-1), r"`l2` must be at least 0. Received: l2=-1. The usual"),
+        (lambda: SGD(nesterov=True), r"must be False. Received: nesterov=True. Use keras"),
+        (lambda: Recipe("a", loss="x"), r"one of 'cross_entropy', 'ohem'. Received: l"),
+        (lambda: tiny_training.run("x", devices="two"), r"one of 'one', 'all'. Received: devices"),
+    ],
+)
+def test_wrong_settings(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_data_that_ends(tmp_path):
+    with pytest.raises(ValueError, match="need examples. Received: batches.step. or validation of"):
+        tiny_training.run(tmp_path, data=lambda step: tiny_training.batches(step).take(0))
+    with pytest.raises(ValueError, match="must be endless. Received: an end behind step 3 of 10"):
+        tiny_training.run(tmp_path, data=lambda step: tiny_training.batches(step).take(3))
+
+
+def test_an_output_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"folder that can be written. Received: output='.*file'"):
+        tiny_training.run(tmp_path / "file")
