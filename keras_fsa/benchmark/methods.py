@@ -323,9 +323,9 @@ def make_layer(name, shape, frequencies=8, dtype="float32", training=False):
     layer.build(shape)
     rng = np.random.default_rng(1)
     for weight in layer.trainable_weights:
+        shape = tuple(weight.shape)
         # The gain has no shape. None may profit from one of zero.
-        value = rng.standard_normal(weight.shape) if weight.shape else 0.5
-        weight.assign(value * (weight.shape[0] ** -0.5 if weight.shape else 1.0))
+        weight.assign(rng.standard_normal(shape) * shape[0] ** -0.5 if shape else 0.5)
     return layer
 
 
