@@ -28,9 +28,9 @@ def attention_flops(layer, height, width):
     | spatial, linear forms             | `R (maps(N) + projection(N) + 4 N K V)`                 |
     | spatial, with `low_pass`          | `2 R transform(C)` more                                 |
 
-    Softmax is the scores and the weighted sum. A band that lacks the constant frequency has one more
-    token for it, and each transform back to positions, or of the unit keys of the linear softmax,
-    one of that token besides.
+    Softmax is the scores and the weighted sum. A band that lacks the constant frequency has one
+    more token for it, and each transform back to positions, or of the unit keys of the linear
+    softmax, one of that token besides.
 
     Args:
         layer: a built `FrequencySelfAttention` or `SpatialSelfAttention`.

@@ -136,13 +136,13 @@ def measure_size(names, shape, options, modes, kind):
                     row["note"] = _first_line(error)
                     continue
                 calls[name, mode, training] = call
-    for (mode, training), keys in _group(k for k in calls if rows[k]["memory"] is None).items():
-        _say(f"{height}x{width}: memory, in a child process, {mode}")
-        found = resident.peak_memory_in_child(
-            [key[0] for key in keys], shape, options.frequencies, options.dtype, training, mode
-        )
-        for key in keys:
-            rows[key]["memory"] = found[key[0]]
+    for key in calls:
+        if rows[key]["memory"] is None:
+            name, mode, training = key
+            _say(f"{height}x{width}: memory of {name}, in a child process")
+            rows[key]["memory"] = resident.peak_memory_in_child(
+                name, shape, options.frequencies, options.dtype, training, mode
+            )
     _say(f"{height}x{width}: timing, about {options.seconds:.0f} s")
     runs = {key: call.run for key, call in calls.items()}
     times = measuring.time_round_robin(runs, options.rounds, options.seconds)
@@ -160,13 +160,6 @@ def measure_size(names, shape, options, modes, kind):
     return list(rows.values())
 
 
-def _group(keys):
-    groups = {}
-    for key in keys:
-        groups.setdefault(key[1:], []).append(key)
-    return groups
-
-
 def measure_model(backbone, size, mode, options):
     """FsaNet over the same network without attention: time of inference, memory of training."""
     shape = (options.batch, *size, 3)
@@ -178,8 +171,7 @@ def measure_model(backbone, size, mode, options):
         call = measuring.Call(layer, measuring.make_map(shape, "float32"), True, mode)
         memory[name] = call.peak_memory()
         if memory[name] is None:
-            child = resident.peak_memory_in_child([name], shape, 8, "float32", True, mode)
-            memory.update(child)
+            memory[name] = resident.peak_memory_in_child(name, shape, 8, "float32", True, mode)
         memory_by, call = call.memory_source, None
     for name in names:
         _say(f"{name}: inference")

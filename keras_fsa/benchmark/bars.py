@@ -52,11 +52,8 @@ def check(result):
                 bar = f"{method}: training step's time below regular attention"
                 at_least(bar, 0.985, time, mode)
             continue
-        # Regular attention may hold its table of pairs once, not twice, to be compared with.
-        if rows.get("regular", {}).get("memory"):
-            once = memory_of_regular((1, height, width, setting["channels"]))
-            once = min(once, rows["regular"]["memory"])
-            rows = {**rows, "regular": {**rows["regular"], "memory": once}}
+        # What a backend takes beyond one table of pairs to compute a softmax is its own affair.
+        once = {"memory": memory_of_regular((1, height, width, setting["channels"]))}
         for method, limits in {
             "dot_product": {"flops": 0.997, "time": 0.988, "memory": 0.92},
             "linear_softmax": {"flops": 0.997, "time": 0.985, "memory": 0.901},
@@ -64,6 +61,9 @@ def check(result):
             for key, limit in limits.items():
                 measured = saving(_ratio(rows, method, "regular", key))
                 at_least(f"{method}: {key} below regular attention", limit, measured, mode)
+            measured = saving(_ratio({**rows, "once": once}, method, "once", "memory"))
+            bar = f"{method}: memory below regular attention that holds its pairs once"
+            at_least(bar, limits["memory"], measured, mode)
         for other, limit in {"dense": 1.4, "ema": 4, "criss_cross": 8, "efficient": 8}.items():
             measured = inverse(_ratio(rows, "dot_product", other, "time"))
             at_least(f"dot_product: times faster than {other}", limit, measured, mode)

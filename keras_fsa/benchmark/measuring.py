@@ -14,7 +14,6 @@ the gradient of the output.
 | PyTorch    | nothing or Inductor | FlopCounterMode       | profile of allocations, allocator     |
 """
 
-import gc
 import os
 import platform
 import time
@@ -241,27 +240,6 @@ def time_round_robin(runs, rounds, seconds, clock=time.perf_counter):
             if (i + 1) * parts[name] // rounds > i * parts[name] // rounds:
                 times[name].append(timed(run))
     return {name: (float(np.median(times[name])), len(times[name])) for name in runs}
-
-
-def resident_peak(run):
-    """Bytes by which a function's call raises the peak of the process' resident pages.
-
-    Linux only. Buffers must be given back to the system as soon as they are free: the process is to
-    be started with `MALLOC_MMAP_THRESHOLD_=65536`, which keeps large ones out of the heap.
-    """
-
-    def status(key):
-        with open("/proc/self/status") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-
-    gc.collect()
-    with open("/proc/self/clear_refs", "w") as peak:
-        peak.write("5")  # The kernel's word for: forget the peak.
-    before = status("VmRSS")
-    result = run()
-    after = status("VmHWM")
-    del result
-    return after - before
 
 
 def device():

@@ -339,8 +339,7 @@ def flops(layer, height, width):
 def memory_of_regular(shape, itemsize=4):
     """Bytes of regular attention that holds its table of pairs once, and q, k, v and the output.
 
-    What a backend takes on top of it, to compute the softmax, is its own affair: bars are checked
-    against the smaller of this and what was measured.
+    Backends may take more: a softmax that is not done in place holds a second table.
     """
     batch, height, width, channels = shape
     n = height * width

@@ -36,7 +36,8 @@ class SpatialSelfAttention(SelfAttention):
 
     Where values are as wide as keys, and always on torch, the softmax runs through
     `keras.ops.dot_product_attention`, which is fused where the backend and the device have that;
-    elsewhere the table of all pairs is held. The linear forms sum over keys first and never hold a table of pairs.
+    elsewhere the table of all pairs is held. The linear forms sum over keys first and never hold a
+    table of pairs.
 
     Raises:
         ValueError: as in `FrequencySelfAttention`.
