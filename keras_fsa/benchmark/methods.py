@@ -48,7 +48,8 @@ class Attention(keras.layers.Layer):
         return 2 * positions * self.channels * (2 * self.key_dim + self.channels)
 
     def call(self, x):
-        return x + self.gain * self.attend(x)
+        # JAX' attention gives float32 for bfloat16.
+        return x + self.gain * ops.cast(self.attend(x), x.dtype)
 
 
 class RegularAttention(Attention):
