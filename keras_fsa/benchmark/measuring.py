@@ -10,7 +10,7 @@ the gradient of the output.
 | backend    | compiled by         | operations            | memory on a CPU, on a GPU             |
 | ---------- | ------------------- | --------------------- | ------------------------------------- |
 | TensorFlow | XLA                 | not counted           | resident pages of a child, allocator  |
-| JAX        | XLA                 | XLA, before compiling | compiler's temporary + output, same   |
+| JAX        | XLA                 | XLA, before compiling | resident pages of a child, compiler   |
 | PyTorch    | nothing or Inductor | FlopCounterMode       | profile of allocations, allocator     |
 """
 
@@ -25,7 +25,6 @@ BACKEND = keras.backend.backend()
 
 
 class JaxCall:
-    memory_source = "compiler's temporary and output buffers"
     flops_source = "XLA, before compiling"
 
     def __init__(self, layer, x, training=False, mode="jit"):
@@ -41,6 +40,10 @@ class JaxCall:
         trainable = [weight.value for weight in layer.trainable_variables]
         non_trainable = [weight.value for weight in layer.non_trainable_variables]
         self._jax, self._arguments = jax, (trainable, x)
+        self._on_cpu = jax.devices()[0].platform == "cpu"
+        self.memory_source = "resident pages of a child"
+        if not self._on_cpu:
+            self.memory_source = "compiler's temporary and output buffers"
         self._forward = jax.jit(forward)
         lowered = jax.jit(step if training else forward).lower(*self._arguments)
         self._compiled = lowered.compile()
@@ -52,6 +55,10 @@ class JaxCall:
         return self._forward.lower(*self._arguments).cost_analysis()["flops"]
 
     def peak_memory(self):
+        if self._on_cpu:
+            # The plan does not know what XLA's library of fused products takes for itself: for
+            # regular attention at 97 x 97 x 512 it says 21 MiB, but 400 MiB are touched.
+            return None
         plan = self._compiled.memory_analysis()
         return plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
 
