@@ -120,14 +120,14 @@ def test_an_unknown_method():
 XLA_EXCESS = 0.12
 
 
-@pytest.mark.parametrize("name", ["dot_product_bfloat16", "fused_bfloat16"])
+@pytest.mark.parametrize("name", methods.METHODS)
 def test_a_training_step_in_half_precision(name):
-    layer = methods.make_layer(name, SHAPE, FREQUENCIES)
+    layer = methods.make_layer(name, SHAPE, FREQUENCIES, methods.HALF)
     x = measuring.make_map(SHAPE, layer.dtype_policy.name)
     mode = "graph" if BACKEND == "tensorflow" else None
     y, (gradient, *weights) = measuring.Call(layer, x, training=True, mode=mode).run()
     assert "bfloat16" in str(y.dtype) and "bfloat16" in str(gradient.dtype)
-    assert gradient.shape == x.shape and weights
+    assert gradient.shape == x.shape and len(weights) == len(layer.trainable_weights)
 
 
 @pytest.mark.parametrize("name", [name for name in methods.METHODS if name != "copy"])
@@ -158,8 +158,10 @@ def test_memory_of_a_copy_in_a_child():
     mode = measuring.modes(True)[0]
     shape = (1, 97, 97, 512)
     peak = resident.peak_memory_in_child("copy", shape, 8, "float32", False, mode)
-    # Besides the map itself, what it takes to trace and compile, and the runtime's own threads.
-    assert 1 <= peak / (4 * np.prod(shape)) < 1.5
+    # Each thread tells the kernel of its pages 64 at a time, so that up to a MiB is missing. On top
+    # may come what it takes to trace and compile.
+    map_size = 4 * np.prod(shape)
+    assert map_size - 2**20 < peak < 1.5 * map_size
 
 
 def test_a_child_that_fails():

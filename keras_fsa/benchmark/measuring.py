@@ -34,8 +34,9 @@ class JaxCall:
             return layer.stateless_call(trainable, non_trainable, x)[0]
 
         def step(trainable, x):
-            y, gradient = jax.vjp(forward, trainable, x)
-            return y, gradient(x if y.ndim else jax.numpy.ones_like(y))
+            y, pull_back = jax.vjp(forward, trainable, x)
+            weights, map_ = pull_back(x if y.ndim else jax.numpy.ones_like(y))
+            return y, [map_, *weights]
 
         trainable = [weight.value for weight in layer.trainable_variables]
         non_trainable = [weight.value for weight in layer.non_trainable_variables]

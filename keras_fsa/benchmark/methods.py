@@ -28,6 +28,11 @@ class Copy(keras.layers.Layer):
         return 0
 
 
+def _linear(x, kernel):
+    # In a stateless call under JAX, mixed precision leaves weights as they are.
+    return x @ ops.cast(kernel, x.dtype)
+
+
 class Attention(keras.layers.Layer):
     """`x + gain * attend(x)`. Linear maps of all positions are one product each."""
 
@@ -48,8 +53,7 @@ class Attention(keras.layers.Layer):
         return 2 * positions * self.channels * (2 * self.key_dim + self.channels)
 
     def call(self, x):
-        # JAX' attention gives float32 for bfloat16.
-        return x + self.gain * ops.cast(self.attend(x), x.dtype)
+        return x + ops.cast(self.gain, x.dtype) * self.attend(x)
 
 
 class RegularAttention(Attention):
@@ -65,7 +69,11 @@ class RegularAttention(Attention):
     def attend(self, x):
         _, height, width, channels = ops.shape(x)
         flat = ops.reshape(x, (-1, height * width, channels))
-        query, key, value = flat @ self.query, flat @ self.key, flat @ self.value
+        query, key, value = (
+            _linear(flat, self.query),
+            _linear(flat, self.key),
+            _linear(flat, self.value),
+        )
         pairs = (query * self.key_dim**-0.5) @ ops.transpose(key, (0, 2, 1))
         return ops.reshape(ops.softmax(pairs) @ value, ops.shape(x))
 
@@ -90,7 +98,7 @@ class FusedAttention(Attention):
     def attend(self, x):
         _, height, width, channels = ops.shape(x)
         flat = ops.reshape(x, (-1, height * width, channels))
-        maps = ops.split(flat @ self.query_key_value, 3, axis=-1)
+        maps = ops.split(_linear(flat, self.query_key_value), 3, axis=-1)
         shape = (-1, height * width, self.heads, channels // self.heads)
         y = ops.dot_product_attention(*(ops.reshape(z, shape) for z in maps))
         return ops.reshape(y, ops.shape(x))
@@ -129,10 +137,15 @@ class DenseFrequencyAttention(Attention):
     def attend(self, x):
         _, height, width, channels = ops.shape(x)
         flat = ops.reshape(x, (-1, height * width, channels))
-        tokens = ops.transpose(self.basis) @ flat
-        query, key, value = tokens @ self.query, tokens @ self.key, tokens @ self.value
+        basis = ops.cast(self.basis, x.dtype)
+        tokens = ops.transpose(basis) @ flat
+        query, key, value = (
+            _linear(tokens, self.query),
+            _linear(tokens, self.key),
+            _linear(tokens, self.value),
+        )
         pairs = query @ ops.transpose(key, (0, 2, 1)) / (height * width)
-        return ops.reshape(self.basis @ (pairs @ value), ops.shape(x))
+        return ops.reshape(basis @ (pairs @ value), ops.shape(x))
 
     def flops(self, height, width):
         tokens = self.frequencies**2
@@ -165,7 +178,7 @@ class CrissCrossAttention(Attention):
 
     def attend(self, x):
         height = ops.shape(x)[1]
-        query, key, value = x @ self.query, x @ self.key, x @ self.value
+        query, key, value = _linear(x, self.query), _linear(x, self.key), _linear(x, self.value)
         itself = ops.expand_dims(ops.eye(height, dtype="bool"), 1)
         # Columns are put in the batch's place, so that both directions are products of matrices.
         query_c, key_c, value_c = (ops.transpose(z, (0, 2, 1, 3)) for z in (query, key, value))
@@ -209,14 +222,16 @@ class ExpectationMaximizationAttention(Attention):
     def attend(self, x):
         _, height, width, channels = ops.shape(x)
         flat = ops.reshape(x, (-1, height * width, channels))
-        features = ops.stop_gradient(flat @ self.convolution_1 + self.bias_1)
+        features = ops.stop_gradient(
+            _linear(flat, self.convolution_1) + ops.cast(self.bias_1, x.dtype)
+        )
         transposed = ops.transpose(features, (0, 2, 1))
-        mu = ops.expand_dims(self.start, 0)
+        mu = ops.expand_dims(ops.cast(self.start, x.dtype), 0)
         for _ in range(self.steps):
             z = ops.softmax(features @ mu)
             mu = transposed @ (z / (1e-6 + ops.sum(z, axis=1, keepdims=True)))
             mu = mu / (1e-6 + ops.sqrt(ops.sum(ops.square(mu), axis=1, keepdims=True)))
-        y = ops.relu(z @ ops.transpose(mu, (0, 2, 1))) @ self.convolution_2
+        y = _linear(ops.relu(z @ ops.transpose(mu, (0, 2, 1))), self.convolution_2)
         return ops.reshape(y, ops.shape(x))
 
     def flops(self, height, width):
@@ -238,9 +253,9 @@ class EfficientAttention(Attention):
     def attend(self, x):
         _, height, width, channels = ops.shape(x)
         flat = ops.reshape(x, (-1, height * width, channels))
-        query = ops.softmax(flat @ self.query, axis=-1)
-        key = ops.softmax(flat @ self.key, axis=1)
-        context = ops.transpose(key, (0, 2, 1)) @ (flat @ self.value)
+        query = ops.softmax(_linear(flat, self.query), axis=-1)
+        key = ops.softmax(_linear(flat, self.key), axis=1)
+        context = ops.transpose(key, (0, 2, 1)) @ _linear(flat, self.value)
         return ops.reshape(query @ context, ops.shape(x))
 
     def flops(self, height, width):
