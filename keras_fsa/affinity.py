@@ -68,39 +68,50 @@ def linear_softmax(query, key, value, positions):
     return linear(scale * unit_query, unit_key, value, positions)
 
 
-def _synthesised_ratio(query, outer, key_token, value_token, weight, positions, synthesis):
-    """`(sqrt(N) V_0 + w P Q M) / (N + w sqrt(N) P Q K_0)`, numerator and denominator in one go.
-
-    `M` is `outer`, `w` is `weight`: a number, or one for each position.
-    """
-    n = ops.cast(positions, value_token.dtype)
-    key_column = ops.transpose(key_token, (0, 2, 1)) * ops.sqrt(n)
-    both = synthesis(query @ ops.concatenate([outer, key_column], axis=-1)) * weight
-    value_sum = ops.expand_dims(value_token, 1) * ops.sqrt(n)
-    return _divide(value_sum + both[..., :-1], n + both[..., -1:], positions)
+# The spectral forms are `(sqrt(N) V_0 + w P Q M) / (N + w sqrt(N) P Q K_0)`, with `M` the outer
+# product and `w` a number, or one for each position. The denominator is a map of one channel. It
+# enters the synthesis of the numerator as a weight, so that the full map is written only once.
 
 
-def spectral_linear(query, key, value, positions, analysis, synthesis):
-    """`linear` from tokens to positions `(B, H, W, Cv)`. Both parts of it are low-frequency."""
-    del analysis
-    scale = key.shape[-1] ** -0.5
-    return _synthesised_ratio(
-        query, _outer(key, value), key[:, :1], value[:, :1], scale, positions, synthesis
+def _denominator_tokens(query, key, positions):
+    return query @ ops.transpose(key[:, :1], (0, 2, 1)) * ops.sqrt(ops.cast(positions, key.dtype))
+
+
+def _normalised(query, key, value, weight, projected, positions, synthesis):
+    n = ops.cast(positions, value.dtype)
+    inverse = _divide(1.0, n + weight * projected, positions)
+    value_sum = value[:, :1] * ops.sqrt(n)
+    return synthesis(
+        query @ _outer(key, value), weight=weight * inverse, offset=(inverse, value_sum)
     )
 
 
+def spectral_linear(query, key, value, positions, analysis, synthesis):
+    """`linear` from tokens to positions `(B, H, W, Cv)`. Both parts of it are low-frequency.
+
+    Args:
+        query, key, value: tokens, the constant one first.
+        positions: number of positions of the map.
+        analysis, synthesis: the transform of a map to tokens, and back: see `keras_fsa.spectral`.
+    """
+    del analysis
+    scale = key.shape[-1] ** -0.5
+    projected = synthesis(_denominator_tokens(query, key, positions))
+    return _normalised(query, key, value, scale, projected, positions, synthesis)
+
+
 def spectral_linear_softmax(query, key, value, positions, analysis, synthesis):
-    """`linear_softmax` from tokens to positions `(B, H, W, Cv)`.
+    """`linear_softmax` from tokens to positions `(B, H, W, Cv)`. Arguments as `spectral_linear`.
 
     Norms belong to positions, so query and key visit them: the unit keys come back as tokens, which
     suffice because the values they meet are low-frequency; the queries leave their norms there.
     """
     key_map = synthesis(key)
     key = analysis(key_map * _inverse_norm(key_map))
-    weight = _inverse_norm(synthesis(query))
-    return _synthesised_ratio(
-        query, _outer(key, value), key[:, :1], value[:, :1], weight, positions, synthesis
-    )
+    both = ops.concatenate([query, _denominator_tokens(query, key, positions)], axis=-1)
+    both = synthesis(both)
+    weight = _inverse_norm(both[..., :-1])
+    return _normalised(query, key, value, weight, both[..., -1:], positions, synthesis)
 
 
 POSITIONAL = {"dot_product": dot_product, "linear_softmax": linear_softmax, "linear": linear}

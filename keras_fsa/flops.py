@@ -21,17 +21,16 @@ def attention_flops(layer, height, width):
     | layer, affinity                   | operations, R the recurrence                            |
     | --------------------------------- | ------------------------------------------------------- |
     | frequency, dot product            | `2 transform(C) + R (maps(T) + projection(T) + 4 T K C)` |
-    | frequency, linear                 | `R (transform(C) + maps(T) + projection(T) + 2 T K C    |
-    |                                   | + 2 T K (C + 1) + transform(C + 1))`                    |
+    | frequency, linear                 | `R (2 transform(C) + maps(T) + projection(T) + 4 T K C  |
+    |                                   | + 2 T K + transform(1) + 2 N C)`                        |
     | frequency, linear softmax         | the same `+ 3 R transform(K)`                           |
-    | spatial, softmax                  | `R (maps(N) + projection(N) + 4 N N max(K, V))`         |
+    | spatial, softmax                  | `R (maps(N) + projection(N) + 2 N N (K + V))`           |
     | spatial, linear forms             | `R (maps(N) + projection(N) + 4 N K V)`                 |
     | spatial, with `low_pass`          | `2 R transform(C)` more                                 |
 
-    Softmax is the scores and the weighted sum, with keys padded to the width of the values or the
-    other way round, as the layer does it. A band that lacks the constant frequency has one more
-    token for it, and each transform back to positions, or of the unit keys of the linear softmax,
-    one of that token besides.
+    Softmax is the scores and the weighted sum. A band that lacks the constant frequency has one
+    more token for it, and each transform back to positions, or of the unit keys of the linear
+    softmax, one of that token besides.
 
     Args:
         layer: a built `FrequencySelfAttention` or `SpatialSelfAttention`.
@@ -72,7 +71,7 @@ def attention_flops(layer, height, width):
 
     if isinstance(layer, SpatialSelfAttention):
         if layer.affinity == "softmax":
-            mixing = 4 * positions * positions * max(key_dim, value_dim)
+            mixing = 2 * positions * positions * (key_dim + value_dim)
         else:
             mixing = 4 * positions * key_dim * value_dim
         if layer.low_pass is not None:
@@ -91,7 +90,8 @@ def attention_flops(layer, height, width):
     if layer.affinity == "dot_product":
         # Only tokens are iterated.
         return transform(channels, band) + layer.recurrence * once + with_constant(channels)
-    once += transform(channels, band) + 2 * tokens * key_dim + with_constant(channels + 1)
+    once += transform(channels, band) + with_constant(channels) + 2 * positions * channels
+    once += 2 * tokens * key_dim + with_constant(1)
     if layer.affinity == "linear_softmax":
         # Queries and keys visit the positions; the keys come back.
         once += 3 * with_constant(key_dim)

@@ -11,6 +11,8 @@ analysis is the projector onto the band: `low_pass`.
 
 The two-dimensional basis is the Kronecker product of two small ones. It is never formed: two thin
 products do its work, columns first, because the second product then runs on the smaller result.
+Each is a batch of products, one for each row of the map: compilers make one large product of a
+shared factor, and then move the whole map into another order for it, and back.
 
 A *band* is a pair of half-open ranges of frequencies, `((u0, u1), (v0, v1))`: rows (vertical
 frequencies, along the height), then columns (horizontal frequencies, along the width). Wherever
@@ -169,6 +171,11 @@ def dct_basis(size, frequencies, dtype="float32", strict=True):
     return ops.convert_to_tensor(_known_basis(size, start, stop), dtype)
 
 
+def _each(matrix, x):
+    """`matrix @ x[b, i]` for all leading indices, as a batch of products."""
+    return ops.broadcast_to(matrix, (*ops.shape(x)[:-2], *ops.shape(matrix))) @ x
+
+
 def analysis(x, frequencies, data_format="channels_last", strict=True):
     """Tokens of the frequencies of a band: `X = D_H^T x D_W` for each channel.
 
@@ -195,8 +202,8 @@ def analysis(x, frequencies, data_format="channels_last", strict=True):
         _, height, width, channels = ops.shape(x)
         d_h = dct_basis(height, rows, dtype, strict)
         d_w = dct_basis(width, columns, dtype, strict)
-        x = ops.transpose(d_w) @ x
-        x = ops.transpose(d_h) @ ops.reshape(x, (-1, height, kv * channels))
+        x = _each(ops.transpose(d_w), x)
+        x = _each(ops.transpose(d_h), ops.reshape(x, (-1, height, kv * channels)))
         return ops.reshape(x, (-1, ku * kv, channels))
     _, channels, height, width = ops.shape(x)
     d_h = dct_basis(height, rows, dtype, strict)
@@ -205,8 +212,20 @@ def analysis(x, frequencies, data_format="channels_last", strict=True):
     return ops.transpose(ops.reshape(x, (-1, channels, ku * kv)), (0, 2, 1))
 
 
-def synthesis(tokens, height, width, frequencies, data_format="channels_last", strict=True):
+def synthesis(
+    tokens,
+    height,
+    width,
+    frequencies,
+    data_format="channels_last",
+    strict=True,
+    weight=None,
+    offset=None,
+):
     """Feature map of a band's tokens: `x = D_H X D_W^T` for each channel.
+
+    A map that is low-frequency but for a weight at each position comes out of the same products:
+    `weight_n x_n + a_n c`, without a second map.
 
     Args:
         tokens: `(B, T, C)`, in the order of `analysis`.
@@ -214,6 +233,8 @@ def synthesis(tokens, height, width, frequencies, data_format="channels_last", s
         frequencies: the band, see `parse_frequencies`.
         data_format: `"channels_last"` or `"channels_first"`.
         strict: see `dct_basis`.
+        weight: `(B, H, W, 1)` or None for ones. Needs channels last, and so does `offset`.
+        offset: `(a, c)` of the shapes `(B, H, W, 1)` and `(B, 1, C)`, or None for zero.
 
     Returns:
         `(B, H, W, C)`, or `(B, C, H, W)` with `data_format="channels_first"`, in the dtype of the
@@ -228,8 +249,15 @@ def synthesis(tokens, height, width, frequencies, data_format="channels_last", s
     d_h = dct_basis(height, rows, tokens.dtype, strict)
     d_w = dct_basis(width, columns, tokens.dtype, strict)
     if data_format == "channels_last":
-        x = d_h @ ops.reshape(tokens, (-1, ku, kv * channels))
-        return d_w @ ops.reshape(x, (-1, height, kv, channels))
+        x = _each(d_h, ops.reshape(tokens, (-1, ku, kv * channels)))
+        x = ops.reshape(x, (-1, height, kv, channels))
+        if weight is not None:
+            d_w = weight * d_w
+        if offset is None:
+            return _each(d_w, x) if weight is None else d_w @ x
+        column, row = offset
+        row = ops.broadcast_to(ops.expand_dims(row, 1), (*ops.shape(x)[:2], 1, channels))
+        return ops.concatenate([d_w, column], axis=-1) @ ops.concatenate([x, row], axis=2)
     x = ops.reshape(ops.transpose(tokens, (0, 2, 1)), (-1, channels, ku, kv))
     return (d_h @ x) @ ops.transpose(d_w)
 

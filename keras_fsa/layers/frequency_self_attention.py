@@ -125,7 +125,9 @@ class FrequencySelfAttention(SelfAttention):
         spectral.check_band_fits(self.frequencies, *self.spatial_size(input_shape))
 
     def call(self, inputs, training=None):
-        x = ops.cast(inputs, self.token_dtype) + self.map_update(inputs, training)
+        x = self.map_update(inputs, training)
+        # In place where the backend can: a second map of this size costs as much as the rest.
+        x += ops.cast(inputs, self.token_dtype)
         return ops.cast(x, self.compute_dtype)
 
     def map_update(self, inputs, training=None):
@@ -156,26 +158,32 @@ class FrequencySelfAttention(SelfAttention):
             "linear": affinities.spectral_linear,
             "linear_softmax": affinities.spectral_linear_softmax,
         }[self.affinity]
-        positions = height * width
-        x = ops.cast(inputs, self.token_dtype)
-        total = 0
-        for _ in range(self.recurrence):
-            query, key, value = self.query_key_value(
-                self._analysis(x + total, self.data_format), positions
-            )
-            y = attention(
-                query,
-                key,
-                self.project(value),
-                positions,
-                analysis=lambda z: self._analysis(z, with_constant=True),
-                synthesis=lambda tokens: self._synthesis(tokens, height, width),
-            )
-            update = self.update(y, training=training)
-            if self.data_format == "channels_first":
-                update = ops.transpose(update, (0, 3, 1, 2))
-            total = total + update
+        tokens = self._analysis(inputs, self.data_format)
+        total = self._map_of(attention, tokens, height, width, training)
+        for _ in range(self.recurrence - 1):
+            moved = tokens + self._analysis(total)
+            total += self._map_of(attention, moved, height, width, training)
+        if self.data_format == "channels_first":
+            total = ops.transpose(total, (0, 3, 1, 2))
         return total
+
+    def _map_of(self, attention, tokens, height, width, training):
+        """One application of a normalised block: what is to be added, channels last."""
+        positions = height * width
+        query, key, value = self.query_key_value(tokens, positions)
+        value = self.project(value)
+        if self.residual == "gain":
+            # Affinities sum to one, so this commutes with the attention.
+            value = self.update(value, positions)
+        y = attention(
+            query,
+            key,
+            value,
+            positions,
+            analysis=lambda z: self._analysis(z, with_constant=True),
+            synthesis=lambda tokens, **options: self._synthesis(tokens, height, width, **options),
+        )
+        return y if self.residual == "gain" else self.update(y, training=training)
 
     # Biases live on the constant frequency. A band that lacks it gets one more token for it, in
     # front, where the constant token of other bands is: zero in what is read from the map, whose
@@ -191,13 +199,18 @@ class FrequencySelfAttention(SelfAttention):
             constant = ops.zeros_like(tokens[:, :1])
         return ops.concatenate([constant, tokens], axis=1)
 
-    def _synthesis(self, tokens, height, width, data_format="channels_last"):
-        if spectral.has_constant(self.band):
-            return spectral.synthesis(tokens, height, width, self.band, data_format, strict=False)
-        constant, tokens = tokens[:, :1], tokens[:, 1:]
-        return spectral.synthesis(
-            tokens, height, width, self.band, data_format, strict=False
-        ) + spectral.synthesis(constant, height, width, 1, data_format)
+    def _synthesis(
+        self, tokens, height, width, data_format="channels_last", weight=None, offset=None
+    ):
+        constant = None
+        if not spectral.has_constant(self.band):
+            constant, tokens = tokens[:, :1], tokens[:, 1:]
+        x = spectral.synthesis(
+            tokens, height, width, self.band, data_format, False, weight=weight, offset=offset
+        )
+        if constant is not None:
+            x += spectral.synthesis(constant, height, width, 1, data_format, weight=weight)
+        return x
 
     def _in_band(self, tokens):
         if spectral.has_constant(self.band):

@@ -34,8 +34,10 @@ class SpatialSelfAttention(SelfAttention):
     Output:
         A map of the shape of the input, in the layer's compute dtype.
 
-    The softmax runs through `keras.ops.dot_product_attention`, which is fused where the backend and
-    the device have that; the linear forms sum over keys first and never hold a table of pairs.
+    Where values are as wide as keys, and always on torch, the softmax runs through
+    `keras.ops.dot_product_attention`, which is fused where the backend and the device have that;
+    elsewhere the table of all pairs is held. The linear forms sum over keys first and never hold a
+    table of pairs.
 
     Raises:
         ValueError: as in `FrequencySelfAttention`.
@@ -107,15 +109,15 @@ class SpatialSelfAttention(SelfAttention):
         return ops.reshape(y, (-1, height, width, channels))
 
     def _softmax(self, query, key, value):
-        # One head. Fused kernels want values as wide as keys: zeros change neither.
         scale = key.shape[-1] ** -0.5
-        width = max(key.shape[-1], value.shape[-1])
-        heads = [
-            ops.expand_dims(ops.pad(z, ((0, 0), (0, 0), (0, width - z.shape[-1]))), 2)
-            for z in (query, key, value)
-        ]
-        y = ops.dot_product_attention(*heads, scale=scale)
-        return ops.squeeze(y, 2)[..., : value.shape[-1]]
+        # Kernels want values as wide as keys, but for torch's. Zeros to fill up the keys would buy
+        # no kernel at the usual widths, and would cost as much again.
+        if keras.backend.backend() == "torch" or key.shape[-1] == value.shape[-1]:
+            heads = (ops.expand_dims(z, 2) for z in (query, key, value))  # One of them.
+            return ops.squeeze(ops.dot_product_attention(*heads, scale=scale), 2)
+        pairs = (query * scale) @ ops.transpose(key, (0, 2, 1))
+        pairs = ops.softmax(ops.cast(pairs, self.token_dtype))
+        return ops.cast(pairs, self.compute_dtype) @ value
 
     def get_config(self):
         return {**super().get_config(), "low_pass": self.low_pass}

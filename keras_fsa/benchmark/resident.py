@@ -1,0 +1,72 @@
+"""A process of its own that tells the memory of a call, where no allocator or compiler does.
+
+Usage: python -m keras_fsa.benchmark.resident '{"name": METHOD, "shape": [...], ...}', which prints
+a number of bytes: by how much the call raises the peak of the process' resident pages.
+
+TensorFlow keeps what it has once allocated, so it must be the first large call of the process.
+Calls on two small maps come before, which load and warm what a process needs to start, to trace and
+to compile. What it takes to compile the large call, beyond them, is in the figure: a few MiB.
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+
+from keras_fsa.benchmark import measuring
+from keras_fsa.benchmark.methods import make_layer
+
+
+def peak_memory_in_child(name, shape, frequencies, dtype, training, mode):
+    """Bytes of one call of a method.
+
+    Raises:
+        RuntimeError: where the child ends without an answer, with its output.
+    """
+    call = {"name": name, "shape": list(shape), "frequencies": frequencies}
+    call.update(dtype=dtype, training=training, mode=mode)
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_fsa.benchmark.resident", json.dumps(call)],
+        # Large buffers stay out of the heap, where they could reuse pages that count already.
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(
+            "The process that measures memory must end with an answer. Received: exit status "
+            f"{done.returncode}. Read its output: {done.stdout}{done.stderr}"
+        )
+    return int(done.stdout.splitlines()[-1])
+
+
+def main(name, shape, frequencies, dtype, training, mode):
+    def prepare(shape):
+        layer = make_layer(name, shape, frequencies, dtype, training)
+        x = measuring.make_map(shape, layer.dtype_policy.name)
+        return measuring.Call(layer, x, training, mode)
+
+    batch, height, width, channels = shape
+    for side in (frequencies + 8, frequencies + 11):
+        prepare((batch, min(side, height), min(side + 3, width), channels)).run()
+    print(resident_peak(prepare(shape).run))
+
+
+def resident_peak(run):
+    """Bytes by which a function's call raises the peak of the process' resident pages. Linux."""
+
+    def status(key):
+        with open("/proc/self/status") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+    gc.collect()
+    with open("/proc/self/clear_refs", "w") as peak:
+        peak.write("5")  # The kernel's word for: forget the peak.
+    before = status("VmRSS")
+    run()
+    return status("VmHWM") - before
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))

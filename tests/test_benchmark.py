@@ -1,0 +1,381 @@
+"""The benchmark: its methods against NumPy, its counts, its report. No test of speed."""
+
+import itertools
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_fsa.benchmark import __main__ as command
+from keras_fsa.benchmark import bars, measuring, methods, report, resident
+from tests.helpers import BACKEND, array
+
+SHAPE = (2, 7, 11, 16)
+FREQUENCIES = 3
+# Float32 products of at most a few hundred terms of order one.
+TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def softmax(x, axis=-1):
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+def regular(x, w):
+    flat = x.reshape(2, 77, 16)
+    query, key, value = (flat @ w[name] for name in ("query", "key", "value"))
+    y = softmax(query @ key.transpose(0, 2, 1) / np.sqrt(2)) @ value
+    return x + w["gain"] * y.reshape(x.shape)
+
+
+def fused(x, w):
+    # 16 channels make one head.
+    query, key, value = np.split(x.reshape(2, 77, 16) @ w["query_key_value"], 3, axis=-1)
+    y = softmax(query @ key.transpose(0, 2, 1) / np.sqrt(16)) @ value
+    return x + w["gain"] * y.reshape(x.shape)
+
+
+def dense(x, w):
+    i, j = np.mgrid[:7, :11]
+    basis = [
+        np.cos(np.pi * u * (2 * i + 1) / 14) * np.cos(np.pi * v * (2 * j + 1) / 22)
+        for u, v in itertools.product(range(3), range(3))
+    ]
+    p = np.stack([b.ravel() / np.linalg.norm(b) for b in basis], axis=1)
+    tokens = p.T @ x.reshape(2, 77, 16)
+    query, key, value = (tokens @ w[name] for name in ("query", "key", "value"))
+    y = p @ (query @ key.transpose(0, 2, 1) / 77 @ value)
+    return x + w["gain"] * y.reshape(x.shape)
+
+
+def criss_cross(x, w):
+    for _ in range(2):
+        query, key, value = (x @ w[name] for name in ("query", "key", "value"))
+        y = np.zeros_like(x)
+        for b, i, j in np.ndindex(x.shape[:3]):
+            cross = [(i, n) for n in range(11)] + [(m, j) for m in range(7) if m != i]
+            a = softmax(np.array([query[b, i, j] @ key[b, m, n] for m, n in cross]))
+            y[b, i, j] = sum(s * value[b, m, n] for s, (m, n) in zip(a, cross, strict=True))
+        x = x + w["gain"] * y
+    return x
+
+
+def ema(x, w):
+    out = np.empty_like(x)
+    for b in range(len(x)):
+        flat = x[b].reshape(77, 16) @ w["convolution_1"] + w["bias_1"]
+        mu = w["start"]
+        for _ in range(3):
+            z = softmax(flat @ mu)
+            mu = flat.T @ (z / (1e-6 + z.sum(0)))
+            mu = mu / (1e-6 + np.linalg.norm(mu, axis=0))
+        out[b] = (np.maximum(z @ mu.T, 0) @ w["convolution_2"]).reshape(x[b].shape)
+    return x + w["gain"] * out
+
+
+def efficient(x, w):
+    flat = x.reshape(2, 77, 16)
+    query, key = softmax(flat @ w["query"]), softmax(flat @ w["key"], axis=1)
+    y = query @ (key.transpose(0, 2, 1) @ (flat @ w["value"]))
+    return x + w["gain"] * y.reshape(x.shape)
+
+
+def copy(x, w):
+    return -x
+
+
+RIVALS = [copy, regular, fused, dense, criss_cross, ema, efficient]
+
+
+@pytest.mark.parametrize("reference", RIVALS, ids=lambda f: f.__name__)
+def test_rivals_against_numpy(reference, rng):
+    layer = methods.make_layer(reference.__name__, SHAPE, FREQUENCIES)
+    weights = {weight.name: array(weight).astype("float64") for weight in layer.weights}
+    if reference is ema:
+        layer.bias_1.assign(rng.standard_normal(16))
+        weights["bias_1"] = array(layer.bias_1).astype("float64")
+    x = rng.standard_normal(SHAPE).astype("float32")
+    np.testing.assert_allclose(
+        array(layer(x)), reference(x.astype("float64"), weights), **TOLERANCE
+    )
+
+
+def test_fused_has_narrow_heads():
+    layer = methods.make_layer("fused", (1, 3, 5, 130))
+    assert (layer.heads, layer.channels) == (2, 130)
+    layer = methods.make_layer("fused", (1, 3, 5, 512))
+    assert layer.heads == 8
+
+
+def test_an_unknown_method():
+    message = r"`method` must be one of 'copy', .*Received: method='nonlocal'\. Choose one"
+    with pytest.raises(ValueError, match=message):
+        methods.make_layer("nonlocal", SHAPE)
+
+
+# XLA also counts what runs over elements; a softmax is about five operations an element. With
+# enough channels that stays below this share of the products.
+XLA_EXCESS = 0.12
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_training_step_in_half_precision(name):
+    layer = methods.make_layer(name, SHAPE, FREQUENCIES, methods.HALF)
+    x = measuring.make_map(SHAPE, layer.dtype_policy.name)
+    mode = "graph" if BACKEND == "tensorflow" else None
+    y, (gradient, *weights) = measuring.Call(layer, x, training=True, mode=mode).run()
+    assert "bfloat16" in str(y.dtype) and "bfloat16" in str(gradient.dtype)
+    assert gradient.shape == x.shape and len(weights) == len(layer.trainable_weights)
+
+
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if name != "copy"])
+def test_counts_agree_with_the_backend(name):
+    shape = (2, 12, 16, 256) if BACKEND == "jax" else SHAPE
+    layer = methods.make_layer(name, shape, FREQUENCIES)
+    mode = "graph" if BACKEND == "tensorflow" else None
+    counted = measuring.Call(layer, measuring.make_map(shape, "float32"), mode=mode).counted_flops()
+    flops = shape[0] * methods.flops(layer, *shape[1:3])
+    if BACKEND == "torch":
+        assert counted == flops
+    elif BACKEND == "jax":
+        assert flops <= counted <= (1 + XLA_EXCESS) * flops
+    else:
+        assert counted is None
+
+
+def test_memory_of_a_copy_is_one_map():
+    x = measuring.make_map(SHAPE, "float32")
+    call = measuring.Call(methods.make_layer("copy", SHAPE), x)
+    if BACKEND == "torch":
+        assert call.peak_memory() == 4 * np.prod(SHAPE)
+    elif measuring.device()[0] == "cpu":
+        assert call.peak_memory() is None
+
+
+def test_memory_of_a_copy_in_a_child():
+    mode = measuring.modes(True)[0]
+    shape = (1, 97, 97, 512)
+    peak = resident.peak_memory_in_child("copy", shape, 8, "float32", False, mode)
+    # Each thread tells the kernel of its pages 64 at a time, so that up to a MiB is missing. On top
+    # may come what it takes to trace and compile.
+    map_size = 4 * np.prod(shape)
+    assert map_size - 2**20 < peak < 1.5 * map_size
+
+
+def test_a_child_that_fails():
+    with pytest.raises(RuntimeError, match="must end with an answer. Received: exit status 1"):
+        resident.peak_memory_in_child("nonlocal", (1, 5, 6, 8), 2, "float32", False, "jit")
+
+
+def test_memory_of_regular_attention_by_hand():
+    assert methods.memory_of_regular((3, 5, 7, 16), 2) == 3 * 2 * 35 * (35 + 2 + 2 + 16 + 16)
+
+
+class Machine:
+    """A clock, and functions that take time on it; drift makes all slower from now on."""
+
+    def __init__(self):
+        self.now, self.order = 0.0, []
+
+    def __call__(self):
+        return self.now
+
+    def function(self, name, seconds):
+        def run():
+            self.order.append(name)
+            self.now += seconds
+
+        return run
+
+
+def test_round_robin():
+    machine = Machine()
+    runs = {"fast": machine.function("fast", 0.001), "slow": machine.function("slow", 1.0)}
+    times = measuring.time_round_robin(runs, 8, 8.0, clock=machine)
+    assert times == {
+        "fast": (pytest.approx(0.001), 8),
+        "slow": (pytest.approx(1.0), 4),
+    }
+    assert machine.order == ["fast"] * 2 + ["slow"] * 2 + ["fast", "fast", "slow"] * 4
+    # However slow, three times.
+    runs = {"slower": machine.function("slower", 100.0)}
+    assert measuring.time_round_robin(runs, 8, 8.0, clock=machine)["slower"][1] == 3
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The whole command at one tiny size, with every method."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    file, picture = folder / "result.json", folder / "result.png"
+    names = list(methods.ALL_METHODS)
+    arguments = "--sizes 7x11 --channels 16 --frequencies 3 --rounds 3 --seconds 0.1".split()
+    arguments += ["--methods", *names, "--json", str(file), "--plot", str(picture)]
+    if BACKEND == "torch":
+        arguments.append("--training")
+    with pytest.MonkeyPatch.context() as patch:
+        # A process for each method takes minutes; one has a test of its own.
+        patch.setattr(resident, "peak_memory_in_child", lambda *call: 4 * 77 * 16)
+        command.main(arguments)
+    return json.loads(file.read_text()), picture.read_bytes(), names
+
+
+def test_json_content(run):
+    result, picture, names = run
+    assert picture.startswith(b"\x89PNG")
+    assert result["backend"] == BACKEND
+    assert result["device"]["kind"] in ("cpu", "gpu") and result["device"]["name"]
+    assert set(result["versions"]) == {"keras", "numpy", BACKEND}
+    assert result["versions"]["keras"] == keras.__version__
+    assert result["threads"]["cpus"] >= 1
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", result["date"])
+    passes = {False, True} if BACKEND == "torch" else {False}
+    rows = {(r["method"], r["mode"], r["training"]): r for r in result["rows"]}
+    mode = "eager" if BACKEND == "torch" else "jit"
+    assert {key[0] for key in rows if key[1] == mode} == set(names)
+    assert {key[2] for key in rows} == passes
+    for (name, _, training), row in rows.items():
+        assert "note" not in row, row
+        assert row["time"] > 0 and row["rounds"] == 3 and row["positions"] == 77
+        assert row["memory"] >= 0 and row["memory_by"]
+        assert (row["flops"] is None) == training
+        half = name.endswith("bfloat16")
+        assert row["dtype"] == ("mixed_bfloat16" if half else "float32")
+        if BACKEND == "torch":
+            # The output, in its dtype, is in the memory; in training the gradients are, too.
+            assert row["memory"] >= (1 + training) * 77 * 16 * (2 if half else 4)
+    row, base = rows["dot_product", mode, False], rows["regular", mode, False]
+    assert row["vs_regular"]["time"] == pytest.approx(row["time"] / base["time"])
+    assert row["vs_regular"]["flops"] == pytest.approx(row["flops"] / base["flops"])
+    if BACKEND == "tensorflow":
+        assert ("dot_product", "unknown sizes", False) in rows
+        assert result["retraces"] == {"unknown sizes": 0}
+    if BACKEND == "jax":
+        assert result["retraces"] == {"jit": 0}
+    assert result["bars"] == bars.check(result)
+
+
+def test_a_failing_method_leaves_a_note_and_the_others(monkeypatch, capsys):
+    def fail(self, x):
+        raise MemoryError("no room\nat all")
+
+    monkeypatch.setattr(methods.EfficientAttention, "attend", fail)
+    arguments = "--sizes 5x6 --channels 8 --frequencies 2 --rounds 3 --seconds 0.1 --methods"
+    monkeypatch.setattr(resident, "peak_memory_in_child", lambda *call: 1)
+    result = command.main([*arguments.split(), "efficient", "regular"])
+    failed, *others = result["rows"]
+    assert failed["note"].startswith("failed: ") and failed["time"] is None
+    assert all(row["time"] for row in others)
+    assert "failed: " in capsys.readouterr().out
+
+
+def test_a_table_that_does_not_fit_is_left_out():
+    note = command._too_large("regular", (1, 2000, 2000, 16), False, "cpu")
+    assert re.fullmatch(r"left out: may need \d{5,} GiB", note)
+    assert command._too_large("regular", SHAPE, True, "cpu") is None
+    assert command._too_large("ema", (1, 2000, 2000, 16), False, "cpu") is None
+
+
+def test_a_wrong_size(capsys):
+    with pytest.raises(SystemExit):
+        command.parse(["--sizes", "97"])
+    assert "a size must be HEIGHTxWIDTH. Received: '97'." in capsys.readouterr().err
+
+
+def made_up(method, time, memory=None, flops=None, size=(97, 97), **options):
+    row = {"method": method, "mode": "jit", "training": False, "time": time, "rounds": 3}
+    height, width = size
+    row.update(height=height, width=width, positions=height * width, memory=memory, flops=flops)
+    empty = {"time": None, "flops": None, "memory": None}
+    return {**row, "vs_regular": empty, "vs_copy": empty, **options}
+
+
+def made_up_result(rows, kind="cpu", **setting):
+    return {"setting": {**bars.PAPER, **setting}, "rows": rows, "device": {"kind": kind}}
+
+
+def checked(*arguments, **options):
+    return {
+        line["bar"]: (line["measured"], line["holds"])
+        for line in bars.check(made_up_result(*arguments, **options))
+    }
+
+
+def test_bars():
+    rows = [
+        made_up("copy", 0.002),
+        made_up("regular", 1.0, 800e6, 100e9),
+        made_up("dense", 0.013),
+        made_up("dot_product", 0.010, 80e6, 0.2e9),
+        made_up("dot_product_r4", 0.014),
+        made_up("dot_product", 0.02, training=True),
+        made_up("regular", 1.0, training=True),
+        made_up("dot_product", 0.011, mode="unknown sizes"),
+    ]
+    found = checked(rows)
+    assert found["dot_product: flops below regular attention"] == (pytest.approx(0.998), True)
+    assert found["dot_product: time below regular attention"] == (pytest.approx(0.99), True)
+    assert found["dot_product: memory below regular attention"] == (pytest.approx(0.9), False)
+    once = 1 - 80e6 / methods.memory_of_regular((1, 97, 97, 512))
+    name = "dot_product: memory below regular attention that holds its pairs once"
+    assert found[name] == (pytest.approx(once), False)
+    assert found["dot_product: times faster than dense"] == (pytest.approx(1.3), False)
+    assert found["dot_product: time in copies of the map"] == (pytest.approx(5), True)
+    assert found["dot_product: time of R = 4 over R = 1"] == (pytest.approx(1.4), False)
+    name = "dot_product: training step's time below regular attention"
+    assert found[name] == (pytest.approx(0.98), False)
+    assert found["dot_product: unknown over known sizes at 97x97"] == (pytest.approx(1.1), True)
+    assert not [bar for bar in found if "linear_softmax" in bar or "ema" in bar]
+    # Another setting than the paper's tells only what is a ratio at any setting.
+    assert list(checked(rows, channels=64)) == ["dot_product: unknown over known sizes at 97x97"]
+
+
+def test_bars_on_a_gpu():
+    size = (129, 257)
+    rows = [
+        made_up("copy", 0.002, size=size),
+        made_up("dot_product", 0.005, size=size),
+        made_up("fused", 0.1, size=size),
+        made_up("fused_bfloat16", 0.008, size=size),
+        made_up("dot_product_bfloat16", 0.004, size=size),
+    ]
+    assert checked(rows, kind="gpu", batch=4) == {
+        "dot_product_bfloat16: times faster than fused attention at 129x257": (2, True),
+        "dot_product: time in copies at 129x257, batch 4": (2.5, True),
+    }
+
+
+def test_markdown():
+    row = made_up("ema", 0.0123, 3 * 2**20, 5e9, note="by hand")
+    row["vs_regular"] = {"time": 0.5, "flops": None, "memory": 0.25}
+    row["vs_copy"] = {"time": 8, "flops": None, "memory": 2}
+    header, line, cells = report.markdown([row]).splitlines()
+    assert header.count("|") == line.count("|") == cells.count("|")
+    assert cells == "| 97x97 | ema | jit | 12.3 | 3 | 5 | 3 | 0.5 |  | 0.25 | 8 | 2 | by hand |"
+    bar = {"bar": "b", "mode": "jit", "required": "at most 2", "measured": 1.5, "holds": True}
+    assert report.markdown_bars([bar]).splitlines()[-1] == "| b | jit | at most 2 | 1.5 | True |"
+    assert report.markdown_bars([]) == ""
+
+
+def test_plot_values():
+    rows = [
+        made_up("regular", 4.0, 2**30, 8e9, size=(20, 30)),
+        made_up("regular", 1.0, 2**20, 2e9, size=(10, 20)),
+        made_up("copy", 0.5, 2**21, 0, size=(10, 20)),
+        made_up("copy", None, size=(20, 30)),
+    ]
+    figure = report.plot(rows)
+    time, memory, flops = figure.axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in time.get_lines()}
+    assert lines == {"regular": [[200, 1000], [600, 4000]], "copy": [[200, 500]]}
+    assert memory.get_lines()[0].get_ydata().tolist() == [1, 1024]
+    assert flops.get_lines()[0].get_ydata().tolist() == [2, 8]
+    assert {axes.get_xscale() for axes in figure.axes} == {"log"}
+    assert {axes.get_yscale() for axes in figure.axes} == {"log"}
+    # The paper's bands, under the regular attention of this run.
+    for axes, top, saving in ((time, 1000, (0.9756, 0.9818)), (memory, 1, (0.8729, 0.9004))):
+        (band,) = axes.collections
+        at_200 = [y for x, y in band.get_paths()[0].vertices if x == 200]
+        low, high = ((1 - s) * top for s in reversed(saving))
+        assert min(at_200) == pytest.approx(low) and max(at_200) == pytest.approx(high)
