@@ -139,6 +139,19 @@ def test_scales_by_ratio_and_by_size():
     assert heights(3, scales=(2, 2), base_size=(60, 60)) == [(48, 120)]
 
 
+def test_scale_place_and_mirror_image_are_independent():
+    rows, columns = np.mgrid[:200, :200].astype("uint8")
+    image = np.stack([rows, columns, rows], axis=-1)
+    settings = dict(PLAIN, scales=(0.5, 2.0), flip=0.5)
+    corners = many(300, image, rows, (20, 20), **settings)[0].astype(float)
+    shrunk = (corners[:, -1, 0, 0] - corners[:, 0, 0, 0]) / 19
+    mirrored = corners[:, 0, 0, 1] > corners[:, 0, -1, 1]
+    down, right = (corners[..., axis].min((1, 2)) / (200 - 20 * shrunk) for axis in (0, 1))
+    drawn = np.corrcoef([shrunk, mirrored, down, right])
+    # Four standard deviations of the correlation of 300 independent pairs.
+    assert abs(drawn - np.eye(4)).max() < 4 / np.sqrt(300)
+
+
 def test_crops_hold_at_most_three_quarters_of_one_class():
     # One class fills all but a corner; the ignored area does not count.
     mask = np.zeros((40, 40), "uint8")
