@@ -38,7 +38,8 @@ def twins():
 
 def lamp_colour(image, mask):
     """The colour of the coloured pixels of the signal; its mast and its ring are grey."""
-    red, green = image[np.isin(mask, (LABEL["green signal"], LABEL["red signal"]))][:, :2].T.astype(int)
+    signal = np.isin(mask, (LABEL["green signal"], LABEL["red signal"]))
+    red, green = image[signal][:, :2].T.astype(int)
     coloured = abs(red - green) > 60
     return "red" if (red - green)[coloured].mean() > 0 else "green"
 
