@@ -1,0 +1,141 @@
+"""How training went and what it came to, as pictures."""
+
+import csv
+import os
+from typing import Any
+
+import numpy as np
+
+from keras_fsa.visualize.figure import LINE_COLOURS, Path, finish, new_figure
+
+# Columns of a log that are no scores.
+_NOT_SCORES = ("epoch", "learning_rate")
+
+
+def training_picture(history: Any, path: Path = None) -> Any:
+    """Loss and metrics of each epoch, training and validation in one panel for each.
+
+    Args:
+        history: what `model.fit` returns, or its dict `history.history`, or the path of a file of
+            `keras.callbacks.CSVLogger`.
+        path: where the PNG goes; None to write none.
+
+    Returns:
+        The matplotlib figure, with an axis for each score, the loss first.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where there is no epoch, or no score, in the history.
+        ImportError: where matplotlib is missing, with the pip command.
+    """
+    table, epochs = _table(history)
+    names = [name for name in table if name not in _NOT_SCORES]
+    scores = list(dict.fromkeys(name.removeprefix("val_") for name in names))
+    # `fit` logs metrics in the order of their names; the loss is what one looks at first.
+    scores.sort(key=lambda name: name != "loss")
+    if not scores or not len(epochs):
+        raise ValueError(
+            "`history` must hold at least one epoch and one score. Received: history="
+            f"{history!r} with the columns {list(table)} and {len(epochs)} epochs. Pass what "
+            "`model.fit` returns, or a file of keras.callbacks.CSVLogger."
+        )
+    figure = new_figure(max(5.25, min(10.5, 5.25 * len(scores))), 3.6)
+    # One epoch has no line, so every epoch gets a mark while there are few.
+    marker = "o" if len(epochs) <= 30 else None
+    for axis, score in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores, strict=True):
+        lines = (("training", score), ("validation", f"val_{score}"))
+        for (label, name), colour in zip(lines, LINE_COLOURS, strict=False):
+            if name in table:
+                style = {"color": colour, "linewidth": 2, "marker": marker, "markersize": 4}
+                axis.plot(epochs, table[name], label=label, **style)
+        axis.set_title(score.replace("_", " "))
+        axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(color="0.92")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False)
+    return finish(figure, path)
+
+
+def iou_picture(
+    scores: Any,
+    class_names: list[str] | None = None,
+    titles: tuple[str, ...] = ("IoU",),
+    path: Path = None,
+) -> Any:
+    """The IoU of each class as bars, with the mean below them.
+
+    Args:
+        scores: `(num_classes,)`, 0 to 1, NaN for a class that never occurred; or a list of such
+            arrays, one for each of `titles`, whose bars lie beside each other.
+        class_names: names of the classes.
+        titles: names of what is compared.
+        path: where the PNG goes; None to write none.
+
+    Returns:
+        The matplotlib figure. The mean is that over the classes that occurred.
+
+    Raises:
+        ValueError: where scores, titles and names do not go together, or a score is not in [0, 1].
+        ImportError: where matplotlib is missing, with the pip command.
+    """
+    scores = np.atleast_2d(np.asarray(scores, "float64"))
+    names = list(class_names or [f"class {i}" for i in range(scores.shape[-1])])
+    if scores.shape != (len(titles), len(names)):
+        raise ValueError(
+            "`scores` must have a row for each title and a number for each class. Received: scores "
+            f"of shape {scores.shape} for {len(titles)} titles and {len(names)} class names. Pass "
+            "a list of arrays (num_classes,)."
+        )
+    if not ((scores >= 0) & (scores <= 1) | np.isnan(scores)).all():
+        raise ValueError(
+            "`scores` must lie in [0, 1], or be NaN. Received: scores from "
+            f"{np.nanmin(scores):g} to {np.nanmax(scores):g}. Divide per cent by 100."
+        )
+    known = np.isfinite(scores)
+    total = np.where(known, scores, 0).sum(axis=1)
+    count = known.sum(axis=1)
+    mean = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    # The mean stands apart, half a bar below.
+    y = np.append(np.arange(len(names)), len(names) + 0.5)
+    bar = 0.8 / len(titles)
+    figure = new_figure(7.5, (0.14 + 0.2 * len(titles)) * (len(names) + 1.5) + 1.0)
+    axis = figure.subplots()
+    for i, (title, row) in enumerate(zip(titles, scores, strict=True)):
+        values = np.append(row, mean[i])
+        where = y - 0.4 + bar * (i + 0.5)
+        colour = LINE_COLOURS[i % len(LINE_COLOURS)]
+        axis.barh(where, np.nan_to_num(values), 0.92 * bar, color=colour, label=title)
+        for position, value in zip(where, values, strict=True):
+            text = "absent" if np.isnan(value) else f"{value:.3f}"
+            place = (np.nan_to_num(value) + 0.01, position)
+            axis.text(*place, text, va="center", fontsize=8, color="0.25")
+    axis.set_yticks(y, [*names, "mean"])
+    axis.invert_yaxis()
+    axis.axhline(len(names) - 0.25, color="0.7", linewidth=0.8)
+    axis.set_xlim(0, 1.1)
+    axis.set_xticks(np.linspace(0, 1, 6))
+    axis.set_xlabel("intersection over union")
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(titles) > 1:
+        figure.legend(loc="outside upper center", ncols=len(titles), frameon=False)
+    return finish(figure, path)
+
+
+def _table(history):
+    """Columns of numbers by name, and the epochs, counted from one."""
+    if isinstance(history, (str, os.PathLike)):
+        with open(history, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        table = {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+        epochs = table.get("epoch", range(len(rows)))
+    else:
+        table = getattr(history, "history", history)
+        length = max((len(column) for column in table.values()), default=0)
+        epochs = getattr(history, "epoch", None) or range(length)
+    return table, np.asarray(epochs, "float64") + 1
+
+
+def _number(text):
+    # CSVLogger writes "NA" where an epoch has no validation.
+    return float("nan") if text in ("", "NA", None) else float(text)
