@@ -135,11 +135,14 @@ def test_spectrum_picture(tmp_path):
     np.testing.assert_allclose(shown(left), decades, atol=1e-4)
     (frame,) = left.patches
     assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((-0.5, -0.5), 4, 4)
-    lines = {line.get_label(): line.get_ydata() for line in right.lines}
     share = 100 * 9 * 77 / total
-    np.testing.assert_allclose(lines["energy"], [share] * 4 + [100] * 3, atol=1e-3)
-    np.testing.assert_allclose(lines["energy without the mean"], [0] * 4 + [100] * 3, atol=1e-3)
-    assert f"{share:.1f} %" in [t.get_text() for t in right.texts]
+    assert legend(right.get_legend()) == [
+        f"energy: {share:.1f} % at k = 4",
+        "energy without the mean: 0.0 % at k = 4",
+    ]
+    held, _, centred, *_ = (line.get_ydata() for line in right.lines)
+    np.testing.assert_allclose(held, [share] * 4 + [100] * 3, atol=1e-3)
+    np.testing.assert_allclose(centred, [0] * 4 + [100] * 3, atol=1e-3)
     with pytest.raises(ValueError, match="height of 7 .* Received: frequencies=8"):
         spectrum_picture(x, 8)
 

@@ -59,7 +59,11 @@ def attention_picture(
         axes[0].imshow(picture, extent=extent)
         axes[0].set_title("picture, and the position that asks")
     for axis, (title, weights) in zip(axes[-len(maps) :], maps.items(), strict=True):
-        show_attention(axis, weights, figure)
+        bar = figure.colorbar(
+            show_attention(axis, weights), ax=axis, orientation="horizontal", shrink=0.8, aspect=30
+        )
+        bar.set_label("weight, in multiples of the mean's 1 / N", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
         axis.set_title(title)
     for axis in axes:
         mark(axis, row, column)
@@ -68,19 +72,15 @@ def attention_picture(
     return finish(figure, path)
 
 
-def show_attention(axis: Any, weights: np.ndarray, figure: Any) -> Any:
-    """An attention map `(H, W)` on an axis, in multiples of `1 / N`, with its colour bar."""
+def show_attention(axis: Any, weights: np.ndarray) -> Any:
+    """An attention map `(H, W)` on an axis, in multiples of `1 / N`; matplotlib's image."""
     multiples = weights * weights.size
-    if multiples.min() < -1e-6 * np.abs(multiples).max():
-        limit = np.abs(multiples).max()
-        scale = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit}
+    largest = np.abs(multiples).max()
+    if multiples.min() < -1e-6 * largest:
+        scale = {"cmap": "PuOr_r", "vmin": -largest, "vmax": largest}
     else:
         scale = {"cmap": "viridis", "vmin": 0}
-    image = axis.imshow(multiples, interpolation="nearest", **scale)
-    bar = figure.colorbar(image, ax=axis, orientation="horizontal", shrink=0.8, aspect=30)
-    bar.set_label("weight, in multiples of the mean's 1 / N", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    return image
+    return axis.imshow(multiples, interpolation="nearest", **scale)
 
 
 def mark(axis: Any, row: float, column: float) -> None:

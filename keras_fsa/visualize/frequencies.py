@@ -56,15 +56,11 @@ def spectrum_picture(feature_map: Any, frequencies: int = 8, path: Path = None) 
         (held, "energy", LINE_COLOURS[0]),
         (centred, "energy without the mean", LINE_COLOURS[1]),
     ):
-        right.plot(x, 100 * values, color=colour, linewidth=2.2, label=name)
+        label = f"{name}: {100 * values[k - 1]:.1f} % at k = {k}"
+        right.plot(x, 100 * values, color=colour, linewidth=2.2, label=label)
         right.plot(k, 100 * values[k - 1], "o", color=colour, markersize=7)
-        right.annotate(
-            f"{100 * values[k - 1]:.1f} %",
-            (k, 100 * values[k - 1]),
-            **{"xytext": (9, -13), "textcoords": "offset points", "color": colour},
-        )
     right.axvline(k, color="0.6", linewidth=0.8, zorder=0)
-    right.set_title(f"energy that the lowest k x k frequencies hold; k = {k} marked")
+    right.set_title("energy held by the lowest k x k frequencies")
     right.set_xlabel("k")
     right.set_ylabel("per cent")
     right.set_xlim(1, len(held))
