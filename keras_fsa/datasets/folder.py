@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_fsa.arguments import optional_import, positive_int
+from keras_fsa.datasets.indexed import indexed_dataset
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 """Endings of the files that are read, in lower case; the case of a file's own ending is free."""
@@ -87,8 +88,8 @@ def check_pairs(pairs, num_classes, ignore_label=IGNORE_LABEL):
     _check_num_classes(num_classes)
 
     def check(pair):
-        _, _, mode, problems = _read_pair(*pair, num_classes, ignore_label)
-        return mode, problems
+        image, _, _, problems = read_pair(*pair, num_classes, ignore_label)
+        return image and image.info["mode"], problems
 
     pairs = list(pairs)
     bar = keras.utils.Progbar(len(pairs), verbose=len(pairs) > 200, interval=0.5, unit_name="pair")
@@ -177,8 +178,9 @@ def folder_dataset(images, masks, num_classes, size=None, ignore_label=IGNORE_LA
         check_pairs(pairs, num_classes, ignore_label)
 
     def read(image_path, mask_path):
-        paths = os.fsdecode(image_path), os.fsdecode(mask_path)
-        image, mask, _, problems = _read_pair(*paths, num_classes, ignore_label)
+        # Outside a graph TensorFlow passes arrays.
+        paths = (os.fsdecode(np.asarray(path).item()) for path in (image_path, mask_path))
+        image, mask, _, problems = read_pair(*paths, num_classes, ignore_label)
         if problems:
             raise ValueError("; ".join(problems))
         if size is not None:
@@ -195,10 +197,8 @@ def folder_dataset(images, masks, num_classes, size=None, ignore_label=IGNORE_LA
         height, width = size or (None, None)
         return tf.ensure_shape(image, (height, width, 3)), tf.ensure_shape(mask, (height, width))
 
-    paths = [[os.fsencode(path) for path in side] for side in zip(*pairs, strict=True)]
-    return tf.data.Dataset.from_tensor_slices(tuple(paths)).map(
-        load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    paths = tuple([os.fsencode(path) for path in side] for side in zip(*pairs, strict=True))
+    return indexed_dataset(paths, load, lambda index: os.fspath(pairs[index][0]))
 
 
 def _files(argument, directory):
@@ -230,23 +230,31 @@ def _files(argument, directory):
     return files
 
 
-def _read_pair(image_path, mask_path, num_classes, ignore_label):
+def read_pair(image_path, mask_path, num_classes, ignore_label, ids_of=None):
     """Decodes a picture and its mask.
 
+    Args:
+        image_path: Path of the picture.
+        mask_path: Path of the mask.
+        num_classes: The ids of the mask are 0 to this number - 1, and `ignore_label`.
+        ignore_label: Id of the pixels of no class.
+        ids_of: Function from the path of a mask to its ids; `None` stands for `read_ids`.
+
     Returns:
-        The picture in RGB and the mask in 8 bits, both PIL images (`None` where one is bad), the
-        mode of the picture's file, and a list of what is wrong, which names the files.
+        The picture in RGB and the mask in 8 bits with 255 for `ignore_label`, both PIL images
+        (`None` where one is bad); whether the picture's file holds just these pixels, in RGB or
+        grey; and a list of what is wrong, which names the files.
     """
-    image = mask = mode = None
+    image = mask = unchanged = None
     problems = []
     # Decoders meet bad files with errors of many kinds (OSError, SyntaxError, struct.error,
     # DecompressionBombError and others).
     try:
-        image, mode = _read_image(image_path)
+        image, unchanged = _read_image(image_path)
     except Exception as error:
         problems.append(f"{image_path}: {error}")
     try:
-        mask = _read_mask(mask_path, num_classes, ignore_label)
+        mask = _mask_image((ids_of or read_ids)(mask_path), num_classes, ignore_label)
     except Exception as error:
         problems.append(f"{mask_path}: {error}")
     if image and mask and image.size != mask.size:
@@ -255,13 +263,14 @@ def _read_pair(image_path, mask_path, num_classes, ignore_label):
             f"{image_path} is {height} high and {width} wide (EXIF orientation applied), "
             f"its mask {mask_path} is {mask_height} high and {mask_width} wide"
         )
-    return image, mask, mode, problems
+    return image, mask, unchanged, problems
 
 
 def _read_image(path):
     pillow = optional_import("PIL.Image", "examples")
     with pillow.open(path) as file:
         mode = file.mode
+        orientation = file.getexif().get(0x0112, 1)
         image = optional_import("PIL.ImageOps", "examples").exif_transpose(file)
     # Older versions of Pillow open 16-bit PNG files in mode "I".
     if mode.startswith("I;16") or (mode == "I" and file.format == "PNG"):
@@ -271,10 +280,13 @@ def _read_image(path):
         raise ValueError(f"has 32 bits per channel (mode {mode}), save it with 8 or 16")
     # Pillow warns about each palette file that has one.
     image.info.pop("transparency", None)
-    return image.convert("RGB"), mode
+    image = image.convert("RGB")
+    image.info["mode"] = mode
+    return image, mode in ("RGB", "L") and orientation == 1
 
 
-def _read_mask(path, num_classes, ignore_label):
+def read_ids(path):
+    """The ids in the file of a mask, as they are: one channel, palette indices for a palette."""
     pillow = optional_import("PIL.Image", "examples")
     with pillow.open(path) as file:
         file.load()
@@ -285,13 +297,17 @@ def _read_mask(path, num_classes, ignore_label):
             f"is not one channel of class ids but a {file.mode} file, save the ids as 8-bit grey "
             "or palette"
         )
-    ids = np.asarray(file)
+    return np.asarray(file)
+
+
+def _mask_image(ids, num_classes, ignore_label):
     unknown = ((ids < 0) | (ids >= num_classes)) & (ids != ignore_label)
     if unknown.any():
         raise ValueError(
             f"has ids beyond 0 to {num_classes - 1} that are not the ignore label {ignore_label}: "
             f"{_first(np.unique(ids[unknown]))}"
         )
+    pillow = optional_import("PIL.Image", "examples")
     return pillow.fromarray(np.where(ids == ignore_label, IGNORE_LABEL, ids).astype("uint8"))
 
 

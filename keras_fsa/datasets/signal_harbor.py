@@ -29,19 +29,13 @@ the same versions of NumPy and Pillow draw the same data set everywhere: 640 exa
 
 import numpy as np
 
-try:
-    # TFDS installs neither of the two by itself. Its builders need importlib_resources; where
-    # TensorFlow is missing, importing TFDS succeeds but leaves it without its contents.
-    import importlib_resources  # noqa: F401
-    import tensorflow  # noqa: F401
-    import tensorflow_datasets as tfds
-    from PIL import Image, ImageDraw
-except ImportError as error:
-    raise ImportError(
-        "The data sets of keras_fsa need tensorflow, tensorflow-datasets, importlib_resources and "
-        f"Pillow. Received: {error}. "
-        'Install them with: pip install "keras_fsa[examples]"'
-    ) from error
+from keras_fsa.arguments import optional_import
+from keras_fsa.datasets.archives import import_tfds
+
+tfds = import_tfds()
+_, Image, ImageDraw = (
+    optional_import(module, "examples") for module in ("PIL", "PIL.Image", "PIL.ImageDraw")
+)
 
 HEIGHT, WIDTH = 96, 128
 SPLITS = {"train": 640, "test": 160}
