@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_fsa
+from keras_fsa.datasets.augment import training_batches
 from keras_fsa.datasets.folder import IGNORE_LABEL, folder_dataset, match_pairs
 from keras_fsa.metrics import MeanIoU
 from keras_fsa.visualize import comparison
@@ -56,10 +57,16 @@ def main():
         folder_dataset(*zip(*pairs, strict=True), args.num_classes, args.size, args.ignore_label)
         for pairs in (train_pairs, val_pairs)
     )
-    seeds = tf.data.Dataset.random(args.seed, rerandomize_each_iteration=True).batch(2)
-    train = tf.data.Dataset.zip(train.shuffle(min(len(train), 1000)), seeds)
-    train = train.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
-    train = train.batch(args.batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    steps = len(train) // args.batch
+    train = training_batches(
+        train,
+        args.size,
+        args.batch,
+        args.seed,
+        scales=(0.75, 2.0),
+        max_class_share=1,
+        photometric=False,
+    )
     val = val.batch(args.batch).prefetch(tf.data.AUTOTUNE)
 
     model = keras_fsa.FsaNet(
@@ -73,7 +80,7 @@ def main():
         head_channels=args.head_channels,
     )
     learning_rate = keras.optimizers.schedules.PolynomialDecay(
-        args.learning_rate, args.epochs * len(train), end_learning_rate=1e-4, power=0.9
+        args.learning_rate, args.epochs * steps, end_learning_rate=1e-4, power=0.9
     )
     model.compile(optimizer=keras.optimizers.SGD(learning_rate, momentum=0.9))
 
@@ -83,6 +90,7 @@ def main():
         train,
         validation_data=val,
         epochs=args.epochs,
+        steps_per_epoch=steps,
         shuffle=False,  # the data set does so itself
         callbacks=[
             keras.callbacks.CSVLogger(args.output / "history.csv"),
@@ -120,28 +128,6 @@ def main():
         path=args.output / "predictions.png",
     )
     print(f"Written to {args.output}")
-
-
-def augment(pair, seed):
-    """Scales, crops and flips a picture and its mask at random, both alike.
-
-    The scale is 0.75 to 2; what a smaller picture leaves empty is filled with its mirror image.
-    """
-    # Keras' RandomZoom keeps the centre and its RandomCrop needs to know the size beforehand, so
-    # neither shows the edges of a picture at a larger scale.
-    image, mask = pair
-    height, width, _ = image.shape
-    seeds = tf.random.split(seed, 3)
-    scale = tf.random.stateless_uniform((), seeds[0], 0.75, 2.0)
-    size = tf.cast(tf.round(scale * [height, width]), tf.int32)
-    image = tf.cast(tf.round(tf.image.resize(image, size)), tf.uint8)
-    mask = tf.image.resize(mask[..., None], size, method="nearest")
-    both = tf.concat([image, mask], axis=-1)
-    border = tf.maximum([height, width, 4] - tf.shape(both), 0)
-    both = tf.pad(both, tf.stack([border // 2, border - border // 2], axis=1), "SYMMETRIC")
-    both = tf.image.stateless_random_crop(both, (height, width, 4), seeds[1])
-    both = tf.image.stateless_random_flip_left_right(both, seeds[2])
-    return both[..., :3], both[..., 3]
 
 
 def evaluate(model, data, num_classes):

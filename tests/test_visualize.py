@@ -8,6 +8,7 @@ from keras_fsa.visualize import (
     attention_picture,
     colour_mask,
     comparison,
+    confusion_picture,
     default_palette,
     iou_picture,
     overlay,
@@ -243,10 +244,30 @@ def test_missing_matplotlib():
     code = """
 import sys
 sys.modules["matplotlib"] = None
-from keras_fsa.visualize import default_palette
+from keras_fsa.visualize import colour_mask, comparison, confusion_picture, default_palette
 try:
     default_palette(3)
 except ImportError as error:
     print(error)
 """
     assert 'pip install "keras_fsa[examples]"' in run_python(code)
+
+
+def test_confusion_picture(tmp_path):
+    confusion = [[30, 10, 0], [1, 299, 0], [0, 0, 0]]
+    path = tmp_path / "confusion.png"
+    figure = confusion_picture(confusion, class_names=["a", "b", "c"], path=path)
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    axis = figure.axes[0]
+    shown = axis.images[0].get_array()
+    np.testing.assert_allclose(shown[:2], [[75, 25, 0], [100 / 300, 29900 / 300, 0]])
+    # No true pixel, no percent.
+    assert np.isnan(np.ma.filled(shown[2], np.nan)).all()
+    assert [(t.get_position(), t.get_text()) for t in axis.texts] == [
+        ((0, 0), "75"),
+        ((1, 0), "25"),
+        ((1, 1), "100"),
+    ]
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["a", "b", "c"] and axis.get_ylabel() == "true"
+    assert not confusion_picture(np.eye(31)).axes[0].texts

@@ -67,8 +67,9 @@ def training_batches(dataset, crop, batch, seed, start_step=0, **augmentation):
                 f"`{name}` must be an int of at least 0. Received: {name}={value!r}. Count from 0."
             )
     settings = _settings(crop, **augmentation)
-    keys = [tf.constant(part) for part in dataset.keys]
-    count, first = len(keys[0]), start_step * batch
+    count, first = len(dataset), start_step * batch
+
+    plain = tf.autograph.experimental.do_not_convert  # has nothing to translate
 
     def epoch_order(epoch):
         random = tf.random.stateless_uniform((count,), (seed, epoch))
@@ -78,13 +79,13 @@ def training_batches(dataset, crop, batch, seed, start_step=0, **augmentation):
         )
 
     def example(index, position):
-        image, mask = dataset.read(*(tf.gather(part, index) for part in keys))
+        image, mask = dataset.read(*(tf.gather(part, index) for part in dataset.keys))
         # One stream of seeds shuffles, another augments.
         return _augment(image, mask, tf.stack([seed + 2**32, position]), settings)
 
-    stream = tf.data.Dataset.range(first // count, tf.int64.max).flat_map(epoch_order)
+    stream = tf.data.Dataset.range(first // count, tf.int64.max).flat_map(plain(epoch_order))
     stream = stream.skip(first % count)
-    stream = stream.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    stream = stream.map(plain(example), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return stream.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
@@ -122,7 +123,9 @@ def augment(image, mask, seed, crop, **augmentation):
     Raises:
         ValueError: If an argument is out of its range.
     """
-    return _augment(image, mask, seed, _settings(crop, **augmentation))
+    tf = optional_import("tensorflow", "examples")
+    run = tf.autograph.experimental.do_not_convert(_augment)
+    return run(image, mask, seed, _settings(crop, **augmentation))
 
 
 def _settings(
@@ -158,7 +161,7 @@ def _settings(
     for name, value, rule, holds in rules:
         if not holds:
             raise ValueError(
-                f"`{name}` must be {rule}. Received: {name}={value!r}. See the docstring of augment."
+                f"`{name}` must be {rule}. Received: {name}={value!r}. See help(augment)."
             )
     return {
         "crop": tuple(crop),
@@ -181,6 +184,7 @@ def _two(values, kind=(int, float)):
 def _augment(image, mask, seed, settings):
     tf = optional_import("tensorflow", "examples")
     crop = settings["crop"]
+    image, mask = tf.convert_to_tensor(image), tf.convert_to_tensor(mask)
     seeds = tf.unstack(tf.random.split(seed, 4))
     old = tf.shape(mask)
     new = _scaled_size(old, seeds[0], settings)
@@ -189,7 +193,10 @@ def _augment(image, mask, seed, settings):
     spare = tf.cast(new - size + 1, tf.float32)
     offsets = tf.random.stateless_uniform((_TRIES + 1, 2), seeds[1])
     offsets = tf.minimum(tf.cast(offsets * spare, tf.int32), new - size)
-    windows = lambda number: _window_of_mask(mask, new, size, offsets[number])
+
+    def windows(number):
+        return _window_of_mask(mask, new, size, offsets[number])
+
     number = tf.constant(0)
     if settings["max_class_share"] < 1:
         number = tf.while_loop(

@@ -178,7 +178,8 @@ def folder_dataset(images, masks, num_classes, size=None, ignore_label=IGNORE_LA
         check_pairs(pairs, num_classes, ignore_label)
 
     def read(image_path, mask_path):
-        paths = os.fsdecode(image_path), os.fsdecode(mask_path)
+        # Outside a graph TensorFlow passes arrays.
+        paths = (os.fsdecode(np.asarray(path).item()) for path in (image_path, mask_path))
         image, mask, _, problems = read_pair(*paths, num_classes, ignore_label)
         if problems:
             raise ValueError("; ".join(problems))

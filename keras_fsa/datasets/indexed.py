@@ -18,9 +18,12 @@ def indexed_dataset(keys, read, name):
 
     Returns:
         The data set, of known cardinality and in the order of the keys, with the arguments as its
-        attributes `keys`, `read` and `name`. Transformations (`map`, `take` and so on) lose them.
+        attributes `keys` (tensors now), `read` and `name`. Transformations (`map`, `take` and so
+        on) lose them.
     """
     tf = optional_import("tensorflow", "examples")
+    with tf.device("CPU"):
+        keys = tuple(tf.constant(part) for part in keys)
     dataset = tf.data.Dataset.from_tensor_slices(keys).map(
         read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )

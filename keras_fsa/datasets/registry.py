@@ -216,6 +216,7 @@ def _records(builder, split):
 
 
 def _read_record(path, offset, length):
-    with open(path, "rb") as file:
+    # Outside a graph TensorFlow passes arrays.
+    with open(np.asarray(path).item(), "rb") as file:
         file.seek(offset)
         return file.read(length)

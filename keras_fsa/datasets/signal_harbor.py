@@ -34,8 +34,9 @@ from keras_fsa.arguments import optional_import
 from keras_fsa.datasets.archives import import_tfds
 
 tfds = import_tfds()
-Image = optional_import("PIL.Image", "examples")
-ImageDraw = optional_import("PIL.ImageDraw", "examples")
+_, Image, ImageDraw = (
+    optional_import(module, "examples") for module in ("PIL", "PIL.Image", "PIL.ImageDraw")
+)
 
 HEIGHT, WIDTH = 96, 128
 SPLITS = {"train": 640, "test": 160}

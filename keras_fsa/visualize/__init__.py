@@ -14,12 +14,13 @@ from keras_fsa.visualize.masks import (
     overlay,
     overlay_picture,
 )
-from keras_fsa.visualize.scores import iou_picture, training_picture
+from keras_fsa.visualize.scores import confusion_picture, iou_picture, training_picture
 
 __all__ = [
     "attention_picture",
     "colour_mask",
     "comparison",
+    "confusion_picture",
     "default_palette",
     "iou_picture",
     "overlay",

@@ -122,6 +122,54 @@ def iou_picture(
     return finish(figure, path)
 
 
+def confusion_picture(
+    confusion: Any, class_names: list[str] | None = None, path: Path = None
+) -> Any:
+    """A confusion matrix as a picture: what became of the pixels of each class, in percent.
+
+    Each row is a true class and sums to 100; the diagonal holds the class accuracies. Rows without
+    a pixel are grey. Numbers are written in for up to 30 classes.
+
+    Args:
+        confusion: counts `(num_classes, num_classes)`, rows truth, columns prediction.
+        class_names: names of the classes.
+        path: where the PNG goes; None to write none.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: where matplotlib is missing, with the pip command.
+    """
+    confusion = np.asarray(confusion, "float64")
+    n = len(confusion)
+    total = confusion.sum(1, keepdims=True)
+    nothing = np.full_like(confusion, np.nan)
+    percent = np.divide(100 * confusion, total, out=nothing, where=total > 0)
+    side = min(max(4.5, 0.42 * n), 14)
+    font = min(9, 72 * side / n * 0.5)
+    figure = new_figure(side + 2.4, side + 1.6)
+    axis = figure.subplots()
+    axis.set_facecolor("0.85")
+    image = axis.imshow(percent, vmin=0, vmax=100, cmap="Blues")
+    names = class_names or [f"class {i}" for i in range(n)]
+    axis.set_xticks(range(n), names, rotation=90, fontsize=font)
+    axis.set_yticks(range(n), names, fontsize=font)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    if n <= 30:
+        for (row, column), value in np.ndenumerate(percent):
+            # Less than half a percent is the noise of boundaries.
+            if value >= 0.5:
+                colour = "white" if value > 60 else "black"
+                axis.text(
+                    *(column, row, f"{value:.0f}"),
+                    **{"ha": "center", "va": "center", "color": colour, "fontsize": 0.85 * font},
+                )
+    figure.colorbar(image, shrink=0.8, label="percent of the true class")
+    return finish(figure, path)
+
+
 def _table(history):
     """Columns of numbers by name, and the epochs, counted from one."""
     if isinstance(history, (str, os.PathLike)):

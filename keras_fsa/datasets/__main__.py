@@ -1,0 +1,92 @@
+"""Checks a data set before an expensive training.
+
+    python -m keras_fsa.datasets check ade20k --data-dir data --manual-dir archives
+    python -m keras_fsa.datasets check --images images/train --masks masks/train --num-classes 11
+
+It prints the number of examples, the share of the pixels that each class has, and every problem: a
+number of examples that is not the published one, files that cannot be read, ids that are no label,
+masks that are ignored throughout. The exit code is 1 where there is a problem.
+"""
+
+import argparse
+import sys
+
+from keras_fsa.datasets.check import check
+from keras_fsa.datasets.folder import folder_dataset
+from keras_fsa.datasets.registry import NAMES, describe, load
+
+
+def main(argv=None):
+    args = _parse(argv)
+    if args.name:
+        description = describe(args.name)
+        names = description.class_names
+        splits = {
+            split: description.splits.get(split) for split in args.split or description.splits
+        }
+    else:
+        names, splits = [f"class {i}" for i in range(args.num_classes)], {args.images: None}
+    found = 0
+    for split, expected in splits.items():
+        what = f"{args.name or 'folder'}, {split}:"
+        try:
+            dataset = _dataset(args, split)
+        except (ValueError, OSError) as error:
+            print(f"{what}\n  PROBLEM: {error}")
+            found += 1
+            continue
+        pixels, problems = check(dataset, len(names), expected, args.fail_fast)
+        found += len(problems)
+        print(f"{what} {len(dataset)} examples")
+        for name, share in zip((*names, "ignored"), pixels / max(pixels.sum(), 1), strict=True):
+            print(f"  {name:>20}  {share:8.4%}")
+        for problem in problems:
+            print(f"  PROBLEM: {problem}")
+        if found and args.fail_fast:
+            break
+    print(f"{found} problem(s)")
+    return 1 if found else 0
+
+
+def _dataset(args, split):
+    if args.name:
+        return load(
+            args.name, split, args.data_dir, args.download, args.manual_dir, args.skip_unreadable
+        )
+    return folder_dataset(
+        args.images,
+        args.masks,
+        args.num_classes,
+        ignore_label=args.ignore_label,
+        check=False,
+    )
+
+
+def _parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_fsa.datasets",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command = parser.add_subparsers(required=True, metavar="check").add_parser("check")
+    add = command.add_argument
+    add("name", nargs="?", choices=NAMES, help="the data set; without it, --images and --masks")
+    add("--data-dir", help="folder of TFDS for prepared data")
+    add("--manual-dir", help="folder of the archives")
+    add("--download", action="store_true", help="fetch what is missing")
+    add("--split", action="append", help="only this split; can be given several times")
+    add("--skip-unreadable", action="store_true", help="prepare without the files that are broken")
+    add("--fail-fast", action="store_true", help="stop at the first problem")
+    add("--images", help="folder of pictures")
+    add("--masks", help="folder of their masks")
+    add("--num-classes", type=int, help="the ids of these masks are 0 to this number - 1")
+    add("--ignore-label", type=int, default=255, help="id in these masks of ignored pixels")
+    args = parser.parse_args(argv)
+    folder = bool(args.images and args.masks and args.num_classes)
+    if bool(args.name) == folder:
+        command.error("give a name, or all of --images, --masks and --num-classes")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())
