@@ -42,10 +42,11 @@ def attention_at(layer: SelfAttention, feature_map: Any, row: int, column: int) 
     Example:
 
     >>> import keras
+    >>> from keras_fsa.attention_map import attention_at
     >>> x = keras.random.normal((1, 24, 32, 16))
     >>> layer = keras_fsa.layers.FrequencySelfAttention(frequencies=8, affinity="linear_softmax")
     >>> y = layer(x)
-    >>> attention = keras_fsa.attention_map.attention_at(layer, x[0], row=5, column=20)
+    >>> attention = attention_at(layer, x[0], row=5, column=20)
     >>> tuple(attention.shape), round(float(keras.ops.sum(attention)), 4)
     ((24, 32), 1.0)
     """

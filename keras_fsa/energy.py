@@ -54,8 +54,9 @@ def energy_held(shares: Any) -> Any:
     Example:
 
     >>> import keras
+    >>> from keras_fsa.energy import energy_held, energy_shares
     >>> flat = keras.ops.ones((6, 8, 3))
-    >>> held = keras_fsa.energy.energy_held(keras_fsa.energy.energy_shares(flat))
+    >>> held = energy_held(energy_shares(flat))
     >>> round(float(held[0]), 4)  # one frequency, the constant one
     1.0
     """

@@ -99,7 +99,7 @@ def comparison(
 def overlay(image: Any, mask: Any, palette: Any, opacity: float = 0.55) -> np.ndarray:
     """The colours of a mask laid over the picture: `(1 - opacity) image + opacity colour`.
 
-    Ignored pixels show the picture alone.
+    Ignored pixels are black, as in `colour_mask`.
 
     Args:
         image: uint8 `(H, W, 3)`.
@@ -110,9 +110,7 @@ def overlay(image: Any, mask: Any, palette: Any, opacity: float = 0.55) -> np.nd
     Returns:
         uint8 `(H, W, 3)`, rounded.
     """
-    mask = np.asarray(mask)
-    share = np.where(mask == IGNORE_LABEL, 0.0, opacity)[..., None]
-    mixed = (1 - share) * np.asarray(image) + share * colour_mask(mask, palette)
+    mixed = (1 - opacity) * np.asarray(image) + opacity * colour_mask(mask, palette)
     return np.round(mixed).astype("uint8")
 
 
