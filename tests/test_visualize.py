@@ -195,12 +195,28 @@ def test_training_picture_of_a_log(tmp_path):
         (score, part) for score in ("loss", "mean iou") for part in ("training", "validation")
     ]
     assert lines["loss", "training"] == [[1, 2.5], [2, 1.5]]
-    np.testing.assert_array_equal(lines["mean iou", "validation"], [[1, np.nan], [2, 0.375]])
+    assert lines["mean iou", "validation"] == [[2, 0.375]]  # the first epoch had none
+    assert [axis.get_xlabel() for axis in figure.axes] == ["epoch", "epoch"]
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(ValueError, match="at least one epoch and one score. Received: history="):
         training_picture(tmp_path / "empty.csv")
     with pytest.raises(FileNotFoundError):
         training_picture(tmp_path / "none.csv")
+
+
+def test_training_picture_of_steps(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text(
+        "step,loss,mean_iou,learning_rate,validation_mean_iou,seconds_per_step\n"
+        "500,2.5,0.25,0.01,,0.5\n1000,1.5,0.5,0.005,0.375,0.5\n"
+    )
+    figure = training_picture(path)
+    assert [axis.get_xlabel() for axis in figure.axes] == ["step", "step"]
+    assert curves(figure) == {
+        ("loss", "training"): [[500, 2.5], [1000, 1.5]],
+        ("mean iou", "training"): [[500, 0.25], [1000, 0.5]],
+        ("mean iou", "validation"): [[1000, 0.375]],
+    }
 
 
 def test_training_picture_of_what_fit_returns(tmp_path):

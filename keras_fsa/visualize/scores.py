@@ -9,15 +9,18 @@ import numpy as np
 from keras_fsa.visualize.figure import LINE_COLOURS, Path, finish, new_figure
 
 # Columns of a log that are no scores.
-_NOT_SCORES = ("epoch", "learning_rate")
+_NOT_SCORES = ("epoch", "step", "learning_rate", "seconds_per_step")
+# What the names of scores on validation data begin with, in Keras and in `keras_fsa.training`.
+_VALIDATION = ("val_", "validation_")
 
 
 def training_picture(history: Any, path: Path = None) -> Any:
-    """Loss and metrics of each epoch, training and validation in one panel for each.
+    """Loss and metrics over time, training and validation in one panel for each.
 
     Args:
         history: what `model.fit` returns, or its dict `history.history`, or the path of a file of
-            `keras.callbacks.CSVLogger`.
+            `keras.callbacks.CSVLogger`, or of a `history.csv` of `keras_fsa.training`, which counts
+            steps.
         path: where the PNG goes; None to write none.
 
     Returns:
@@ -28,28 +31,33 @@ def training_picture(history: Any, path: Path = None) -> Any:
         ValueError: where there is no epoch, or no score, in the history.
         ImportError: where matplotlib is missing, with the pip command.
     """
-    table, epochs = _table(history)
-    names = [name for name in table if name not in _NOT_SCORES]
-    scores = list(dict.fromkeys(name.removeprefix("val_") for name in names))
-    # `fit` logs metrics in the order of their names; the loss is what one looks at first.
-    scores.sort(key=lambda name: name != "loss")
-    if not scores or not len(epochs):
+    table, unit, times = _table(history)
+    scores = {}
+    for name in table:
+        if name not in _NOT_SCORES:
+            prefix = next((p for p in _VALIDATION if name.startswith(p)), "")
+            part = "validation" if prefix else "training"
+            scores.setdefault(name.removeprefix(prefix), {})[part] = np.asarray(table[name])
+    if not scores or not len(times):
         raise ValueError(
             "`history` must hold at least one epoch and one score. Received: history="
-            f"{history!r} with the columns {list(table)} and {len(epochs)} epochs. Pass what "
+            f"{history!r} with the columns {list(table)} and {len(times)} epochs. Pass what "
             "`model.fit` returns, or a file of keras.callbacks.CSVLogger."
         )
-    figure = new_figure(max(5.25, min(10.5, 5.25 * len(scores))), 3.6)
-    # One epoch has no line, so every epoch gets a mark while there are few.
-    marker = "o" if len(epochs) <= 30 else None
-    for axis, score in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores, strict=True):
-        lines = (("training", score), ("validation", f"val_{score}"))
-        for (label, name), colour in zip(lines, LINE_COLOURS, strict=False):
-            if name in table:
+    # `fit` logs metrics in the order of their names; the loss is what one looks at first.
+    names = sorted(scores, key=lambda name: name != "loss")
+    figure = new_figure(max(5.25, min(10.5, 5.25 * len(names))), 3.6)
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for part, colour in zip(("training", "validation"), LINE_COLOURS, strict=False):
+            if part in scores[name]:
+                values = scores[name][part]
+                # Not every epoch has a validation; one alone makes no line, so few get marks.
+                known = np.isfinite(values)
+                marker = "o" if known.sum() <= 30 else None
                 style = {"color": colour, "linewidth": 2, "marker": marker, "markersize": 4}
-                axis.plot(epochs, table[name], label=label, **style)
-        axis.set_title(score.replace("_", " "))
-        axis.set_xlabel("epoch")
+                axis.plot(times[known], values[known], label=part, **style)
+        axis.set_title(name.replace("_", " "))
+        axis.set_xlabel(unit)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(color="0.92")
         axis.spines[["top", "right"]].set_visible(False)
@@ -171,17 +179,19 @@ def confusion_picture(
 
 
 def _table(history):
-    """Columns of numbers by name, and the epochs, counted from one."""
+    """Columns of numbers by name; the unit of time and the times, epochs counted from one."""
     if isinstance(history, (str, os.PathLike)):
         with open(history, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         table = {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else ())}
-        epochs = table.get("epoch", range(len(rows)))
     else:
-        table = getattr(history, "history", history)
-        length = max((len(column) for column in table.values()), default=0)
-        epochs = getattr(history, "epoch", None) or range(length)
-    return table, np.asarray(epochs, "float64") + 1
+        table = dict(getattr(history, "history", history))
+        if getattr(history, "epoch", None):
+            table["epoch"] = history.epoch
+    if "step" in table:
+        return table, "step", np.asarray(table["step"])
+    length = max((len(column) for column in table.values()), default=0)
+    return table, "epoch", np.asarray(table.get("epoch", range(length)), "float64") + 1
 
 
 def _number(text):
