@@ -4,14 +4,19 @@ import numpy as np
 from keras import ops
 
 
-def _known_matrix(size, new_size, align_corners):
-    """Interpolation matrix `(new_size, size)` in float64: row j holds the weights of output j."""
+def positions(size, new_size, align_corners=False):
+    """Where each of `new_size` outputs reads an input of `size`: float64 NumPy `(new_size,)`."""
     j = np.arange(new_size)
     if align_corners:
         position = j * (size - 1) / max(new_size - 1, 1)
     else:
         position = (j + 0.5) * size / new_size - 0.5
-    position = np.clip(position, 0, size - 1)
+    return np.clip(position, 0, size - 1)
+
+
+def _known_matrix(size, new_size, align_corners):
+    """Interpolation matrix `(new_size, size)` in float64: row j holds the weights of output j."""
+    position = positions(size, new_size, align_corners)
     return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(size)))
 
 

@@ -2,7 +2,13 @@ import keras
 import numpy as np
 import pytest
 
-from keras_fsa.metrics import MeanIoU
+from keras_fsa.metrics import (
+    MeanIoU,
+    boundary_scores,
+    confusion_matrix,
+    confusion_scores,
+    nan_mean,
+)
 from tests.helpers import array
 
 
@@ -33,3 +39,118 @@ def test_config_round_trip():
     metric = MeanIoU(3, ignore_class=255, sparse_y_pred=False, name="mean_iou")
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
     assert type(copy) is MeanIoU and copy.get_config() == metric.get_config()
+
+
+def test_confusion_matrix_counts(rng):
+    """Pixel by pixel; ignored ones never, whatever is predicted there."""
+    masks = rng.choice([0, 1, 3, 255], (2, 7, 5))
+    predictions = rng.choice([0, 1, 2], masks.shape)
+    predictions[masks == 255] = rng.choice([2, 9, 255], (masks == 255).sum())
+    want = np.zeros((5, 5), int)
+    for truth, predicted in zip(masks.ravel(), predictions.ravel(), strict=True):
+        if truth != 255:
+            want[truth, predicted] += 1
+    got = confusion_matrix(masks.astype("uint8"), predictions.astype("uint8"), 5)
+    np.testing.assert_array_equal(got, want)
+    assert got.dtype == np.int64 and got.sum() == (masks != 255).sum()
+    # 0 as the ignore label, as in masks whose classes start at 1.
+    got = confusion_matrix(masks % 255, predictions, 5, ignore_label=0)
+    assert got.sum() == np.isin(masks, (1, 3)).sum() and not got[0].any()
+
+
+def test_confusion_scores():
+    """By hand: class 2 is never true, class 3 never occurs."""
+    scores = confusion_scores([[6, 1, 1, 0], [2, 5, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(scores["class_iou"], [6 / 10, 5 / 8, 0, np.nan], rtol=1e-15)
+    np.testing.assert_allclose(scores["class_accuracy"], [6 / 8, 5 / 7, np.nan, np.nan], rtol=1e-15)
+    np.testing.assert_allclose(scores["mean_iou"], (6 / 10 + 5 / 8) / 3, rtol=1e-15)
+    np.testing.assert_allclose(scores["mean_accuracy"], (6 / 8 + 5 / 7) / 2, rtol=1e-15)
+    np.testing.assert_allclose(scores["pixel_accuracy"], 11 / 15, rtol=1e-15)
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_counted():
+    scores = confusion_scores(np.zeros((3, 3), int))
+    assert all(np.isnan(value).all() for value in scores.values())
+    assert np.isnan(nan_mean([np.nan]))
+    np.testing.assert_array_equal(nan_mean([[1, np.nan], [3, np.nan]], axis=0), [2, np.nan])
+
+
+def slow_boundary_scores(mask, prediction, num_classes, tolerance):
+    """Every pixel against every other."""
+    height, width = mask.shape
+
+    def boundary(ids, label):
+        points = []
+        for i in range(height):
+            for j in range(width):
+                near = [(i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)]
+                near = [(a, b) for a, b in near if 0 <= a < height and 0 <= b < width]
+                if mask[i, j] == 255 or ids[i, j] != label:
+                    continue
+                if any(mask[p] != 255 and ids[p] != label for p in near):
+                    points.append((i, j))
+        return np.array(points, "float64").reshape(-1, 2)
+
+    result = []
+    for label in range(num_classes):
+        true, predicted = boundary(mask, label), boundary(prediction, label)
+        if not len(true) and not len(predicted):
+            result.append(np.nan)
+            continue
+        distance = np.hypot(*(true[:, None] - predicted[None]).transpose(2, 0, 1))
+        near = distance <= tolerance
+        precision = near.any(0).mean() if len(predicted) else 1
+        recall = near.any(1).mean() if len(true) else 1
+        if not len(true) or not len(predicted) or precision + recall == 0:
+            result.append(0)
+        else:
+            result.append(2 * precision * recall / (precision + recall))
+    return np.array(result)
+
+
+@pytest.mark.parametrize("tolerance", [1, 2.5, 3, 0.0293])
+def test_boundary_scores(rng, tolerance):
+    """Blobs that a prediction moves by a few pixels; class 3 in one side only, class 4 in none."""
+    rows, columns = np.mgrid[:37, :53]
+    waves = np.sin(rows / 5 + 1) + np.cos(columns / 7) + np.sin((rows + columns) / 9)
+    mask = np.digitize(waves, [-0.5, 0.6]).astype("uint8")
+    prediction = np.roll(mask, (2, -3), (0, 1))
+    prediction[4:9, 20:26] = 3
+    mask[20:31, 33:36] = 255
+    mask[:, -1] = 255
+    # The picture's diagonal is 64.66: 0.0293 of it is 1.89 pixels.
+    pixels = tolerance if tolerance >= 1 else tolerance * np.sqrt(37**2 + 53**2)
+    want = slow_boundary_scores(mask, prediction, 5, pixels)
+    got = boundary_scores(mask, prediction, 5, tolerance)
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+    assert got[3] == 0 and np.isnan(got[4]) and 0.1 < got[0] < 0.99
+    # What is predicted where the truth is ignored changes nothing.
+    prediction[mask == 255] = 255
+    np.testing.assert_array_equal(boundary_scores(mask, prediction, 5, tolerance), got)
+
+
+def test_boundaries_by_hand():
+    mask = np.zeros((9, 9), "uint8")
+    mask[:, 5:] = 1
+    np.testing.assert_array_equal(boundary_scores(mask, mask, 3, 1), [1, 1, np.nan])
+    moved = np.zeros_like(mask)
+    moved[:, 7:] = 1
+    # Two pixels aside: within a tolerance of two, its edge included, not within one.
+    np.testing.assert_array_equal(boundary_scores(mask, moved, 2, 2), [1, 1])
+    np.testing.assert_array_equal(boundary_scores(mask, moved, 2, 1.99), [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: confusion_matrix([0, 1], [0], 2), r"one shape. Received: masks of shape \(2,\)"),
+        (lambda: confusion_matrix([0, 7], [0, 0], 2), r"`masks` must.*Received: masks with \[7\]"),
+        (lambda: confusion_matrix([0, 0], [0, 2], 2), r"`predictions` must.*0 to 1.*with \[2\]"),
+        (lambda: boundary_scores([0], [0], 2), r"`mask` must be one picture's ids.*\(1,\)"),
+        (lambda: boundary_scores([[0]], [[0]], 2, 0), r"`tolerance` must be positive.*=0"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

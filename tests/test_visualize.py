@@ -1,7 +1,38 @@
+import keras
 import numpy as np
+import pytest
 
-from keras_fsa.visualize import colour_mask, comparison, default_palette
-from tests.helpers import run_python
+from keras_fsa.attention_map import attention_at, softmax_twin
+from keras_fsa.layers import FrequencySelfAttention
+from keras_fsa.visualize import (
+    attention_picture,
+    colour_mask,
+    comparison,
+    confusion_picture,
+    default_palette,
+    iou_picture,
+    overlay,
+    overlay_picture,
+    spectrum_picture,
+    training_picture,
+    truncation_picture,
+)
+from tests import reference
+from tests.helpers import array, randomize, run_python
+
+
+def shown(axis):
+    return np.asarray(axis.images[0].get_array())
+
+
+def legend(owner):
+    return [text.get_text() for text in owner.get_texts()]
+
+
+def assert_png(path):
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    # Nothing else is left behind.
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_palette_has_distinct_colours():
@@ -25,28 +56,234 @@ def test_comparison(rng, tmp_path):
     predictions = rng.integers(0, 3, (2, 8, 10))
     path = tmp_path / "comparison.png"
     figure = comparison(images, masks, predictions, class_names=["a", "b", "c"], path=path)
-    assert path.read_bytes()[:4] == b"\x89PNG"
-    shown = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
+    assert_png(path)
+    panels = [shown(axis) for axis in figure.axes]
     palette = default_palette(3)
     for row in range(2):
-        picture, truth, prediction = shown[3 * row : 3 * row + 3]
+        picture, truth, prediction = panels[3 * row : 3 * row + 3]
         np.testing.assert_array_equal(picture, images[row])
         np.testing.assert_array_equal(truth, colour_mask(masks[row, ..., 0], palette))
         np.testing.assert_array_equal(prediction, palette[predictions[row]])
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["a", "b", "c", "ignored"]
+    assert legend(figure.legends[0]) == ["a", "b", "c", "ignored"]
     two = comparison(images, masks, [predictions, predictions], titles=("one", "other"))
     assert [axis.get_title() for axis in two.axes[:4]] == ["picture", "truth", "one", "other"]
+
+
+def test_overlay(rng):
+    image = rng.integers(0, 256, (5, 7, 3)).astype("uint8")
+    mask = rng.integers(0, 2, (5, 7)).astype("uint8")
+    mask[0] = 255
+    palette = np.array([(10, 20, 30), (200, 100, 0)])
+    mixed = overlay(image, mask, palette, opacity=0.25)
+    assert mixed.dtype == "uint8"
+    np.testing.assert_array_equal(mixed[0], np.round(0.75 * image[0]))
+    expected = np.round(0.75 * image[1:] + 0.25 * palette[mask[1:]])
+    np.testing.assert_array_equal(mixed[1:], expected)
+
+
+def test_overlay_picture(rng, tmp_path):
+    image = rng.integers(0, 256, (4, 10, 3)).astype("uint8")
+    mask = np.zeros((4, 10), "uint8")
+    mask[:3] = 2
+    mask[3, :1] = 255
+    figure = overlay_picture(image, mask, ["a", "b", "c"], path=tmp_path / "overlay.png")
+    assert_png(tmp_path / "overlay.png")
+    np.testing.assert_array_equal(shown(figure.axes[0]), image)
+    np.testing.assert_array_equal(shown(figure.axes[1]), overlay(image, mask, default_palette(3)))
+    assert legend(figure.legends[0]) == ["c 75.0 %", "a 22.5 %", "ignored 2.5 %"]
+    colours = [patch.get_facecolor()[:3] for patch in figure.legends[0].get_patches()]
+    palette = default_palette(3) / 255
+    np.testing.assert_allclose(colours, [palette[2], palette[0], (0, 0, 0)])
+    assert legend(overlay_picture(image, mask).legends[0])[0] == "class 2 75.0 %"
+
+
+@pytest.mark.parametrize("affinity", ("dot_product", "linear_softmax"))
+def test_attention_picture(rng, affinity, tmp_path):
+    layer = FrequencySelfAttention(3, affinity)
+    layer.build((None, 7, 11, 5))
+    randomize(layer, rng)
+    x = rng.standard_normal((7, 11, 5)).astype("float32")
+    layers = {"FSA": layer, "softmax": softmax_twin(layer)}
+    picture = rng.integers(0, 256, (28, 44, 3)).astype("uint8")
+    figure = attention_picture(x, layers, 5, 2, picture, tmp_path / "attention.png")
+    assert_png(tmp_path / "attention.png")
+    first, *maps = figure.axes[:3]
+    np.testing.assert_array_equal(shown(first), picture)
+    for axis, (title, one) in zip(maps, layers.items(), strict=True):
+        assert axis.get_title() == title
+        np.testing.assert_allclose(shown(axis), 77 * array(attention_at(one, x, 5, 2)), rtol=1e-6)
+        # A cross at the position, in the coordinates of the feature map, on the picture too.
+        assert [line.get_xydata().tolist() for line in axis.lines] == 2 * [[[2, 5]]]
+        assert axis.images[0].get_extent() == first.images[0].get_extent()
+    low, high = maps[0].images[0].get_clim()
+    # Zero is white for weights of both signs, and the darkest where there are none below it.
+    assert low == -high if affinity == "dot_product" else low == 0
+    assert len(attention_picture(x, {"FSA": layer}, 5, 2).axes) == 2  # a map and its scale
+    with pytest.raises(ValueError, match="at least one layer. Received: layers={}"):
+        attention_picture(x, {}, 5, 2)
+
+
+def test_spectrum_picture(tmp_path):
+    # A constant of 3, and a wave of the frequency (4, 1) and norm 4: 9 * 77 of 9 * 77 + 16.
+    wave = reference.dct_basis(7, 4, 5) @ reference.dct_basis(11, 1, 2).T
+    x = (3 + 4 * wave).astype("float32")[..., None]
+    figure = spectrum_picture(x, 4, tmp_path / "spectrum.png")
+    assert_png(tmp_path / "spectrum.png")
+    left, right = figure.axes[:2]
+    total = 9 * 77 + 16
+    decades = np.full((7, 11), -6.0)
+    decades[0, 0], decades[4, 1] = np.log10(9 * 77 / total), np.log10(16 / total)
+    np.testing.assert_allclose(shown(left), decades, atol=1e-4)
+    (frame,) = left.patches
+    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((-0.5, -0.5), 4, 4)
+    share = 100 * 9 * 77 / total
+    assert legend(right.get_legend()) == [
+        f"energy: {share:.1f} % at k = 4",
+        "energy without the mean: 0.0 % at k = 4",
+    ]
+    held, _, centred, *_ = (line.get_ydata() for line in right.lines)
+    np.testing.assert_allclose(held, [share] * 4 + [100] * 3, atol=1e-3)
+    np.testing.assert_allclose(centred, [0] * 4 + [100] * 3, atol=1e-3)
+    with pytest.raises(ValueError, match="height of 7 .* Received: frequencies=8"):
+        spectrum_picture(x, 8)
+
+
+def test_truncation_picture(rng, tmp_path):
+    image = rng.integers(0, 256, (11, 13, 3)).astype("uint8")
+    figure = truncation_picture(image, (3, 5), tmp_path / "truncation.png")
+    assert_png(tmp_path / "truncation.png")
+    low = reference.projector(11, 13, ((0, 3), (0, 5))) @ image.reshape(-1, 3).astype("float64")
+    low = low.reshape(image.shape)
+    before, after, difference = (shown(axis) for axis in figure.axes)
+    np.testing.assert_array_equal(before, image)
+    # Rounded to whole colours from float32, so at most one off where a half is near.
+    np.testing.assert_allclose(after, np.clip(low, 0, 255), atol=0.501)
+    np.testing.assert_allclose(difference, (image - low).mean(-1), atol=1e-3)
+    share = np.square(low).sum() / np.square(image.astype("float64")).sum()
+    titles = [(axis.get_title(), axis.get_xlabel()) for axis in figure.axes]
+    assert titles[1] == ("attention sees 3 x 5 frequencies", f"{100 * share:.1f} % of the energy")
+    assert titles[2][1] == f"{100 * (1 - share):.1f} % of the energy"
+    one = truncation_picture(image[..., 0] / 255, 3)
+    before, after, difference = (shown(axis) for axis in one.axes)
+    np.testing.assert_allclose(after + difference, before, atol=1e-6)
+    with pytest.raises(ValueError, match=r"RGB \(H, W, 3\).*\(11, 13, 2\)"):
+        truncation_picture(image[..., :2])
+    assert len(truncation_picture(np.zeros((8, 9, 3), "uint8")).axes) == 3
+
+
+CSV = """epoch,learning_rate,loss,mean_iou,val_loss,val_mean_iou
+0,0.01,2.5,0.25,NA,NA
+1,0.005,1.5,0.5,2.0,0.375
+"""
+
+
+def curves(figure):
+    return {
+        (axis.get_title(), line.get_label()): line.get_xydata().tolist()
+        for axis in figure.axes
+        for line in axis.lines
+    }
+
+
+def test_training_picture_of_a_log(tmp_path):
+    (tmp_path / "history.csv").write_text(CSV)
+    (tmp_path / "out").mkdir()
+    figure = training_picture(tmp_path / "history.csv", tmp_path / "out" / "training.png")
+    assert_png(tmp_path / "out" / "training.png")
+    lines = curves(figure)
+    assert list(lines) == [
+        (score, part) for score in ("loss", "mean iou") for part in ("training", "validation")
+    ]
+    assert lines["loss", "training"] == [[1, 2.5], [2, 1.5]]
+    assert lines["mean iou", "validation"] == [[2, 0.375]]  # the first epoch had none
+    assert [axis.get_xlabel() for axis in figure.axes] == ["epoch", "epoch"]
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(ValueError, match="at least one epoch and one score. Received: history="):
+        training_picture(tmp_path / "empty.csv")
+    with pytest.raises(FileNotFoundError):
+        training_picture(tmp_path / "none.csv")
+
+
+def test_training_picture_of_steps(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text(
+        "step,loss,mean_iou,learning_rate,validation_mean_iou,seconds_per_step\n"
+        "500,2.5,0.25,0.01,,0.5\n1000,1.5,0.5,0.005,0.375,0.5\n"
+    )
+    figure = training_picture(path)
+    assert [axis.get_xlabel() for axis in figure.axes] == ["step", "step"]
+    assert curves(figure) == {
+        ("loss", "training"): [[500, 2.5], [1000, 1.5]],
+        ("mean iou", "training"): [[500, 0.25], [1000, 0.5]],
+        ("mean iou", "validation"): [[1000, 0.375]],
+    }
+
+
+def test_training_picture_of_what_fit_returns(tmp_path):
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    x, log = np.ones((4, 1)), tmp_path / "log.csv"
+    callback = keras.callbacks.CSVLogger(log)
+    history = model.fit(
+        x, x, validation_data=(x, x), epochs=3, initial_epoch=1, callbacks=[callback], verbose=0
+    )
+    lines = curves(training_picture(history))
+    assert lines["loss", "validation"] == [
+        [epoch, loss] for epoch, loss in zip((2, 3), history.history["val_loss"], strict=True)
+    ]
+    from_log = curves(training_picture(log))
+    assert list(from_log) == list(lines)
+    np.testing.assert_allclose(from_log["loss", "training"], lines["loss", "training"])
+    assert curves(training_picture(history.history))["loss", "training"][0][0] == 1
+
+
+def test_iou_picture(tmp_path):
+    scores = [[0.25, np.nan, 0.5], [0.75, 0.0, 1.0]]
+    figure = iou_picture(scores, ["a", "b", "c"], ("without", "with"), tmp_path / "iou.png")
+    assert_png(tmp_path / "iou.png")
+    (axis,) = figure.axes
+    bars = [[bar.get_width() for bar in container] for container in axis.containers]
+    np.testing.assert_allclose(bars, [[0.25, 0, 0.5, 0.375], [0.75, 0, 1, 1.75 / 3]])
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b", "c", "mean"]
+    texts = [text.get_text() for text in axis.texts]
+    assert texts[:4] == ["0.250", "absent", "0.500", "0.375"] and texts[5] == "0.000"
+    assert legend(figure.legends[0]) == ["without", "with"]
+    assert not iou_picture([0.5, 0.25]).legends
+    with pytest.raises(ValueError, match=r"row for each title.*shape \(1, 2\) for 1 .* and 3"):
+        iou_picture([0.5, 0.25], ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"in \[0, 1\].* from 0.5 to 25. Divide"):
+        iou_picture([0.5, 25])
 
 
 def test_missing_matplotlib():
     code = """
 import sys
 sys.modules["matplotlib"] = None
-from keras_fsa.visualize import default_palette
+from keras_fsa.visualize import colour_mask, comparison, confusion_picture, default_palette
 try:
     default_palette(3)
 except ImportError as error:
     print(error)
 """
     assert 'pip install "keras_fsa[examples]"' in run_python(code)
+
+
+def test_confusion_picture(tmp_path):
+    confusion = [[30, 10, 0], [1, 299, 0], [0, 0, 0]]
+    path = tmp_path / "confusion.png"
+    figure = confusion_picture(confusion, class_names=["a", "b", "c"], path=path)
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    axis = figure.axes[0]
+    shown = axis.images[0].get_array()
+    np.testing.assert_allclose(shown[:2], [[75, 25, 0], [100 / 300, 29900 / 300, 0]])
+    # No true pixel, no percent.
+    assert np.isnan(np.ma.filled(shown[2], np.nan)).all()
+    assert [(t.get_position(), t.get_text()) for t in axis.texts] == [
+        ((0, 0), "75"),
+        ((1, 0), "25"),
+        ((1, 1), "100"),
+    ]
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["a", "b", "c"] and axis.get_ylabel() == "true"
+    assert not confusion_picture(np.eye(31)).axes[0].texts

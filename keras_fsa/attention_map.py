@@ -1,0 +1,145 @@
+"""What one position attends to: a row of the affinity that is never formed, as a map.
+
+Attention between all `N = H * W` positions has an `N x N` table of affinities; its row `n` tells
+how much position `n` takes from each other one. Neither the tokens of frequency self-attention nor
+the linear forms of spatial attention hold that table. But one row of it needs one query and all
+keys, and both come out of the tokens, by synthesis:
+
+    q_n = (P Q)_n       K = P K_tokens       row n of the table = affinity(q_n, K)
+
+The result is the row that `SpatialSelfAttention` of the same affinity has on the low-passed map, to
+rounding; the formulas of the affinities are those of `keras_fsa.affinity`.
+"""
+
+import operator
+from typing import Any
+
+from keras import ops
+
+from keras_fsa import affinity as affinities
+from keras_fsa import spectral
+from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
+from keras_fsa.layers.self_attention import SelfAttention
+
+
+def attention_at(layer: SelfAttention, feature_map: Any, row: int, column: int) -> Any:
+    """The spatial attention of one position, in the first application of a layer.
+
+    Args:
+        layer: a built `FrequencySelfAttention` or `SpatialSelfAttention`, of any affinity.
+        feature_map: `(H, W, C)`, or `(C, H, W)` where the layer's channels come first: one example
+            of what the layer is given.
+        row, column: the position, `0 <= row < H` and `0 <= column < W`.
+
+    Returns:
+        A tensor `(H, W)` in the dtype of tokens. It sums to one, except that of the dot product,
+        which is not normalised and may be negative anywhere.
+
+    Raises:
+        ValueError: for another layer, one that is not built, a map that does not fit it, or a
+            position outside the map.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_fsa.attention_map import attention_at
+    >>> x = keras.random.normal((1, 24, 32, 16))
+    >>> layer = keras_fsa.layers.FrequencySelfAttention(frequencies=8, affinity="linear_softmax")
+    >>> y = layer(x)
+    >>> attention = attention_at(layer, x[0], row=5, column=20)
+    >>> tuple(attention.shape), round(float(keras.ops.sum(attention)), 4)
+    ((24, 32), 1.0)
+    """
+    _check_layer(layer)
+    channels = layer.query_kernel.shape[0]
+    last = layer.data_format == "channels_last"
+    shape = tuple(feature_map.shape)
+    if len(shape) != 3 or shape[-1 if last else 0] != channels:
+        wanted = f"(H, W, {channels})" if last else f"({channels}, H, W)"
+        raise ValueError(
+            f"`feature_map` must be one map of the shape {wanted} that the layer is given. "
+            f"Received: feature_map of shape {shape}. Pass one example of the batch: features[0]."
+        )
+    x = ops.cast(ops.expand_dims(feature_map, 0), layer.token_dtype)
+    if not last:
+        x = ops.transpose(x, (0, 2, 3, 1))
+    height, width = x.shape[1:3]
+    row, column = _index("row", row, height), _index("column", column, width)
+    query, key = _queries_and_keys(layer, x)
+    query = query[row * width + column][None]
+    return ops.reshape(_affinities(layer.affinity, query, key), (height, width))
+
+
+def softmax_twin(layer: SelfAttention) -> SpatialSelfAttention:
+    """Softmax attention between all positions, with the weights of a given attention layer.
+
+    Shows, beside `attention_at` of the layer itself, what truncation and linear form change.
+
+    Args:
+        layer: a built `FrequencySelfAttention` or `SpatialSelfAttention`.
+
+    Returns:
+        A built `SpatialSelfAttention` with the arguments and copies of the weights of the layer.
+
+    Raises:
+        ValueError: for another layer, or one that is not built.
+    """
+    _check_layer(layer)
+    config = layer.get_config()
+    config.pop("frequencies", None)
+    twin = SpatialSelfAttention.from_config({**config, "affinity": "softmax", "low_pass": None})
+    shape = [None] * 4
+    shape[-1 if layer.data_format == "channels_last" else 1] = layer.query_kernel.shape[0]
+    twin.build(shape)
+    twin.set_weights(layer.get_weights())
+    return twin
+
+
+def _queries_and_keys(layer, x):
+    """Of all positions, `(N, key_dim)` each, of a map with channels last."""
+    height, width, channels = x.shape[1:]
+    if isinstance(layer, FrequencySelfAttention):
+        tokens = layer._analysis(x)
+        pair = layer.query_key_value(tokens, height * width)[:2]
+        pair = [layer._synthesis(z, height, width) for z in pair]
+    else:
+        if layer.low_pass is not None:
+            tokens = spectral.analysis(x, layer.low_pass, strict=False)
+            x = spectral.synthesis(tokens, height, width, layer.low_pass, strict=False)
+        pair = layer.query_key_value(ops.reshape(x, (1, -1, channels)))[:2]
+    return [ops.reshape(z, (height * width, -1)) for z in pair]
+
+
+def _affinities(name, query, key):
+    """Affinities of one query `(1, D)` to all keys `(N, D)`: `(N,)`."""
+    positions, width = key.shape
+    if name == "linear_softmax":
+        query, key = (z * affinities._inverse_norm(z) for z in (query, key))
+    products = ops.sum(query * key, axis=-1)
+    if name == "dot_product":
+        return products / positions
+    if name == "softmax":
+        return ops.softmax(products * width**-0.5)
+    table = 1 + (products if name == "linear_softmax" else products * width**-0.5)
+    return affinities._divide(table, ops.sum(table), positions)
+
+
+def _check_layer(layer):
+    if not (isinstance(layer, SelfAttention) and layer.built):
+        raise ValueError(
+            "`layer` must be a built FrequencySelfAttention or SpatialSelfAttention. Received: "
+            f"layer={layer!r}. Pass one of a model's layers, or call layer.build(input_shape)."
+        )
+
+
+def _index(name, value, size):
+    try:
+        index = operator.index(value)
+    except TypeError:
+        index = -1
+    if not 0 <= index < size:
+        raise ValueError(
+            f"`{name}` must be a position of the map: an int from 0 to {size - 1}. Received: "
+            f"{name}={value!r}. Positions are those of the feature map, not of the picture."
+        )
+    return index

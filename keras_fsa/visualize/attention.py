@@ -1,0 +1,89 @@
+"""What one position attends to, as a picture."""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_fsa.attention_map import attention_at
+from keras_fsa.layers.self_attention import SelfAttention
+from keras_fsa.visualize.figure import Path, finish, new_figure
+
+
+def attention_picture(
+    feature_map: Any,
+    layers: dict[str, SelfAttention],
+    row: int,
+    column: int,
+    picture: np.ndarray | None = None,
+    path: Path = None,
+) -> Any:
+    """The attention maps of one position, of several layers side by side.
+
+    Each map has a colour scale of its own, in multiples of `1 / N`, the weight that each of the `N`
+    positions has in a plain mean. Where a map has negative weights, as dot products may, white is
+    zero.
+
+    Args:
+        feature_map: `(H, W, C)`, what the layers are given, see `attention_at`.
+        layers: a layer for each title, for instance `{"FSA": layer, "softmax":
+            softmax_twin(layer)}`, see `keras_fsa.attention_map.softmax_twin`.
+        row, column: the position, in the feature map. A cross marks it.
+        picture: uint8 RGB of any size, to be shown beside; None for none.
+        path: where the PNG goes; None to write none.
+
+    Returns:
+        The matplotlib figure. Its axes: the picture, where given; then a map for each layer.
+
+    Raises:
+        ValueError: as `attention_at`, or where there is no layer.
+        ImportError: where matplotlib is missing, with the pip command.
+    """
+    if not layers:
+        raise ValueError(
+            f"`layers` must hold at least one layer. Received: layers={layers!r}. Pass "
+            '{"title": layer}.'
+        )
+    maps = {
+        title: ops.convert_to_numpy(attention_at(layer, feature_map, row, column))
+        for title, layer in layers.items()
+    }
+    height, width = next(iter(maps.values())).shape
+    panels = len(maps) + (picture is not None)
+    side = 10.5 / max(panels, 2)
+    figure = new_figure(side * panels, side * 0.88 * height / width + 0.75)
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    # Pictures and maps have one system of coordinates: that of the feature map's positions.
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    if picture is not None:
+        axes[0].imshow(picture, extent=extent)
+        axes[0].set_title("picture, and the position that asks")
+    for axis, (title, weights) in zip(axes[-len(maps) :], maps.items(), strict=True):
+        bar = figure.colorbar(
+            show_attention(axis, weights), ax=axis, orientation="horizontal", shrink=0.8, aspect=30
+        )
+        bar.set_label("weight, in multiples of the mean's 1 / N", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
+        axis.set_title(title)
+    for axis in axes:
+        mark(axis, row, column)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    return finish(figure, path)
+
+
+def show_attention(axis: Any, weights: np.ndarray) -> Any:
+    """An attention map `(H, W)` on an axis, in multiples of `1 / N`; matplotlib's image."""
+    multiples = weights * weights.size
+    largest = np.abs(multiples).max()
+    if multiples.min() < -1e-6 * largest:
+        scale = {"cmap": "PuOr_r", "vmin": -largest, "vmax": largest}
+    else:
+        scale = {"cmap": "viridis", "vmin": 0}
+    return axis.imshow(multiples, interpolation="nearest", **scale)
+
+
+def mark(axis: Any, row: float, column: float) -> None:
+    """A cross that shows on light and on dark."""
+    axis.plot(column, row, "+", color="black", markersize=15, markeredgewidth=4.5)
+    axis.plot(column, row, "+", color="white", markersize=13, markeredgewidth=2)

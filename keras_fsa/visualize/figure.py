@@ -1,0 +1,26 @@
+"""What every picture shares: a figure of a README's width, and the file it becomes."""
+
+import os
+from typing import Any
+
+from keras_fsa.arguments import optional_import
+
+Path = str | os.PathLike | None
+
+# Okabe and Ito's blue and vermillion first, for what is compared most often.
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure of this size in inches; no window, no global state."""
+    figures = optional_import("matplotlib.figure", "examples")
+    return figures.Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def finish(figure: Any, path: Path) -> Any:
+    """Write the figure as a PNG, unless `path` is None, and return it."""
+    if path is not None:
+        unfinished = f"{os.fspath(path)}.unfinished"
+        figure.savefig(unfinished, format="png")
+        os.replace(unfinished, path)
+    return figure

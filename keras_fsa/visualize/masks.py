@@ -1,0 +1,170 @@
+"""Masks as pictures: in colour, over the picture, beside the truth."""
+
+from typing import Any
+
+import numpy as np
+
+from keras_fsa.arguments import optional_import
+from keras_fsa.visualize.figure import Path, finish, new_figure
+
+IGNORE_LABEL = 255
+_IGNORE_COLOUR = (0, 0, 0)
+
+
+def default_palette(num_classes: int) -> np.ndarray:
+    """A colour for each class, as `(num_classes, 3)` uint8 RGB.
+
+    The first eight are those of Okabe and Ito, which colour-blind readers can tell apart; then hues
+    at golden-ratio steps, in three lightnesses.
+    """
+    okabe_ito = (
+        (86, 180, 233),
+        (230, 159, 0),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+        (204, 121, 167),
+        (153, 153, 153),
+    )
+    colours = optional_import("matplotlib.colors", "examples")
+    i = np.arange(max(0, num_classes - len(okabe_ito)))
+    hsv = np.stack([i * 0.618034 % 1, 0.45 + 0.25 * (i % 2), 0.55 + 0.2 * (i % 3)], axis=-1)
+    more = np.round(255 * colours.hsv_to_rgb(hsv)) if len(i) else np.zeros((0, 3))
+    return np.concatenate([okabe_ito, more])[:num_classes].astype("uint8")
+
+
+def colour_mask(mask: Any, palette: Any) -> np.ndarray:
+    """Class ids `(..., H, W)` as RGB uint8 `(..., H, W, 3)`; ids without a colour are black."""
+    table = np.full((256, 3), _IGNORE_COLOUR, "uint8")
+    table[: len(palette)] = palette
+    return table[np.asarray(mask).astype("uint8")]
+
+
+def comparison(
+    images: Any,
+    masks: Any,
+    predictions: Any,
+    class_names: Any = None,
+    palette: Any = None,
+    path: Path = None,
+    titles: Any = ("prediction",),
+) -> Any:
+    """Pictures, truth and predictions side by side, with a legend.
+
+    Args:
+        images: uint8 `(n, H, W, 3)`.
+        masks: class ids `(n, H, W)`; 255, the ignore label, is black.
+        predictions: class ids `(n, H, W)`, or a list of such arrays, one for each of `titles`.
+        class_names: names for the legend.
+        palette: RGB colours `(num_classes, 3)`, 0 to 255. Default: `default_palette`.
+        path: where the PNG goes; None to write none.
+        titles: names of the predictions.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: where matplotlib is missing, with the pip command.
+    """
+    if len(titles) == 1:
+        predictions = [predictions]
+    masks = np.asarray(masks).reshape(np.shape(predictions[0]))
+    if palette is None:
+        known = masks[masks != IGNORE_LABEL]
+        highest = max(int(np.max(ids, initial=0)) for ids in (known, *predictions))
+        palette = default_palette(len(class_names) if class_names else highest + 1)
+    columns = [("picture", images), ("truth", colour_mask(masks, palette))]
+    columns += [
+        (title, colour_mask(ids, palette)) for title, ids in zip(titles, predictions, strict=True)
+    ]
+    height, width = np.shape(images)[1:3]
+    panel = 3.2
+    figure = new_figure(panel * len(columns), panel * height / width * len(images) + 0.7)
+    grid = figure.subplots(len(images), len(columns), squeeze=False)
+    for row, axes in enumerate(grid):
+        for axis, (title, pictures) in zip(axes, columns, strict=True):
+            axis.imshow(pictures[row], interpolation="nearest")
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(title)
+    names = class_names or [f"class {i}" for i in range(len(palette))]
+    labels = dict(enumerate(names))
+    if (masks == IGNORE_LABEL).any():
+        labels[IGNORE_LABEL] = "ignored"
+    _legend(figure, labels, palette)
+    return finish(figure, path)
+
+
+def overlay(image: Any, mask: Any, palette: Any, opacity: float = 0.55) -> np.ndarray:
+    """The colours of a mask laid over the picture: `(1 - opacity) image + opacity colour`.
+
+    Ignored pixels are black, as in `colour_mask`.
+
+    Args:
+        image: uint8 `(H, W, 3)`.
+        mask: class ids `(H, W)`.
+        palette: RGB colours `(num_classes, 3)`, 0 to 255.
+        opacity: 0 to 1.
+
+    Returns:
+        uint8 `(H, W, 3)`, rounded.
+    """
+    mixed = (1 - opacity) * np.asarray(image) + opacity * colour_mask(mask, palette)
+    return np.round(mixed).astype("uint8")
+
+
+def overlay_picture(
+    image: Any, mask: Any, class_names: Any = None, palette: Any = None, path: Path = None
+) -> Any:
+    """A picture and, beside it, its mask laid over it; the legend says how much is of what.
+
+    Args:
+        image: uint8 `(H, W, 3)`.
+        mask: class ids `(H, W)`; 255 is the ignore label.
+        class_names: names for the legend.
+        palette: RGB colours `(num_classes, 3)`, 0 to 255. Default: `default_palette`.
+        path: where the PNG goes; None to write none.
+
+    Returns:
+        The matplotlib figure. The legend has the classes that occur, the largest first, with their
+        shares of the pixels in per cent.
+
+    Raises:
+        ImportError: where matplotlib is missing, with the pip command.
+    """
+    mask = np.asarray(mask)
+    ids, counts = np.unique(mask, return_counts=True)
+    if palette is None:
+        highest = int(ids[ids != IGNORE_LABEL].max(initial=0))
+        palette = default_palette(len(class_names) if class_names else highest + 1)
+    names = dict(enumerate(class_names or [f"class {i}" for i in range(len(palette))]))
+    names[IGNORE_LABEL] = "ignored"
+    labels = {
+        int(ids[i]): f"{names[int(ids[i])]} {100 * counts[i] / mask.size:.1f} %"
+        for i in np.argsort(-counts, kind="stable")
+    }
+    height, width = mask.shape
+    side = 5.25
+    figure = new_figure(2 * side, side * height / width + 0.25 * -(-len(labels) // 6) + 0.2)
+    for axis, shown in zip(
+        figure.subplots(1, 2), (image, overlay(image, mask, palette)), strict=True
+    ):
+        axis.imshow(shown, interpolation="nearest" if width < 500 else "antialiased")
+        axis.set_axis_off()
+    _legend(figure, labels, palette)
+    return finish(figure, path)
+
+
+def _legend(figure, labels, palette):
+    """Names of classes by their ids, below the panels."""
+    patches = optional_import("matplotlib.patches", "examples")
+    colours = {id: np.asarray(colour) / 255 for id, colour in enumerate(palette)}
+    colours[IGNORE_LABEL] = _IGNORE_COLOUR
+    handles = [
+        patches.Patch(facecolor=colours[id], edgecolor="0.3", label=name)
+        for id, name in labels.items()
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False
+    )

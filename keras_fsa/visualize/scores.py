@@ -1,0 +1,199 @@
+"""How training went and what it came to, as pictures."""
+
+import csv
+import os
+from typing import Any
+
+import numpy as np
+
+from keras_fsa.visualize.figure import LINE_COLOURS, Path, finish, new_figure
+
+# Columns of a log that are no scores.
+_NOT_SCORES = ("epoch", "step", "learning_rate", "seconds_per_step")
+# What the names of scores on validation data begin with, in Keras and in `keras_fsa.training`.
+_VALIDATION = ("val_", "validation_")
+
+
+def training_picture(history: Any, path: Path = None) -> Any:
+    """Loss and metrics over time, training and validation in one panel for each.
+
+    Args:
+        history: what `model.fit` returns, or its dict `history.history`, or the path of a file of
+            `keras.callbacks.CSVLogger`, or of a `history.csv` of `keras_fsa.training`, which counts
+            steps.
+        path: where the PNG goes; None to write none.
+
+    Returns:
+        The matplotlib figure, with an axis for each score, the loss first.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where there is no epoch, or no score, in the history.
+        ImportError: where matplotlib is missing, with the pip command.
+    """
+    table, unit, times = _table(history)
+    scores = {}
+    for name in table:
+        if name not in _NOT_SCORES:
+            prefix = next((p for p in _VALIDATION if name.startswith(p)), "")
+            part = "validation" if prefix else "training"
+            scores.setdefault(name.removeprefix(prefix), {})[part] = np.asarray(table[name])
+    if not scores or not len(times):
+        raise ValueError(
+            "`history` must hold at least one epoch and one score. Received: history="
+            f"{history!r} with the columns {list(table)} and {len(times)} epochs. Pass what "
+            "`model.fit` returns, or a file of keras.callbacks.CSVLogger."
+        )
+    # `fit` logs metrics in the order of their names; the loss is what one looks at first.
+    names = sorted(scores, key=lambda name: name != "loss")
+    figure = new_figure(max(5.25, min(10.5, 5.25 * len(names))), 3.6)
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for part, colour in zip(("training", "validation"), LINE_COLOURS, strict=False):
+            if part in scores[name]:
+                values = scores[name][part]
+                # Not every epoch has a validation; one alone makes no line, so few get marks.
+                known = np.isfinite(values)
+                marker = "o" if known.sum() <= 30 else None
+                style = {"color": colour, "linewidth": 2, "marker": marker, "markersize": 4}
+                axis.plot(times[known], values[known], label=part, **style)
+        axis.set_title(name.replace("_", " "))
+        axis.set_xlabel(unit)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(color="0.92")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False)
+    return finish(figure, path)
+
+
+def iou_picture(
+    scores: Any,
+    class_names: list[str] | None = None,
+    titles: tuple[str, ...] = ("IoU",),
+    path: Path = None,
+) -> Any:
+    """The IoU of each class as bars, with the mean below them.
+
+    Args:
+        scores: `(num_classes,)`, 0 to 1, NaN for a class that never occurred; or a list of such
+            arrays, one for each of `titles`, whose bars lie beside each other.
+        class_names: names of the classes.
+        titles: names of what is compared.
+        path: where the PNG goes; None to write none.
+
+    Returns:
+        The matplotlib figure. The mean is that over the classes that occurred.
+
+    Raises:
+        ValueError: where scores, titles and names do not go together, or a score is not in [0, 1].
+        ImportError: where matplotlib is missing, with the pip command.
+    """
+    scores = np.atleast_2d(np.asarray(scores, "float64"))
+    names = list(class_names or [f"class {i}" for i in range(scores.shape[-1])])
+    if scores.shape != (len(titles), len(names)):
+        raise ValueError(
+            "`scores` must have a row for each title and a number for each class. Received: scores "
+            f"of shape {scores.shape} for {len(titles)} titles and {len(names)} class names. Pass "
+            "a list of arrays (num_classes,)."
+        )
+    if not ((scores >= 0) & (scores <= 1) | np.isnan(scores)).all():
+        raise ValueError(
+            "`scores` must lie in [0, 1], or be NaN. Received: scores from "
+            f"{np.nanmin(scores):g} to {np.nanmax(scores):g}. Divide per cent by 100."
+        )
+    known = np.isfinite(scores)
+    total = np.where(known, scores, 0).sum(axis=1)
+    count = known.sum(axis=1)
+    mean = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    # The mean stands apart, half a bar below.
+    y = np.append(np.arange(len(names)), len(names) + 0.5)
+    bar = 0.8 / len(titles)
+    figure = new_figure(7.5, (0.14 + 0.2 * len(titles)) * (len(names) + 1.5) + 1.0)
+    axis = figure.subplots()
+    for i, (title, row) in enumerate(zip(titles, scores, strict=True)):
+        values = np.append(row, mean[i])
+        where = y - 0.4 + bar * (i + 0.5)
+        colour = LINE_COLOURS[i % len(LINE_COLOURS)]
+        axis.barh(where, np.nan_to_num(values), 0.92 * bar, color=colour, label=title)
+        for position, value in zip(where, values, strict=True):
+            text = "absent" if np.isnan(value) else f"{value:.3f}"
+            place = (np.nan_to_num(value) + 0.01, position)
+            axis.text(*place, text, va="center", fontsize=8, color="0.25")
+    axis.set_yticks(y, [*names, "mean"])
+    axis.invert_yaxis()
+    axis.axhline(len(names) - 0.25, color="0.7", linewidth=0.8)
+    axis.set_xlim(0, 1.1)
+    axis.set_xticks(np.linspace(0, 1, 6))
+    axis.set_xlabel("intersection over union")
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(titles) > 1:
+        figure.legend(loc="outside upper center", ncols=len(titles), frameon=False)
+    return finish(figure, path)
+
+
+def confusion_picture(
+    confusion: Any, class_names: list[str] | None = None, path: Path = None
+) -> Any:
+    """A confusion matrix as a picture: what became of the pixels of each class, in percent.
+
+    Each row is a true class and sums to 100; the diagonal holds the class accuracies. Rows without
+    a pixel are grey. Numbers are written in for up to 30 classes.
+
+    Args:
+        confusion: counts `(num_classes, num_classes)`, rows truth, columns prediction.
+        class_names: names of the classes.
+        path: where the PNG goes; None to write none.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: where matplotlib is missing, with the pip command.
+    """
+    confusion = np.asarray(confusion, "float64")
+    n = len(confusion)
+    total = confusion.sum(1, keepdims=True)
+    nothing = np.full_like(confusion, np.nan)
+    percent = np.divide(100 * confusion, total, out=nothing, where=total > 0)
+    side = min(max(4.5, 0.42 * n), 14)
+    font = min(9, 72 * side / n * 0.5)
+    figure = new_figure(side + 2.4, side + 1.6)
+    axis = figure.subplots()
+    axis.set_facecolor("0.85")
+    image = axis.imshow(percent, vmin=0, vmax=100, cmap="Blues")
+    names = class_names or [f"class {i}" for i in range(n)]
+    axis.set_xticks(range(n), names, rotation=90, fontsize=font)
+    axis.set_yticks(range(n), names, fontsize=font)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    if n <= 30:
+        for (row, column), value in np.ndenumerate(percent):
+            # Less than half a percent is the noise of boundaries.
+            if value >= 0.5:
+                colour = "white" if value > 60 else "black"
+                axis.text(
+                    *(column, row, f"{value:.0f}"),
+                    **{"ha": "center", "va": "center", "color": colour, "fontsize": 0.85 * font},
+                )
+    figure.colorbar(image, shrink=0.8, label="percent of the true class")
+    return finish(figure, path)
+
+
+def _table(history):
+    """Columns of numbers by name; the unit of time and the times, epochs counted from one."""
+    if isinstance(history, (str, os.PathLike)):
+        with open(history, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        table = {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+    else:
+        table = dict(getattr(history, "history", history))
+        if getattr(history, "epoch", None):
+            table["epoch"] = history.epoch
+    if "step" in table:
+        return table, "step", np.asarray(table["step"])
+    length = max((len(column) for column in table.values()), default=0)
+    return table, "epoch", np.asarray(table.get("epoch", range(length)), "float64") + 1
+
+
+def _number(text):
+    # CSVLogger writes "NA" where an epoch has no validation.
+    return float("nan") if text in ("", "NA", None) else float(text)
