@@ -64,7 +64,7 @@ _LAYOUTS = {
     ),
     "ade20k": _Layout("ade20k", ade20k, tuple(range(1, 151)), (0, 255)),
     "voc_aug": _Layout("voc_aug", voc_aug, tuple(range(21)), (255,)),
-    "signal_harbor": _Layout("signal_harbor", signal_harbor, tuple(range(9)), name="index"),
+    "signal_harbor": _Layout("signal_harbor", signal_harbor, tuple(range(10)), name="index"),
 }
 
 NAMES = tuple(_LAYOUTS)
