@@ -63,9 +63,11 @@ def main():
         "align_corners": args.align_corners,
     }
 
+    n = len(args.class_names)
+    if n != getattr(model, "num_classes", n):
+        raise SystemExit(f"The model has {model.num_classes} classes, the data {n}.")
     examples, count, has_masks = open_data(args)
-    class_names = args.class_names
-    confusion, boundaries = None, []
+    confusion, boundaries = np.zeros((n, n), "int64"), []
     bar = keras.utils.Progbar(count, interval=1, verbose=not args.quiet, unit_name="picture")
     for batch in batches_by_size(examples, args.batch, limit=4 * args.batch):
         pictures = np.stack([picture for picture, _, _ in batch])
@@ -73,15 +75,13 @@ def main():
             if args.submission:
                 write_submission(args.submission, name, ids, args.data_set)
             if has_masks:
-                n = len(class_names) if class_names else model.num_classes
-                counts = confusion_matrix(mask, ids, n)
-                confusion = counts if confusion is None else confusion + counts
+                confusion += confusion_matrix(mask, ids, n)
                 boundaries.append(boundary_scores(mask, ids, n, args.boundary_tolerance))
         bar.add(len(batch))
     if args.submission:
         print(f"Predictions for {count} pictures are in {args.submission}")
-    if confusion is not None:
-        report(confusion, boundaries, count, class_names, args)
+    if has_masks:
+        report(confusion, boundaries, count, args)
 
 
 def open_data(args):
@@ -90,6 +90,8 @@ def open_data(args):
         files = sorted(path for path in args.images.rglob("*") if path.suffix.lower() in EXTENSIONS)
         if not files:
             raise SystemExit(f"--images {args.images} holds no pictures.")
+        if len({path.stem for path in files}) < len(files):
+            raise SystemExit(f"--images {args.images} holds pictures of one name in subfolders.")
 
         def read():
             for path in files:
@@ -123,7 +125,8 @@ def write_submission(folder, name, ids, data_set):
     Image.fromarray(ids).save(folder / f"{Path(name).name}.png")
 
 
-def report(confusion, boundaries, count, class_names, args):
+def report(confusion, boundaries, count, args):
+    """Print the table, write the JSON and the picture."""
     scores = confusion_scores(confusion)
     boundary = nan_mean(boundaries, axis=0)
     columns = {
@@ -138,12 +141,9 @@ def report(confusion, boundaries, count, class_names, args):
         "pixel_accuracy": scores["pixel_accuracy"],
     }
     print(f"\n{'class':>24}     IoU  accuracy  boundary F")
-    for name, *values in zip(class_names, *columns.values(), strict=True):
-        print(f"{name[:24]:>24}  {values[0]:6.4f}    {values[1]:6.4f}      {values[2]:6.4f}")
-    first_three = list(means.values())[:3]
-    print(
-        f"{'mean':>24}  {first_three[0]:6.4f}    {first_three[1]:6.4f}      {first_three[2]:6.4f}"
-    )
+    rows = [*zip(args.class_names, *columns.values(), strict=True), ("mean", *means.values())]
+    for name, iou, accuracy, boundary_f, *_ in rows:
+        print(f"{name[:24]:>24}  {iou:6.4f}    {accuracy:6.4f}      {boundary_f:6.4f}")
     print(f"{'pixel accuracy':>24}  {means['pixel_accuracy']:6.4f}")
 
     def number(value):
@@ -155,7 +155,7 @@ def report(confusion, boundaries, count, class_names, args):
         **{name: number(value) for name, value in means.items()},
         "classes": {
             name: {key: number(values[i]) for key, values in columns.items()}
-            for i, name in enumerate(class_names)
+            for i, name in enumerate(args.class_names)
         },
         "pictures": count,
         "pixels": int(confusion.sum()),
@@ -163,7 +163,7 @@ def report(confusion, boundaries, count, class_names, args):
     }
     text = json.dumps(result, indent=2, default=str) + "\n"
     (args.output / "scores.json").write_text(text)
-    confusion_picture(confusion, class_names, args.output / "confusion.png")
+    confusion_picture(confusion, args.class_names, args.output / "confusion.png")
     print(f"Written to {args.output}")
 
 
@@ -179,7 +179,7 @@ def parse_arguments():
     add("--split", help="its name; None: the one that the data set is evaluated on")
     add("--images", type=Path, help="instead of a data set: folder of pictures")
     add("--masks", type=Path, help="folder of their masks; none for predictions only")
-    add("--class-names", type=lambda names: names.split(","), help="for --masks: sky,road,car")
+    add("--class-names", type=lambda names: names.split(","), help="for --images: sky,road,car")
     add("--ignore-label", type=int, default=255, help="for --masks: id of pixels of no class")
     add("--mode", choices=("whole", "slide"), default="whole", help="whole pictures, or windows")
     add("--window", type=int, default=769, help="for --mode slide: pixels")
@@ -203,8 +203,10 @@ def parse_arguments():
         parser.error("give --data-set or --images")
     if args.images and not args.masks and not args.submission:
         parser.error("--images without --masks needs --submission: there is nothing to score")
-    if args.images and args.masks and not (args.class_names or args.data_set):
-        parser.error("--masks needs --class-names, or the --data-set whose classes they are")
+    if args.masks and not args.images:
+        parser.error("--masks needs the --images they belong to")
+    if not args.class_names and not args.data_set:
+        parser.error("--images needs --class-names, or the --data-set whose classes they are")
     if args.data_set:
         description = describe(args.data_set)
         args.class_names = list(args.class_names or description.class_names)
