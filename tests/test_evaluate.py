@@ -50,7 +50,7 @@ def model(rng, tmp_path):
 
 @pytest.fixture
 def pairs(rng, tmp_path):
-    """Blocks of colour, in folders; the last row of masks is ignored."""
+    """Blocks of colour, in folders; the last rows of masks are ignored, and all the last mask."""
     result = []
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
@@ -59,7 +59,7 @@ def pairs(rng, tmp_path):
         mask = np.kron(blocks, np.ones((11, 13), "uint8"))[:height, :width]
         colours = rng.integers(0, 256, (3, 3))
         picture = np.clip(colours[mask] + rng.integers(-9, 9, (*mask.shape, 3)), 0, 255)
-        mask[-1] = 255
+        mask[-1 if i < len(SIZES) - 1 else slice(None)] = 255
         result.append((picture.astype("uint8"), mask))
         Image.fromarray(result[-1][0]).save(tmp_path / f"images/{i}.png")
         Image.fromarray(mask).save(tmp_path / f"masks/{i}.png")
