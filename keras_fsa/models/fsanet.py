@@ -7,6 +7,7 @@ from keras_fsa.arguments import one_of, positive_int
 from keras_fsa.backbones.features import build_backbone, feature_shapes
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.metrics import MeanIoU
+from keras_fsa.models import exporting
 from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import PictureNormalization, choose_normalization
 from keras_fsa.models.presets import preset_arguments
@@ -256,28 +257,55 @@ class FsaNet(keras.Model):
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
         return super().compute_metrics(x, y, logits, sample_weight)
 
-    def export(self, filepath, format="tf_saved_model", input_signature=None, **kwargs):
-        """Export for inference, see `keras.Model.export`.
+    def export(
+        self,
+        filepath,
+        format="tf_saved_model",
+        verbose=None,
+        input_signature=None,
+        output="logits",
+        input_dtype="float32",
+        **kwargs,
+    ):
+        """Export for inference, as a file that needs no Keras.
 
-        The default signature takes float32 pictures `(B, H, W, channels)` of 0 to 255, of any size
-        where `image_shape` leaves it open, and gives logits.
+        | format | file | written under |
+        | --- | --- | --- |
+        | `"tf_saved_model"` | a folder | TensorFlow, JAX |
+        | `"onnx"` | `.onnx` | TensorFlow; JAX for one size of pictures |
+        | `"litert"` | `.tflite` | TensorFlow |
+        | `"openvino"` | `.xml` and `.bin` | TensorFlow |
+
+        The file takes pictures `(B, H, W, channels)` of 0 to 255, of any size where `image_shape`
+        leaves it open. It takes its place when it is complete; an earlier one is replaced.
+
+        Args:
+            filepath: where to.
+            format: see the table.
+            verbose: whether to say where the file is. Default: True.
+            input_signature: default: one picture batch of `image_shape` and `input_dtype`.
+            output: `"logits"`, float32 `(B, H, W, num_classes)`, or `"classes"`, the class of each
+                pixel, uint8 `(B, H, W)`.
+            input_dtype: `"float32"` or `"uint8"`.
+            **kwargs: of `keras.Model.export`.
 
         Raises:
-            ValueError: for a SavedModel under the torch backend, which cannot write one.
+            ValueError: for a wrong argument, and where the backend cannot write the format, or
+                would write a file that is wrong at other sizes. The way round is in the message.
+            ImportError: where a package is missing that writes the format, with the pip command.
         """
-        if format == "tf_saved_model":
-            if keras.backend.backend() == "torch":
-                raise ValueError(
-                    "A SavedModel is written by the TensorFlow or the JAX backend. Received: "
-                    'format="tf_saved_model" under the torch backend. Save the model as a .keras '
-                    "file, load it with KERAS_BACKEND=tensorflow, and export it there."
-                )
-            if keras.backend.backend() == "jax":
-                # Gradients would tie the graph to the traced size.
-                kwargs.setdefault("jax2tf_kwargs", {"with_gradient": False})
-        if input_signature is None:
-            input_signature = [keras.InputSpec(shape=(None, *self.image_shape), dtype="float32")]
-        return super().export(filepath, format=format, input_signature=input_signature, **kwargs)
+        model, input_signature = exporting.prepare(
+            self, filepath, format, input_signature, output, input_dtype
+        )
+        if format == "tf_saved_model" and keras.backend.backend() == "jax":
+            # Gradients would tie the graph to the traced size.
+            kwargs.setdefault("jax2tf_kwargs", {"with_gradient": False})
+        # Past this method where the model is this one.
+        write = super().export if model is self else model.export
+        with exporting.written_at_once(filepath) as path:
+            write(path, format=format, verbose=False, input_signature=input_signature, **kwargs)
+        if verbose or verbose is None:
+            print(f"Saved the model at {str(filepath)!r}.")
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:3], self.num_classes)

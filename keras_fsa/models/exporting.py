@@ -1,0 +1,221 @@
+"""Trained models as files that need no Keras: SavedModel, ONNX, LiteRT, OpenVINO.
+
+Keras writes them. What stands here is which backend writes a file that is right, refusing the
+others, and the way to read a file in its own runtime and compare.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_fsa.arguments import one_of, optional_import
+
+# The ending of the file, and for each backend that writes it the packages this takes. PyTorch is
+# nowhere: Keras records one run of the model and its exporters bake sizes in, so that files load
+# but are wrong at other sizes; for a SavedModel and LiteRT it lacks a way at all.
+FORMATS = {
+    "tf_saved_model": ("", {"tensorflow": (), "jax": ("tensorflow",)}),
+    "onnx": (".onnx", {"tensorflow": ("tf2onnx",), "jax": ("jax2onnx",)}),
+    "litert": (".tflite", {"tensorflow": ()}),
+    "openvino": (".xml", {"tensorflow": ("openvino",)}),
+}
+
+# Sizes that no one would think to trace a model with: odd, even, higher than wide.
+SIZES = ((97, 131), (128, 72), (75, 110))
+
+
+def prepare(model, filepath, format, input_signature, output, input_dtype):
+    """Check what is asked of `FsaNet.export`, before any work.
+
+    Returns:
+        The model to export and its input signature.
+
+    Raises:
+        ValueError, ImportError: see `FsaNet.export`.
+    """
+    one_of("format", format, tuple(FORMATS))
+    one_of("output", output, ("logits", "classes"))
+    one_of("input_dtype", input_dtype, ("float32", "uint8"))
+    ending, backends = FORMATS[format]
+    if not str(filepath).endswith(ending):
+        raise ValueError(
+            f"A file of the format {format!r} must have a name that ends in {ending!r}. Received: "
+            f"filepath={str(filepath)!r}. Add the ending."
+        )
+    here = keras.backend.backend()
+    way_round = (
+        "Save the model as a .keras file, load it with KERAS_BACKEND=tensorflow, and export it "
+        "there."
+    )
+    if here not in backends:
+        raise ValueError(
+            f"The format {format!r} is written under {' or '.join(backends)} only; elsewhere the "
+            f'file would be missing or wrong. Received: format="{format}" under the {here} '
+            f"backend. {way_round}"
+        )
+    if input_signature is None:
+        input_signature = [keras.InputSpec(shape=(None, *model.image_shape), dtype=input_dtype)]
+    pictures = input_signature[0]
+    if format == "onnx" and here == "jax" and None in tuple(pictures.shape)[1:]:
+        raise ValueError(
+            "An ONNX file written under JAX takes pictures of one size, which must be given. "
+            f'Received: format="onnx" under the jax backend for pictures of shape '
+            f"{tuple(pictures.shape)}. Pass input_signature=[keras.InputSpec(shape=(None, 512, "
+            f'1024, 3), dtype="float32")], or for any size: {way_round}'
+        )
+    for package in backends[here]:
+        optional_import(package, "export")
+    if output == "classes":
+        inputs = keras.Input(tuple(pictures.shape)[1:], dtype=pictures.dtype, name="pictures")
+        logits = model(inputs)
+        # Of integers: with floats, under TensorFlow, it looks at bits, which LiteRT cannot.
+        best = ops.argmax(ops.cast(logits >= ops.max(logits, -1, keepdims=True), "int32"), -1)
+        # At most 255 classes: a map has the type of a mask.
+        classes = ops.cast(best, "uint8")
+        model = keras.Model(inputs, classes, name=f"{model.name}_classes")
+    return model, input_signature
+
+
+@contextlib.contextmanager
+def written_at_once(filepath):
+    """A temporary path, whose files take their place when the block ends well.
+
+    Raises:
+        ValueError: where the place is taken by a folder that is not a SavedModel.
+    """
+    target = Path(filepath).resolve()
+    if target.is_dir() and any(target.iterdir()) and not (target / "saved_model.pb").exists():
+        raise ValueError(
+            "`filepath` must be new, or hold an earlier SavedModel, which is replaced. Received: "
+            f"filepath={str(filepath)!r}, a folder of other things. Choose another name."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+        new, old = Path(folder, "new"), Path(folder, "old")
+        new.mkdir()
+        old.mkdir()
+        yield str(new / target.name)
+        # OpenVINO writes two files.
+        for written in sorted(new.iterdir()):
+            place = target.parent / written.name
+            if place.is_dir():
+                shutil.move(place, old / written.name)
+            os.replace(written, place)
+
+
+def load_exported(filepath):
+    """An exported file in its own runtime, as a function of a NumPy array.
+
+    Args:
+        filepath: a SavedModel's folder, or a file that ends in `.onnx`, `.tflite` or `.xml`.
+
+    Returns:
+        A function from pictures `(B, H, W, channels)`, which it casts to the file's input type
+        (rounded, where that is uint8), to what the file gives.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ImportError: where the runtime is missing, with the pip command.
+    """
+    path = str(filepath)
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"An exported model must exist. Received: filepath={path!r}. Correct the path."
+        )
+    endings = {ending: name for name, (ending, _) in FORMATS.items()}
+    loaders = {
+        "tf_saved_model": _load_saved_model,
+        "onnx": _load_onnx,
+        "litert": _load_litert,
+        "openvino": _load_openvino,
+    }
+    ending = "" if os.path.isdir(path) else os.path.splitext(path)[1]
+    one_of("ending of filepath", ending, tuple(endings))
+    run, dtype = loaders[endings[ending]](path)
+
+    def serve(pictures):
+        pictures = np.asarray(pictures)
+        if np.issubdtype(dtype, np.integer) and not np.issubdtype(pictures.dtype, np.integer):
+            pictures = np.clip(np.round(pictures), 0, 255)
+        return run(np.ascontiguousarray(pictures, dtype))
+
+    return serve
+
+
+def _load_saved_model(path):
+    tf = optional_import("tensorflow", "tensorflow")
+    loaded = tf.saved_model.load(path)
+    # The function alone would not keep the weights alive.
+    (_, signature), *_ = loaded.signatures["serving_default"].structured_input_signature[1].items()
+    return lambda x: loaded.serve(tf.constant(x)).numpy(), np.dtype(signature.dtype.as_numpy_dtype)
+
+
+def _load_onnx(path):
+    session = optional_import("onnxruntime", "export").InferenceSession(path)
+    (pictures,) = session.get_inputs()
+    dtype = np.dtype({"tensor(float)": "float32", "tensor(uint8)": "uint8"}[pictures.type])
+    return lambda x: session.run(None, {pictures.name: x})[0], dtype
+
+
+def _load_litert(path):
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        Interpreter = optional_import("tensorflow", "export").lite.Interpreter
+    interpreter = Interpreter(path)
+    (pictures,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(x):
+        interpreter.resize_tensor_input(pictures["index"], x.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(pictures["index"], x)
+        interpreter.invoke()
+        return interpreter.get_tensor(result["index"])
+
+    return run, np.dtype(pictures["dtype"])
+
+
+def _load_openvino(path):
+    openvino = optional_import("openvino", "export")
+    compiled = openvino.Core().compile_model(path, "CPU")
+    dtype = np.dtype(compiled.input(0).get_element_type().to_dtype())
+    return lambda x: compiled([x])[0], dtype
+
+
+def largest_deviation(model, serve, sizes=None, seed=0):
+    """By how much an exported file and its model differ, at most, on random pictures.
+
+    Args:
+        model: the `FsaNet`.
+        serve: what `load_exported` returned; it may give logits or classes.
+        sizes: heights and widths. Default: the model's own where `image_shape` fixes it, else
+            `SIZES`, which differ from any size the exporters trace.
+        seed: of the pictures.
+
+    Returns:
+        For logits the largest absolute difference. For classes the largest amount by which the
+        model's logit of the served class lies below its highest logit: 0 where all classes agree.
+    """
+    height, width, channels = model.image_shape
+    rng = np.random.default_rng(seed)
+    largest = 0.0
+    for h, w in sizes or ([(height, width)] if height and width else SIZES):
+        pictures = rng.integers(0, 256, (1, height or h, width or w, channels)).astype("uint8")
+        logits = np.asarray(model.predict_on_batch(pictures), "float32")
+        served = serve(pictures)
+        if served.ndim == 3:
+            chosen = np.take_along_axis(logits, served[..., None].astype("int64"), axis=-1)[..., 0]
+            difference = logits.max(axis=-1) - chosen
+        else:
+            # Other shapes would broadcast.
+            difference = np.full(1, np.inf)
+            if served.shape == logits.shape:
+                difference = np.abs(served - logits)
+        largest = max(largest, float(difference.max()))
+    return largest

@@ -1,0 +1,165 @@
+"""Exported files in their own runtimes, at sizes that were not traced."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_fsa
+from keras_fsa.models import exporting
+from keras_fsa.models.exporting import largest_deviation, load_exported
+from tests.helpers import BACKEND, randomize, run_python
+
+# Logits are of the order of one; each backend rounds in its own order.
+CLOSE = 1e-5
+
+
+def tiny(**kwargs):
+    """Strides with 'same' padding: what exporters get wrong first."""
+
+    def block(x, filters, stride):
+        x = layers.Conv2D(filters, 3, stride, padding="same", use_bias=False)(x)
+        return layers.ReLU()(layers.BatchNormalization()(x))
+
+    pictures = keras.Input((None, None, 3))
+    stage4 = block(block(pictures, 4, 2), 8, 2)
+    backbone = keras.Model(pictures, {"stage4": stage4, "stage5": block(stage4, 8, 1)})
+    return keras_fsa.FsaNet(5, backbone, head_channels=8, frequencies=4, **kwargs)
+
+
+PATHS = {
+    "tf_saved_model": "folder",
+    "onnx": "model.onnx",
+    "litert": "model.tflite",
+    "openvino": "model.xml",
+}
+
+
+@pytest.mark.parametrize("format", PATHS)
+def test_files_are_right_or_refused(rng, tmp_path, format):
+    """Each format under this backend: right at any size, or an error that names the way round."""
+    model = randomize(tiny(), rng)
+    path = tmp_path / PATHS[format]
+    writers = exporting.FORMATS[format][1]
+    one_size_only = (BACKEND, format) == ("jax", "onnx")
+    if BACKEND not in writers or one_size_only:
+        rule = rf'Received: format="{format}" under the {BACKEND} backend.*Save .*=tensorflow'
+        with pytest.raises(ValueError, match=rule):
+            model.export(path, format=format)
+        assert not list(tmp_path.iterdir())
+        if not one_size_only:
+            return
+        model = randomize(tiny(image_shape=(40, 52, 3)), rng)
+    missing = [name for name in writers[BACKEND] if importlib.util.find_spec(name) is None]
+    if missing:
+        command = rf'no working \'{missing[0]}\'. Run: pip install "keras_fsa\[export\]"'
+        with pytest.raises(ImportError, match=command):
+            model.export(path, format=format)
+        assert not list(tmp_path.iterdir())
+        return
+    for output, dtype in (("logits", "float32"), ("classes", "uint8")):
+        # The second file takes the place of the first.
+        model.export(path, format=format, output=output, input_dtype=dtype, verbose=False)
+        assert path.exists() and not list(tmp_path.glob(".export*"))
+        serve = load_exported(path)
+        pictures = np.full((1, 40, 52, 3), 200.4, "float32")
+        served = serve(pictures)
+        if output == "classes":
+            assert served.dtype == np.uint8 and served.shape == (1, 40, 52)
+            logits = model.predict_on_batch(pictures.round())
+            assert set(np.unique(served)) <= set(range(5))
+        else:
+            assert served.dtype == np.float32
+            logits = model.predict_on_batch(pictures)
+            np.testing.assert_allclose(served, logits, atol=CLOSE)
+        deviation = largest_deviation(model, serve)
+        print(f"{BACKEND} {format} {output} from {dtype}: {deviation:.1e}")
+        assert deviation < CLOSE
+        # Another model's file is told apart.
+        assert (
+            largest_deviation(randomize(tiny(image_shape=model.image_shape), rng), serve)
+            > 100 * CLOSE
+        )
+
+
+def test_saved_model_of_one_size(rng, tmp_path):
+    model = randomize(tiny(image_shape=(24, 40, 3)), rng)
+    if BACKEND == "torch":
+        with pytest.raises(ValueError, match="under the torch backend.*KERAS_BACKEND=tensorflow"):
+            model.export(tmp_path / "folder")
+        # The way round, as the message has it.
+        model.save(tmp_path / "model.keras")
+        code = "import sys, keras, keras_fsa\n"
+        code += "keras.saving.load_model(sys.argv[1]).export(sys.argv[2])"
+        run_python(
+            code, *(tmp_path / n for n in ("model.keras", "folder")), KERAS_BACKEND="tensorflow"
+        )
+    else:
+        model.export(tmp_path / "folder", verbose=False)
+    assert largest_deviation(model, load_exported(tmp_path / "folder")) < CLOSE
+
+
+def test_other_folders_stay(tmp_path):
+    """A folder of other things is not replaced, nor is anything where the writing fails."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="`filepath` must be new.*a folder of other things"):
+        with exporting.written_at_once(tmp_path / "folder"):
+            pass
+    (tmp_path / "model.onnx").write_text("earlier")
+    with pytest.raises(RuntimeError):
+        with exporting.written_at_once(tmp_path / "model.onnx") as path:
+            with open(path, "w") as file:
+                file.write("half")
+            raise RuntimeError
+    assert (tmp_path / "model.onnx").read_text() == "earlier"
+    with exporting.written_at_once(tmp_path / "model.xml") as path:
+        for name in (path, path.replace(".xml", ".bin")):
+            with open(name, "w") as file:
+                file.write("both")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "folder",
+        "model.bin",
+        "model.onnx",
+        "model.xml",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "message"),
+    [
+        ("a", dict(format="torch"), r"`format` must be one of.*Received: format='torch'"),
+        ("a", dict(output="probabilities"), r"`output` must be one of 'logits', 'classes'"),
+        ("a", dict(input_dtype="int32"), r"`input_dtype` must be one of 'float32', 'uint8'"),
+        ("a.pb", dict(format="onnx"), r"ends in '\.onnx'. Received: filepath='a\.pb'"),
+    ],
+)
+def test_errors(path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        tiny().export(path, **settings)
+
+
+def test_loading_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"must exist. Received: filepath="):
+        load_exported(tmp_path / "model.onnx")
+    (tmp_path / "model.pb").write_text("")
+    with pytest.raises(ValueError, match=r"`ending of filepath` must be one of.*'\.pb'"):
+        load_exported(tmp_path / "model.pb")
+
+
+def test_deviation():
+    """Classes are judged by how far their logit is below the best; another shape is no match."""
+    model = tiny(image_shape=(16, 24, 3))
+
+    def classes(shift):
+        def serve(pictures):
+            logits = model.predict_on_batch(pictures)
+            return (np.argsort(logits, axis=-1)[..., -1 - shift]).astype("uint8")
+
+        return serve
+
+    assert largest_deviation(model, classes(0)) == 0
+    assert 0 < largest_deviation(model, classes(1)) < largest_deviation(model, classes(4))
+    assert largest_deviation(model, lambda x: np.zeros((1, 1, 1, 5), "float32")) == np.inf
