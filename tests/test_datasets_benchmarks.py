@@ -275,7 +275,7 @@ def test_descriptions():
         ("cityscapes", 19, {"train": 2975, "val": 500}),
         ("ade20k", 150, {"train": 20210, "val": 2000}),
         ("voc_aug", 21, {"train_aug": 10582, "train": 1464, "val": 1449}),
-        ("signal_harbor", 9, {"train": 640, "test": 160}),
+        ("signal_harbor", 10, {"train": 640, "test": 160}),
     ):
         description = describe(name)
         assert (description.name, description.ignore_label) == (name, 255)
