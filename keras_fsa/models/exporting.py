@@ -183,7 +183,9 @@ def _load_litert(path):
 
 def _load_openvino(path):
     openvino = optional_import("openvino", "export")
-    compiled = openvino.Core().compile_model(path, "CPU")
+    # Left alone, it computes in bfloat16 where the processor can.
+    precision = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(path, "CPU", precision)
     dtype = np.dtype(compiled.input(0).get_element_type().to_dtype())
     return lambda x: compiled([x])[0], dtype
 
