@@ -298,9 +298,9 @@ def add_constant(tokens, constant, positions):
         constant: `(C,)`, the value to add in each channel.
         positions: number of positions of the map, `H * W`.
     """
-    first = ops.one_hot(0, tokens.shape[1], dtype=tokens.dtype)
+    first = ops.convert_to_tensor(np.eye(tokens.shape[1], 1), tokens.dtype)
     step = ops.sqrt(ops.cast(positions, tokens.dtype)) * ops.cast(constant, tokens.dtype)
-    return tokens + ops.expand_dims(first, 1) * step
+    return tokens + first * step
 
 
 def moments(tokens, positions):
