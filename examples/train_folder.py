@@ -29,8 +29,8 @@ import tensorflow as tf
 
 import keras_fsa
 from keras_fsa.datasets.augment import training_batches
-from keras_fsa.datasets.folder import IGNORE_LABEL, folder_dataset, match_pairs
-from keras_fsa.metrics import MeanIoU
+from keras_fsa.datasets.folder import folder_dataset, match_pairs
+from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
 from keras_fsa.visualize import comparison
 
 

@@ -11,6 +11,7 @@ from keras import ops
 from keras_fsa.arguments import optional_import, positive_int
 
 IGNORE_LABEL = 255
+"""The label of pixels that belong to no class, in every mask that this library makes."""
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")

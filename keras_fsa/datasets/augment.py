@@ -20,7 +20,7 @@ and their crop needs a size that is known beforehand; hence stateless operations
 """
 
 from keras_fsa.arguments import optional_import, positive_int
-from keras_fsa.datasets.folder import IGNORE_LABEL
+from keras_fsa.metrics import IGNORE_LABEL
 
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's mean colour, (123.675, 116.28, 103.53), in 8 bits."""

@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 
 from keras_fsa.arguments import optional_import
-from keras_fsa.datasets.folder import IGNORE_LABEL
+from keras_fsa.metrics import IGNORE_LABEL
 
 
 def check(dataset, num_classes, expected=None, fail_fast=False):

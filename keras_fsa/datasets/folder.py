@@ -16,12 +16,10 @@ import numpy as np
 
 from keras_fsa.arguments import optional_import, positive_int
 from keras_fsa.datasets.indexed import indexed_dataset
+from keras_fsa.metrics import IGNORE_LABEL
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 """Endings of the files that are read, in lower case; the case of a file's own ending is free."""
-
-IGNORE_LABEL = 255
-"""The ignore label of every mask that comes out of `folder_dataset`."""
 
 
 def match_pairs(images, masks):

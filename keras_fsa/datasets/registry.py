@@ -13,8 +13,8 @@ import numpy as np
 from keras_fsa.arguments import one_of, optional_import
 from keras_fsa.datasets import ade20k, cityscapes, signal_harbor, voc_aug
 from keras_fsa.datasets.archives import import_tfds, require_files, require_space
-from keras_fsa.datasets.folder import IGNORE_LABEL
 from keras_fsa.datasets.indexed import indexed_dataset
+from keras_fsa.metrics import IGNORE_LABEL
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,14 +6,12 @@ from keras import ops
 from keras_fsa.arguments import one_of, positive_int
 from keras_fsa.backbones.features import build_backbone, feature_shapes
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
-from keras_fsa.metrics import MeanIoU
+from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
 from keras_fsa.models import exporting
 from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import PictureNormalization, choose_normalization
 from keras_fsa.models.presets import preset_arguments
 from keras_fsa.resize import resize_bilinear
-
-IGNORE_LABEL = 255
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")

@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_fsa.arguments import optional_import
 from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
-from keras_fsa.metrics import MeanIoU
-from keras_fsa.models.fsanet import IGNORE_LABEL, FsaNet
+from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
+from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import preset_arguments
 from keras_fsa.training.batch_norm import synchronize, use_moving_statistics
 from keras_fsa.training.checkpoint import (

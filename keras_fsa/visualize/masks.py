@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from keras_fsa.arguments import optional_import
+from keras_fsa.metrics import IGNORE_LABEL
 from keras_fsa.visualize.figure import Path, finish, new_figure
 
-IGNORE_LABEL = 255
 _IGNORE_COLOUR = (0, 0, 0)
 
 
