@@ -142,7 +142,7 @@ def test_data_set_by_name(run, tmp_path, rng, monkeypatch):
     from keras_fsa.datasets import load, signal_harbor
 
     monkeypatch.setattr(signal_harbor, "SPLITS", {"train": 1, "test": 3})
-    model = small_model(9, rng)
+    model = small_model(10, rng)
     model.save(tmp_path / "model.keras")
     run(
         "evaluate.py",
@@ -153,7 +153,7 @@ def test_data_set_by_name(run, tmp_path, rng, monkeypatch):
     data = load("signal_harbor", "test", tmp_path / "data")
     pairs = list(data.as_numpy_iterator())
     scores = check_scores(
-        tmp_path / "out/scores.json", *expected_scores(model, pairs, 9, tolerance=3)
+        tmp_path / "out/scores.json", *expected_scores(model, pairs, 10, tolerance=3)
     )
     assert scores["pictures"] == 3 and "inbound" in scores["classes"]
     for i, (picture, _) in enumerate(pairs):
