@@ -154,6 +154,20 @@ def test_memory_of_a_copy_is_one_map():
         assert call.peak_memory() is None
 
 
+@pytest.mark.parametrize("name", ["dot_product", "linear_softmax"])
+def test_the_update_becomes_the_output(name):
+    # One map, in place under torch, joined by the compiler under JAX. TensorFlow cannot be asked.
+    shape = (1, 41, 43, 128)
+    layer = methods.make_layer(name, shape, FREQUENCIES)
+    call = measuring.Call(layer, measuring.make_map(shape, "float32"))
+    if BACKEND == "jax":
+        plan = call._compiled.memory_analysis()
+        peak = plan.temp_size_in_bytes + plan.output_size_in_bytes
+    else:
+        peak = call.peak_memory()
+    assert peak is None or peak < 1.7 * 4 * np.prod(shape)
+
+
 def test_memory_of_a_copy_in_a_child():
     mode = measuring.modes(True)[0]
     shape = (1, 97, 97, 512)
