@@ -8,8 +8,6 @@ import json
 import os
 import sys
 
-import keras
-
 from keras_fsa.benchmark import bars, measuring, methods, report, resident
 
 FREQUENCY_METHODS = ("dot_product", "linear_softmax")
