@@ -340,6 +340,9 @@ def test_bars():
     name = "dot_product: training step's time below regular attention"
     assert found[name] == (pytest.approx(0.98), False)
     assert found["dot_product: unknown over known sizes at 97x97"] == (pytest.approx(1.1), True)
+    large = [made_up("copy", 0.03, size=(385, 385)), made_up("dot_product", 0.3, size=(385, 385))]
+    name = "dot_product: copies of the map at 385x385 over copies at 97x97"
+    assert checked(rows + large)[name] == (pytest.approx(2), False)
     assert not [bar for bar in found if "linear_softmax" in bar or "ema" in bar]
     # Another setting than the paper's tells only what is a ratio at any setting.
     assert list(checked(rows, channels=64)) == ["dot_product: unknown over known sizes at 97x97"]
