@@ -106,7 +106,13 @@ def open_data(args):
         )
         names = [path.stem for path, _ in pairs]
     else:
-        data = load(args.data_set, args.split, data_dir=args.data_dir)
+        data = load(
+            args.data_set,
+            args.split,
+            data_dir=args.data_dir,
+            manual_dir=args.manual_dir,
+            skip_unreadable=args.skip_unreadable,
+        )
         names = None
     name_of = names.__getitem__ if names else data.name
     stream = (
@@ -176,6 +182,8 @@ def parse_arguments():
     add("--model", type=Path, required=True, help="a .keras file, or an exported model")
     add("--data-set", choices=NAMES, help="its name")
     add("--data-dir", help="where TFDS keeps data sets")
+    add("--manual-dir", help="folder of its archives, where it is not prepared yet")
+    add("--skip-unreadable", action="store_true", help="score without its broken files")
     add("--split", help="its name; None: the one that the data set is evaluated on")
     add("--images", type=Path, help="instead of a data set: folder of pictures")
     add("--masks", type=Path, help="folder of their masks; none for predictions only")

@@ -6,7 +6,8 @@
 on where a killed one stopped. It runs on TensorFlow, JAX and torch: set KERAS_BACKEND. Several
 devices: `--devices all`, see keras_fsa/training/devices.py. `--help` lists all flags.
 
-What comes out, in outputs/ade20k: model.keras, history.csv, checkpoint.npz.
+What comes out, in outputs/ade20k: model.keras, best.keras (by validation), history.csv,
+tensorboard, predictions of the first validation pictures, and checkpoint.npz to go on from.
 
 Time: not run in full. A crop of 512x512 takes 284 G multiply-adds forward, three times that with
 the backward pass, 2.2e18 operations in all: about 12 hours of a GPU that sustains 50 TFLOP/s.

@@ -7,7 +7,8 @@ https://www.cityscapes-dataset.com/downloads (with a login). The same command go
 killed one stopped. It runs on TensorFlow, JAX and torch: set KERAS_BACKEND. Several devices:
 `--devices all`, see keras_fsa/training/devices.py. `--help` lists all flags.
 
-What comes out, in outputs/cityscapes: model.keras, history.csv, checkpoint.npz.
+What comes out, in outputs/cityscapes: model.keras, best.keras (by validation), history.csv,
+tensorboard, predictions of the first validation pictures, and checkpoint.npz to go on from.
 
 Time: not run in full. A crop of 849x849 takes 791 G multiply-adds forward, three times that with
 the backward pass, 2.3e18 operations in all: about 13 hours of a GPU that sustains 50 TFLOP/s.

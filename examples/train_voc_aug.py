@@ -7,7 +7,8 @@ keras_fsa/datasets/voc_aug.py. The same command goes on where a killed one stopp
 TensorFlow, JAX and torch: set KERAS_BACKEND. Several devices: `--devices all`, see
 keras_fsa/training/devices.py. `--help` lists all flags.
 
-What comes out, in outputs/voc_aug: model.keras, history.csv, checkpoint.npz.
+What comes out, in outputs/voc_aug: model.keras, best.keras (by validation), history.csv,
+tensorboard, predictions of the first validation pictures, and checkpoint.npz to go on from.
 
 Time: not run in full. A crop of 512x512 takes 283 G multiply-adds forward, three times that with
 the backward pass, 1.1e18 operations in all: about 6 hours of a GPU that sustains 50 TFLOP/s.

@@ -1,6 +1,7 @@
 """Frequency self-attention and FsaNet for Keras 3."""
 
 from keras_fsa import layers, spectral
+from keras_fsa import training as _training  # noqa: F401 (files of trained models name its SGD)
 from keras_fsa.checkpoints import load_pytorch_weights
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import PRESETS

@@ -66,6 +66,17 @@ def test_a_stream_goes_on_where_another_stopped(folder, step):
         np.testing.assert_array_equal(masks, masks_again)
 
 
+def test_parts_of_batches_are_the_batches(folder):
+    whole = batches(folder, 3, (7, 9), 4, 11, start_step=1)
+    parts = [batches(folder, 3, (7, 9), 4, 11, start_step=1, part=(i, 2)) for i in range(2)]
+    for (images, masks), (first, upper), (second, lower) in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(images, [*first, *second])
+        np.testing.assert_array_equal(masks, [*upper, *lower])
+    for part, batch in (((2, 2), 4), ((0, 3), 4)):
+        with pytest.raises(ValueError, match=r"`part` must be .* Received: part="):
+            training_batches(folder, (7, 9), batch, 11, part=part)
+
+
 def test_what_is_left_out_is_not_read(folder, tmp_path):
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()

@@ -178,6 +178,11 @@ def test_bad_files_of_ade20k_are_named_and_can_be_left_out(places):
     with pytest.warns(UserWarning, match=r"Left out: .*ADE_train_00000001\.png"):
         data = by_name("ade20k", "train", **places, skip_unreadable=True)
     assert list(data) == ["ADE_train_00000002"]
+    # What is prepared so is not taken for the whole by a run that does not ask for it.
+    with pytest.raises(ValueError, match=r"ade20k, train, .*without 1 broken .*00000001\.png"):
+        load("ade20k", "train", **places)
+    assert len(load("ade20k", "train", **places, skip_unreadable=True)) == 1
+    assert len(load("ade20k", "val", **places)) == 1  # complete
 
 
 def test_a_split_without_examples_is_an_error(places):

@@ -91,7 +91,7 @@ def test_a_finished_training_is_not_trained_again(tmp_path):
     model = tiny_training.run(tmp_path, steps=2)
     (tmp_path / "model.keras").unlink()
 
-    def no_data(step):
+    def no_data(step, part):
         raise AssertionError
 
     again = tiny_training.run(tmp_path, steps=2, data=no_data)
@@ -132,8 +132,8 @@ def compiled(*widths, optimizer="sgd"):
 
 
 def test_not_a_number_stops_and_keeps_the_last_checkpoint(tmp_path):
-    def data(step):
-        batches = tiny_training.batches(step)
+    def data(step, part):
+        batches = tiny_training.batches(step, part)
         index = tf.data.Dataset.counter(step)
 
         def spoil(n, batch):

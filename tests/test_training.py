@@ -2,21 +2,26 @@
 
 import csv
 import dataclasses
+import sys
+from types import ModuleType, SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from PIL import Image
 
 from keras_fsa.layers import FrequencySelfAttention
-from keras_fsa.training import Recipe, batch_norm
+from keras_fsa.metrics import MeanIoU
+from keras_fsa.training import Recipe, batch_norm, checkpoint, loop
 from keras_fsa.training.batch_norm import synchronize, use_moving_statistics
 from keras_fsa.training.command import parse
+from keras_fsa.training.devices import Devices
 from keras_fsa.training.loop import fit_into
 from keras_fsa.training.optimizer import SGD, poly_decay
 from tests import tiny_training
-from tests.helpers import BACKEND, array
+from tests.helpers import BACKEND, array, run_python
 
 
 def linear_model(optimizer, rng):
@@ -148,8 +153,23 @@ def test_fit_into_keeps_what_fits_and_shrinks_what_does_not(rng):
     assert small.shape == (11, 4, 3) and (labels != 255).sum() == 3 * 4
 
 
+@pytest.fixture
+def tensorboard(monkeypatch):
+    """TensorBoard; where it is not installed, its function that TensorFlow's summaries call."""
+
+    def scalar(name, data, step=None, description=None):
+        tf.summary.write(name, tf.cast(data, "float32"), step)
+
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        for name in ("tensorboard", "tensorboard.summary", "tensorboard.summary.v2"):
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        sys.modules["tensorboard.summary.v2"].scalar = scalar
+
+
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
-def test_a_training_learns_and_leaves_its_files(tmp_path, dtype):
+def test_a_training_learns_and_leaves_its_files(tmp_path, dtype, tensorboard):
     # One precision with each kind of batch norm and of loss saves a compilation.
     other = dtype != "float32"
     model = tiny_training.run(
@@ -161,6 +181,10 @@ def test_a_training_learns_and_leaves_its_files(tmp_path, dtype):
         batch_norm="moving" if other else "batch",
         loss="ohem" if other else "cross_entropy",
         ohem_keep=500,
+        drawn_pictures=2,
+        tensorboard=not other,
+        class_names=["one", "two", "three"],
+        class_weights=[1, 2.5, 0.5] if other else None,
     )
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert [int(row["step"]) for row in rows] == [5, 10, 15, 20, 25, 30, 31]
@@ -169,10 +193,18 @@ def test_a_training_learns_and_leaves_its_files(tmp_path, dtype):
     assert float(rows[-1]["loss"]) < (1 if other else 0.7) * float(rows[0]["loss"])
     assert float(rows[0]["mean_iou"]) < 0.3 and float(rows[-1]["validation_mean_iou"]) > 0.5
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.keras",
         "checkpoint.npz",
         "history.csv",
         "model.keras",
+        "predictions",
+        *([] if other else ["tensorboard"]),
     ]
+    drawn = sorted((tmp_path / "predictions").iterdir())
+    assert [path.name for path in drawn] == ["step_000030.png", "step_000031.png"]
+    assert Image.open(drawn[0]).size[0] > 500
+    if not other:
+        check_tensorboard(tmp_path / "tensorboard", rows)
     again = keras.saving.load_model(tmp_path / "model.keras")
     picture, _ = tiny_training.example(0)
     np.testing.assert_array_equal(
@@ -181,8 +213,101 @@ def test_a_training_learns_and_leaves_its_files(tmp_path, dtype):
     assert all(layer.trainable for layer in batch_norm.batch_norm_layers(again))
 
 
+def check_tensorboard(folder, rows):
+    """The figures of the rows are there, by step."""
+    found = {}
+    for path in folder.rglob("events*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                name = f"{path.parent.name} {value.tag}"
+                found.setdefault(name, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    for name, column in (
+        ("train epoch_loss", "loss"),
+        ("train epoch_mean_iou", "mean_iou"),
+        ("train epoch_learning_rate", "learning_rate"),
+        ("validation epoch_mean_iou", "validation_mean_iou"),
+    ):
+        expected = {int(row["step"]): float(row[column]) for row in rows if row[column]}
+        assert found[name] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_best_network_is_kept(tmp_path, monkeypatch):
+    """Of validations that score 0.2, 0.7 and 0.5, over a restart after the second."""
+    scores = {2: 0.2, 4: 0.7, 6: 0.5}
+    weights = {}
+    monkeypatch.setattr(MeanIoU, "result", lambda self: scores.get(step[0], 0.0))
+    end, step = loop._Progress.on_train_batch_end, [0]
+
+    def record(self, batch, logs=None):
+        end(self, batch, logs)
+        step[0] = self.step
+        if self.step % 2 == 0:
+            weights[self.step] = [array(w) for w in self.model.weights]
+        if stop and self.step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Progress, "on_train_batch_end", record)
+    for stop in (True, False):
+        try:
+            tiny_training.run(tmp_path, steps=6, validate_every=2, batch_norm="moving")
+        except KeyboardInterrupt:
+            assert stop
+    for name, number in (("best", 4), ("model", 6)):
+        model = keras.saving.load_model(tmp_path / f"{name}.keras")
+        assert all(layer.trainable for layer in batch_norm.batch_norm_layers(model))
+        for weight, expected in zip(model.weights, weights[number], strict=True):
+            np.testing.assert_array_equal(array(weight), expected)
+
+
+def test_a_trained_network_loads_where_only_the_library_is_imported(tmp_path):
+    tiny_training.run(tmp_path, steps=1)
+    code = "import sys, keras, keras_fsa\nprint(keras.saving.load_model(sys.argv[1]).num_classes)"
+    assert run_python(code, tmp_path / "model.keras").split()[-1] == "3"
+
+
+def test_a_progress_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
+    tiny_training.run(tmp_path / "file", steps=2)
+    assert "2/2" not in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    tiny_training.run(tmp_path / "terminal", steps=4)
+    out = capsys.readouterr().out
+    assert "Epoch 2/2" in out and "2/2" in out and "loss: " in out
+    # The bar's line ends before the line of figures.
+    assert "\nstep 4  loss" in out
+
+
+def test_several_devices_without_synchronised_batch_norm(tmp_path, monkeypatch):
+    if BACKEND != "torch":
+        pytest.skip("the other backends have it: test_distribution.py")
+    monkeypatch.setattr(loop, "find_devices", lambda _: Devices(2, 0, 2))
+    with pytest.raises(ValueError, match=r'Received: batch_norm="batch" .* Set batch_norm="mov'):
+        tiny_training.run(tmp_path, devices="all")
+
+
+def test_without_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ImportError, match=r"package 'tensorboard'.*pip install"):
+        tiny_training.run(tmp_path, tensorboard=True)
+
+
+def test_a_disk_without_room(tmp_path, monkeypatch):
+    usage = SimpleNamespace(free=20_000)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"take 0\.0 GB of disk. Received: output='.*Make room"):
+        tiny_training.run(tmp_path, steps=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_for_other_classes(tmp_path):
+    with pytest.raises(ValueError, match=r"one number for each class. Received: .*for logits of 3"):
+        tiny_training.run(tmp_path, class_weights=[1, 2])
+
+
 def test_flags_override_a_recipe():
     recipe = Recipe("tiny", output="out", crop=(849, 849), weights="imagenet")
+    weighted = parse(recipe, "help", ["--class-weights", "1", "0.5", "2", "3"])
+    assert weighted == dataclasses.replace(recipe, class_weights=[1.0, 0.5, 2.0, 3.0])
+    assert parse(weighted, "help", ["--class-weights", "none"]) == recipe
     flags = "--crop 65 --scales 1 1 --weights none --batch 2 --align-corners --base-size 64 128"
     found = parse(recipe, "help", flags.split())
     assert found == dataclasses.replace(
@@ -228,9 +353,9 @@ def test_wrong_settings(build, message):
 
 def test_data_that_ends(tmp_path):
     with pytest.raises(ValueError, match="need examples. Received: batches.step. or validation of"):
-        tiny_training.run(tmp_path, data=lambda step: tiny_training.batches(step).take(0))
+        tiny_training.run(tmp_path, data=lambda *at: tiny_training.batches(*at).take(0))
     with pytest.raises(ValueError, match="must be endless. Received: an end behind step 3 of 10"):
-        tiny_training.run(tmp_path, data=lambda step: tiny_training.batches(step).take(3))
+        tiny_training.run(tmp_path, data=lambda *at: tiny_training.batches(*at).take(3))
 
 
 def test_an_output_that_cannot_be_written(tmp_path):

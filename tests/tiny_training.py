@@ -36,6 +36,7 @@ def recipe(output, **settings):
         "checkpoint_every": 2,
         "validate_every": 4,
         "validation_size": CROP,
+        "drawn_pictures": None,
     }
     return Recipe(**{**defaults, **settings})
 
@@ -75,11 +76,12 @@ def example(number, seed=0, crop=CROP):
     return tf.cast(picture, "uint8"), tf.cast(mask, "uint8")
 
 
-def batches(step, batch=4):
-    return tf.data.Dataset.counter(step * batch).map(example).batch(batch, drop_remainder=True)
+def batches(step, part=(0, 1), batch=4):
+    numbers = tf.data.Dataset.counter(step * batch).batch(batch // part[1])
+    return numbers.shard(*part[::-1]).unbatch().map(example).batch(batch // part[1])
 
 
-def run(output, width=8, validation=3, data=None, **settings):
+def run(output, width=8, validation=3, data=None, class_names=None, **settings):
     pictures = tf.data.Dataset.range(1000, 1000 + validation).map(example)
     return train(
         recipe(output, **settings),
@@ -87,4 +89,5 @@ def run(output, width=8, validation=3, data=None, **settings):
         data or batches,
         pictures,
         functools.partial(build, width=width),
+        class_names,
     )

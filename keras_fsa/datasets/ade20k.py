@@ -13,6 +13,7 @@ from keras_fsa.datasets.archives import (
     below,
     import_tfds,
     instructions,
+    left_out_list,
     pairs_info,
     read_examples,
 )
@@ -93,7 +94,7 @@ class Ade20k(tfds.core.GeneratorBasedBuilder):
             split: read_examples(
                 match_pairs(root / "images" / folder, root / "annotations" / folder),
                 len(CLASSES) + 1,
-                self._skip_unreadable,
+                left_out_list(self, split, self._skip_unreadable),
             )
             for split, folder in (("train", "training"), ("val", "validation"))
         }

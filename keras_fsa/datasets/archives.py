@@ -119,13 +119,14 @@ def require_space(sources, manual_dir, data_dir, url_infos):
         )
 
 
-def read_examples(pairs, num_classes, skip_unreadable=False, ids_of=None):
+def read_examples(pairs, num_classes, left_out=None, ids_of=None):
     """Yields the TFDS examples of pairs of files, each file decoded once and checked.
 
     Args:
         pairs: List of `(image_path, mask_path)`.
         num_classes: The ids of the masks are 0 to this number - 1, and 255.
-        skip_unreadable: Whether a bad pair is left out with a warning instead of an error.
+        left_out: List that gets what is wrong with bad pairs, which are then left out with a
+            warning; `None` makes the first an error.
         ids_of: Function from the path of a mask to its ids, as `read_pair` takes it.
 
     Raises:
@@ -136,13 +137,14 @@ def read_examples(pairs, num_classes, skip_unreadable=False, ids_of=None):
         image, mask, unchanged, problems = read_pair(
             image_path, mask_path, num_classes, 255, ids_of
         )
-        if problems and not skip_unreadable:
+        if problems and left_out is None:
             raise ValueError(
                 "Pictures and masks must open, be of equal size, and the masks hold ids from 0 to "
                 f"{num_classes - 1} or 255. Received: {'; '.join(problems)}. Get a fresh copy of "
                 "these files, or leave them out with skip_unreadable=True."
             )
         if problems:
+            left_out.append("; ".join(problems))
             warnings.warn(f"Left out: {'; '.join(problems)}", stacklevel=2)
             continue
         count += 1
@@ -180,4 +182,12 @@ def pairs_info(builder, description, homepage):
             }
         ),
         supervised_keys=("image", "mask"),
+        metadata=tfds.core.MetadataDict(),
     )
+
+
+def left_out_list(builder, split, skip_unreadable):
+    """`left_out` of `read_examples` for a split, kept with the prepared data; or `None`."""
+    if not skip_unreadable:
+        return None
+    return builder.info.metadata.setdefault("left_out", {}).setdefault(split, [])

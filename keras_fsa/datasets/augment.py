@@ -28,7 +28,7 @@ MEAN_COLOUR = (124, 116, 104)
 _TRIES = 10
 
 
-def training_batches(dataset, crop, batch, seed, start_step=0, **augmentation):
+def training_batches(dataset, crop, batch, seed, start_step=0, part=(0, 1), **augmentation):
     """Endless shuffled, augmented batches of a data set.
 
     Example `p` of the stream belongs to epoch `p // n` of the `n` examples. The order of an epoch
@@ -43,6 +43,8 @@ def training_batches(dataset, crop, batch, seed, start_step=0, **augmentation):
         seed: Int; the same seed gives the same stream.
         start_step: Number of batches to leave out at the start: the rest is exactly that of a
             stream from 0. What is left out is not read.
+        part: `(i, n)` for the i-th of n equal parts of each batch, from 0: of several processes
+            each reads its own. What belongs to other parts is not read.
         **augmentation: Further arguments of `augment`.
 
     Returns:
@@ -66,6 +68,12 @@ def training_batches(dataset, crop, batch, seed, start_step=0, **augmentation):
             raise ValueError(
                 f"`{name}` must be an int of at least 0. Received: {name}={value!r}. Count from 0."
             )
+    number, parts = part
+    if not 0 <= number < parts or batch % parts:
+        raise ValueError(
+            "`part` must be (i, n), i from 0 to n - 1, with n a divisor of `batch`. Received: "
+            f"part={part}, batch={batch}. Change one of them."
+        )
     settings = _settings(crop, **augmentation)
     count, first = len(dataset), start_step * batch
 
@@ -85,8 +93,10 @@ def training_batches(dataset, crop, batch, seed, start_step=0, **augmentation):
 
     stream = tf.data.Dataset.range(first // count, tf.int64.max).flat_map(plain(epoch_order))
     stream = stream.skip(first % count)
+    if parts > 1:
+        stream = stream.batch(batch // parts).shard(parts, number).unbatch()
     stream = stream.map(plain(example), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return stream.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return stream.batch(batch // parts, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
 def augment(image, mask, seed, crop, **augmentation):

@@ -100,7 +100,8 @@ def load(name, split, data_dir=None, download=False, manual_dir=None, skip_unrea
         manual_dir: Folder of archives (or of what was in them) given by hand; `None` is
             `downloads/manual` in `data_dir`.
         skip_unreadable: Whether ADE20K and VOCaug leave out broken files, with a warning, when
-            they are prepared. Otherwise the first broken file is an error.
+            they are prepared. Otherwise the first broken file is an error, and so is a split that
+            was prepared without some.
 
     Returns:
         A `tf.data.Dataset` of known cardinality in a fixed order, neither shuffled nor batched, of
@@ -117,6 +118,13 @@ def load(name, split, data_dir=None, download=False, manual_dir=None, skip_unrea
     layout = _LAYOUTS[name]
     tf = optional_import("tensorflow", "examples")
     builder = _prepare(layout, data_dir, download, manual_dir, skip_unreadable)
+    left_out = (builder.info.metadata or {}).get("left_out", {}).get(split)
+    if left_out and not skip_unreadable:
+        raise ValueError(
+            f"A split must be complete. Received: {name}, {split}, prepared in {builder.data_dir} "
+            f"without {len(left_out)} broken file(s), the first: {left_out[0]}. Go on without them "
+            "with skip_unreadable=True, or get fresh copies, delete that folder and prepare again."
+        )
     paths, offsets, lengths = _records(builder, dict(layout.splits).get(split, split))
 
     features, encoded = builder.info.features, import_tfds().decode.SkipDecoding()

@@ -20,6 +20,7 @@ from keras_fsa.datasets.archives import (
     below,
     import_tfds,
     instructions,
+    left_out_list,
     pairs_info,
     read_examples,
 )
@@ -109,7 +110,7 @@ class VocAug(tfds.core.GeneratorBasedBuilder):
             split: read_examples(
                 [(pictures[name], masks[name]) for name in names[split]],
                 len(CLASSES),
-                self._skip_unreadable,
+                left_out_list(self, split, self._skip_unreadable),
                 lambda path: sbd_ids(path) if Path(path).suffix == ".mat" else read_ids(path),
             )
             for split in SPLITS

@@ -8,6 +8,7 @@ from keras_fsa.layers.batch_normalization import TokenBatchNormalization
 def batch_norm_layers(model):
     """All batch norm layers of a model, however deep."""
     found = (keras.layers.BatchNormalization,)
+    # Keras makes public only the layers of models, not those in layers, as in attention's residual.
     return [layer for layer in model._flatten_layers() if isinstance(layer, found)]
 
 

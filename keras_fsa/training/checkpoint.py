@@ -8,7 +8,9 @@ place and knows epochs, not steps.)
 
 import contextlib
 import json
+import math
 import os
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -61,6 +63,30 @@ def check_writable(folder):
             f"`output` must be a folder that can be written. Received: output={str(folder)!r} "
             f"({error}). Name another one."
         ) from error
+
+
+def check_room(folder, model, names):
+    """See that the disk holds files of a compiled model's whole state, and a temporary one.
+
+    Args:
+        folder: where they are written.
+        model: a compiled model whose optimizer is built.
+        names: their names; what is there already takes no further room.
+
+    Raises:
+        OSError: where it does not.
+    """
+    variables = model.variables + model.optimizer.variables
+    size = sum(4 * math.prod(variable.shape) for variable in variables)
+    files = [Path(folder) / name for name in names]
+    need = size * (len(files) + 1) - sum(file.stat().st_size for file in files if file.exists())
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise OSError(
+            f"The files of this training take {need / 1e9:.1f} GB of disk. Received: "
+            f"output={str(folder)!r}, with {free / 1e9:.1f} GB free. Make room, or name a folder "
+            "on another disk."
+        )
 
 
 def save_checkpoint(path, model, step, settings, history=()):

@@ -25,17 +25,24 @@ def main(recipe, description, arguments=None):
     about = describe(recipe.dataset)
     splits = tuple(about.splits)
     training, validation = (
-        load(recipe.dataset, split, recipe.data_dir, manual_dir=recipe.manual_dir)
+        load(
+            recipe.dataset,
+            split,
+            recipe.data_dir,
+            manual_dir=recipe.manual_dir,
+            skip_unreadable=recipe.skip_unreadable,
+        )
         for split in (splits[0], splits[-1])
     )
 
-    def batches(step):
+    def batches(step, part):
         return training_batches(
             training,
             recipe.crop,
             recipe.batch,
             recipe.seed,
             start_step=step,
+            part=part,
             scales=recipe.scales,
             scale_step=recipe.scale_step,
             base_size=recipe.base_size,
@@ -43,26 +50,27 @@ def main(recipe, description, arguments=None):
             photometric=recipe.photometric,
         )
 
-    return train(recipe, len(about.class_names), batches, validation)
+    names = about.class_names
+    return train(recipe, len(names), batches, validation, class_names=names, palette=about.palette)
 
 
 def parse(recipe, description, arguments=None):
     """The recipe with the settings that the flags override: `data_dir` by `--data-dir`, and so on.
 
-    A size takes one number, or two: height and width. `none` stands for None.
+    A size takes one number, or two: height and width; a list any. `none` stands for None.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    sizes = []
+    sizes, lists = [], []
     for item in fields(recipe):
         value, kind = getattr(recipe, item.name), item.type
         options = {"help": f"{item.metadata['help']} (default: {value})", "dest": item.name}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
-        elif kind is tuple:
-            sizes.append(item.name)
-            number = float if item.name == "scales" else int
+        elif kind in (tuple, list):
+            (sizes if kind is tuple else lists).append(item.name)
+            number = float if kind is list or item.name == "scales" else int
             options |= {"type": _or_none(number), "nargs": "+", "metavar": "NUMBER"}
         else:
             options |= {"type": _or_none(kind), "choices": item.metadata["choices"]}
@@ -76,6 +84,9 @@ def parse(recipe, description, arguments=None):
             if len(value) > 2:
                 parser.error(f"--{name} takes one number or two, not {len(value)}")
             given[name] = None if None in value else (value[0], value[-1])
+    for name in lists:
+        if None in given.get(name, ()):
+            given[name] = None
     try:
         return replace(recipe, **given)
     except ValueError as error:

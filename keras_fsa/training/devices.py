@@ -140,14 +140,14 @@ def _mean(value, processes):
     return value / processes
 
 
-def part_of_batches(batches, batch, devices):
-    """This process's part of each batch of a `tf.data.Dataset`, where its engine takes none itself.
+def part_of_batches(devices):
+    """Which part of each batch this process reads: its number, and how many parts there are.
 
-    (On JAX, Keras takes the part of this process.)
+    All of it but under torch: TensorFlow and Keras on JAX take their parts themselves.
     """
-    if keras.backend.backend() != "torch" or devices.processes == 1:
-        return batches
-    return batches.rebatch(batch // devices.processes).shard(devices.processes, devices.process)
+    if keras.backend.backend() != "torch":
+        return 0, 1
+    return devices.process, devices.processes
 
 
 def add_up(variable, devices):

@@ -1,8 +1,10 @@
 """From a recipe and batches to a trained FsaNet."""
 
 import csv
+import functools
 import io
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from keras_fsa.models.presets import preset_arguments
 from keras_fsa.training.batch_norm import synchronize, use_moving_statistics
 from keras_fsa.training.checkpoint import (
     atomic_file,
+    check_room,
     check_writable,
     restore_checkpoint,
     save_checkpoint,
@@ -28,9 +31,12 @@ from keras_fsa.training.devices import (
     part_of_batches,
 )
 from keras_fsa.training.optimizer import SGD, poly_decay
+from keras_fsa.visualize import comparison
 
 
-def train(recipe, num_classes, batches, validation=None, build=None):
+def train(
+    recipe, num_classes, batches, validation=None, build=None, class_names=None, palette=None
+):
     """Train FsaNet by a recipe, or go on with a training that was stopped.
 
     In the folder `recipe.output` there are, at any moment, complete files or none:
@@ -39,20 +45,28 @@ def train(recipe, num_classes, batches, validation=None, build=None):
       `recipe.checkpoint_every` steps;
     - `history.csv`: step, loss and mean IoU on the training crops since the line before, learning
       rate, mean IoU on the validation pictures, seconds for each step;
+    - `tensorboard`, if `recipe.tensorboard`: the same figures for TensorBoard, by step;
+    - `predictions/step_*.png`: the first validation pictures beside truth and prediction, at each
+      validation;
+    - `best.keras`: the network of the best validation so far;
     - `model.keras`: the trained network, at the end.
 
-    A killed training goes on from its last checkpoint when it is called again with the same recipe,
-    with the weights, the optimizer, the schedule, dropout and the order of the data as they were.
+    On a terminal a progress bar shows the steps to the next checkpoint. A killed training goes on
+    from its last checkpoint when it is called again with the same recipe, with the weights, the
+    optimizer, the schedule, dropout and the order of the data as they were.
 
     Args:
         recipe: a `Recipe`.
         num_classes: number of classes.
-        batches: a function from a number of steps to an endless `tf.data.Dataset` of pictures
-            `(batch, *crop, 3)` and masks `(batch, *crop)` that begins behind those of so many
-            steps. The n-th batch must not depend on where it begins.
+        batches: a function from a number of steps, and a part, to an endless `tf.data.Dataset`
+            of pictures `(batch, *crop, 3)` and masks `(batch, *crop)` that begins behind those of
+            so many steps. The n-th batch must not depend on where it begins. The part is
+            `(0, 1)`; of torch's processes each asks for its own `(i, n)`, the i-th of n equal
+            parts of each batch.
         validation: a `tf.data.Dataset` of single pictures and masks, or None.
         build: a function from the recipe and the number of classes to the model. Default:
             `build_model`.
+        class_names, palette: names and RGB colours of the classes in drawn predictions.
 
     Returns:
         The trained `FsaNet`.
@@ -60,6 +74,9 @@ def train(recipe, num_classes, batches, validation=None, build=None):
     Raises:
         ValueError: for an output that is not writable, a checkpoint of other settings or another
             architecture, a batch that does not divide among the devices, or data without examples.
+        OSError: for a disk without room for the files.
+        ImportError: where matplotlib or tensorboard is missing for what the recipe wants of them,
+            with the pip command.
         FloatingPointError: where the loss is not finite: it names the step, and the last
             checkpoint stands as it was.
     """
@@ -75,32 +92,36 @@ def train(recipe, num_classes, batches, validation=None, build=None):
     with devices.scope():
         iou = MeanIoU(num_classes, ignore_class=IGNORE_LABEL, sparse_y_pred=False, name="mean_iou")
         model = (build or build_model)(recipe, num_classes)
-        use_moving_statistics(model, recipe.batch_norm == "moving")
-        synchronize(model, recipe.batch_norm == "batch" and devices.count > 1)
+        _prepare_batch_norm(model, recipe, devices)
         model.compile(_optimizer(recipe), _loss(recipe), [iou])
         model.optimizer.build(model.trainable_variables)
-        progress = _Progress(recipe, iou, validation, devices)
+        if devices.process == 0:
+            files = ("checkpoint.npz", "model.keras", *(("best.keras",) if validation else ()))
+            check_room(recipe.output, model, files)
+        progress = _Progress(recipe, iou, validation, devices, class_names, palette)
         step = progress.restore(model)
         join_gradients(model, devices)
         if step < recipe.steps:
-            data = batches(step)
+            data = batches(step, part_of_batches(devices))
             if data.cardinality() == 0 or (validation and validation.cardinality() == 0):
                 raise ValueError(
                     "Training and validation need examples. Received: batches(step) or validation "
                     "of none. Look at the folder of the data set."
                 )
+            done = step // recipe.checkpoint_every
             model.fit(
-                part_of_batches(data, recipe.batch, devices),
+                data,
                 steps_per_epoch=recipe.checkpoint_every,
-                epochs=math.ceil((recipe.steps - step) / recipe.checkpoint_every),
-                callbacks=[progress],
-                verbose=0,
+                initial_epoch=done,
+                epochs=done + math.ceil((recipe.steps - step) / recipe.checkpoint_every),
+                # The bar's line ends before the line of figures begins.
+                callbacks=[keras.callbacks.ProgbarLogger(), progress],
+                verbose=int(devices.process == 0 and sys.stdout.isatty()),
                 shuffle=False,  # the data set does so itself
             )
-        use_moving_statistics(model, False)
-        synchronize(model, False)
+        _plain_batch_norm(model)
         if devices.process == 0:
-            _save_model(model, Path(recipe.output) / "model.keras")
+            _write_whole(Path(recipe.output) / "model.keras", model.save)
     return model
 
 
@@ -168,8 +189,24 @@ def _optimizer(recipe):
 
 def _loss(recipe):
     if recipe.loss == "ohem":
-        return OhemCrossEntropy(recipe.ohem_threshold, recipe.ohem_keep, ignore_class=IGNORE_LABEL)
-    return CrossEntropy(ignore_class=IGNORE_LABEL)
+        return OhemCrossEntropy(
+            recipe.ohem_threshold,
+            recipe.ohem_keep,
+            class_weights=recipe.class_weights,
+            ignore_class=IGNORE_LABEL,
+        )
+    return CrossEntropy(recipe.class_weights, ignore_class=IGNORE_LABEL)
+
+
+def _prepare_batch_norm(model, recipe, devices):
+    use_moving_statistics(model, recipe.batch_norm == "moving")
+    synchronize(model, recipe.batch_norm == "batch" and devices.count > 1)
+
+
+def _plain_batch_norm(model):
+    """As others load it: see `batch_norm.py`."""
+    use_moving_statistics(model, False)
+    synchronize(model, False)
 
 
 def _tensorflow_only_reads():
@@ -180,14 +217,30 @@ def _tensorflow_only_reads():
 
 
 class _Progress(keras.callbacks.Callback):
-    """Counts steps, stops at the last one or at NaN, validates, reports, writes checkpoints."""
+    """Counts steps, stops at the last one or at NaN, validates, reports, writes all files."""
 
-    def __init__(self, recipe, iou, validation, devices):
+    def __init__(self, recipe, iou, validation, devices, class_names, palette):
         super().__init__()
         self.recipe, self.iou, self.devices = recipe, iou, devices
+        self.class_names, self.palette = class_names, palette
+        self.drawn = validation and self._drawn_examples(validation)
         self.validation = validation and self._validation_batches(validation)
         self.path = Path(recipe.output) / "checkpoint.npz"
+        self.tensorboard = None
+        if recipe.tensorboard and devices.process == 0:
+            optional_import("tensorboard", "examples")  # TensorFlow does without, up to its use
+            folder = self.path.with_name("tensorboard")
+            self.tensorboard = keras.callbacks.TensorBoard(folder, write_graph=False)
         self.step, self.history = 0, []
+
+    def _drawn_examples(self, examples):
+        """The examples that are drawn at each validation, or None."""
+        many_hosts = keras.backend.backend() == "jax" and self.devices.processes > 1
+        if self.recipe.drawn_pictures is None or many_hosts:  # no host has all of a prediction
+            return None
+        optional_import("matplotlib", "examples")
+        examples = examples.take(self.recipe.drawn_pictures)
+        return fit_into(examples, self.recipe.validation_size or self.recipe.crop)
 
     def _validation_batches(self, examples):
         """One picture for each device; what is missing at the end is filled with ignored ones."""
@@ -200,8 +253,8 @@ class _Progress(keras.callbacks.Callback):
         filling = examples.take(1).map(lambda x, y: (x, tf.ones_like(y) * IGNORE_LABEL))
         filling = filling.repeat(count - 1)
         batches = examples.concatenate(filling).batch(count, drop_remainder=True)
-        batches = part_of_batches(batches, count, self.devices)
-        return batches.prefetch(1)
+        number, parts = part_of_batches(self.devices)
+        return batches.rebatch(count // parts).shard(parts, number).prefetch(1)
 
     def restore(self, model):
         if self.path.exists():
@@ -210,6 +263,14 @@ class _Progress(keras.callbacks.Callback):
             )
             self._print(f"Going on from step {self.step} of {self.path}.")
         return self.step
+
+    def on_train_begin(self, logs=None):
+        if self.tensorboard:
+            self.tensorboard.set_model(self.model)
+
+    def on_train_end(self, logs=None):
+        if self.tensorboard:
+            self.tensorboard.on_train_end()  # closes its files
 
     def on_epoch_begin(self, epoch, logs=None):
         self.begin, self.begin_step = time.monotonic(), self.step
@@ -245,10 +306,16 @@ class _Progress(keras.callbacks.Callback):
         if self.validation and (last or self.step % recipe.validate_every == 0):
             self.model.evaluate(self.validation, verbose=0)
             add_up(self.iou.total_cm, self.devices)
-            row["validation_mean_iou"] = float(self.iou.result())
+            score = row["validation_mean_iou"] = float(self.iou.result())
+            self._draw()
+            scores = [before["validation_mean_iou"] for before in self.history]
+            if all(before is None or score > before for before in scores):
+                self._save_best()
         self.history.append(row)
         if self.devices.process == 0:
             save_checkpoint(self.path, self.model, self.step, recipe.what_must_stay(), self.history)
+            if self.tensorboard:
+                self._log(row)
             text = io.StringIO()
             writer = csv.DictWriter(text, row)
             writer.writeheader()
@@ -261,12 +328,43 @@ class _Progress(keras.callbacks.Callback):
             + f"  {hours:.1f} hours left"
         )
 
+    def _draw(self):
+        if self.drawn is None:
+            return
+        images, masks = map(np.stack, zip(*self.drawn.as_numpy_iterator(), strict=True))
+        # A picture for each device of this process, since engines divide a batch among them; and
+        # one after the other, since logits are large.
+        count = self.devices.count // self.devices.processes
+        ids = []
+        for image in images:
+            same = np.repeat(image[None], count, axis=0)
+            logits = self.model.predict(same, batch_size=count, verbose=0)
+            ids.append(np.argmax(logits[0], axis=-1))
+        if self.devices.process == 0:
+            path = self.path.parent / f"predictions/step_{self.step:06}.png"
+            path.parent.mkdir(exist_ok=True)
+            draw = functools.partial(comparison, images, masks, ids, self.class_names, self.palette)
+            _write_whole(path, lambda file: draw(path=file))
+
+    def _save_best(self):
+        if self.devices.process == 0:
+            _plain_batch_norm(self.model)
+            _write_whole(self.path.with_name("best.keras"), self.model.save)
+            _prepare_batch_norm(self.model, self.recipe, self.devices)
+
+    def _log(self, row):
+        names = ("loss", "mean_iou", "validation_mean_iou")
+        logs = {name.replace("validation_", "val_"): row[name] for name in names}
+        logs = {name: value for name, value in logs.items() if value is not None}
+        self.tensorboard.on_epoch_end(self.step, logs)
+
     def _print(self, text):
         if self.devices.process == 0:
             print(text, flush=True)
 
 
-def _save_model(model, path):
-    temporary = path.with_name("model.partial.keras")
-    model.save(temporary)
+def _write_whole(path, write):
+    """Let a function write a file under another name of the same ending, then rename it."""
+    temporary = path.with_name(f"{path.stem}.partial{path.suffix}")
+    write(temporary)
     temporary.replace(path)

@@ -19,6 +19,9 @@ class Recipe:
     dataset: str = setting("name of the data set, see keras_fsa.datasets")
     data_dir: str = setting("folder of the data set; None: the usual place", elsewhere=True)
     manual_dir: str = setting("folder of archives got by hand; None: the usual", elsewhere=True)
+    skip_unreadable: bool = setting(
+        "whether broken files of the data set are left out; else the first is an error", False
+    )
     output: str = setting("folder of the results, and of the state to go on from", elsewhere=True)
 
     preset: str = setting(
@@ -52,6 +55,7 @@ class Recipe:
     loss: str = setting("of the pixels", "cross_entropy", ("cross_entropy", "ohem"))
     ohem_threshold: float = setting("pixels of a lower probability are hard", 0.7)
     ohem_keep: int = setting("the least number of pixels that count", 100_000)
+    class_weights: list = setting("of the loss, a positive number for each class; none: equal")
     auxiliary_loss_weight: float = setting("weight of the head on stage 4", 0.4)
     batch_norm: str = setting(
         "statistics in training: of the batch (of all devices), or the moving ones",
@@ -67,6 +71,12 @@ class Recipe:
         "size that validation pictures are fitted into", elsewhere=True
     )
     validation_pictures: int = setting("first ones only; None: all", elsewhere=True)
+    drawn_pictures: int = setting(
+        "first validation pictures to draw beside truth and prediction; none: none",
+        4,
+        elsewhere=True,
+    )
+    tensorboard: bool = setting("whether to log for TensorBoard, too", False, elsewhere=True)
     validate_every: int = setting("steps between validations", 5000, elsewhere=True)
     checkpoint_every: int = setting("steps between checkpoints", 500, elsewhere=True)
     devices: str = setting("devices to train on", "one", ("one", "all"), elsewhere=True)
@@ -77,7 +87,8 @@ class Recipe:
                 one_of(setting.name, getattr(self, setting.name), setting.metadata["choices"])
         for name in ("steps", "batch", "validate_every", "checkpoint_every"):
             positive_int(name, getattr(self, name))
-        positive_int("validation_pictures", self.validation_pictures, optional=True)
+        for name in ("validation_pictures", "drawn_pictures"):
+            positive_int(name, getattr(self, name), optional=True)
         if self.validate_every % self.checkpoint_every:
             raise ValueError(
                 "`validate_every` must be a multiple of `checkpoint_every`. Received: "

@@ -90,6 +90,9 @@ def comparison(
                 axis.set_title(title)
     names = class_names or [f"class {i}" for i in range(len(palette))]
     labels = dict(enumerate(names))
+    if len(labels) > 30:  # ADE20K's 150 would leave no room for the pictures
+        shown = set(np.unique([masks, *predictions]))
+        labels = {id: name for id, name in labels.items() if id in shown}
     if (masks == IGNORE_LABEL).any():
         labels[IGNORE_LABEL] = "ignored"
     _legend(figure, labels, palette)
