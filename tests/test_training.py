@@ -12,9 +12,10 @@ import tensorflow as tf
 from keras import layers
 from PIL import Image
 
+from keras_fsa.datasets import signal_harbor
 from keras_fsa.layers import FrequencySelfAttention
 from keras_fsa.metrics import MeanIoU
-from keras_fsa.training import Recipe, batch_norm, checkpoint, loop
+from keras_fsa.training import Recipe, batch_norm, checkpoint, loop, main
 from keras_fsa.training.batch_norm import synchronize, use_moving_statistics
 from keras_fsa.training.command import parse
 from keras_fsa.training.devices import Devices
@@ -362,3 +363,41 @@ def test_an_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"folder that can be written. Received: output='.*file'"):
         tiny_training.run(tmp_path / "file")
+
+
+def test_a_recipe_from_data_set_to_network(tmp_path, monkeypatch):
+    """The backbone's weights come from a file; without a learning rate they stay."""
+    monkeypatch.setattr(signal_harbor, "SPLITS", {"train": 2, "test": 1})
+    recipe = Recipe(
+        dataset="signal_harbor",
+        data_dir=str(tmp_path / "data"),
+        output=str(tmp_path / "out"),
+        preset="mmseg_dot_r1_ade20k",
+        backbone="resnet18",
+        weights=str(tmp_path / "backbone.weights.h5"),
+        output_stride=32,
+        head_channels=8,
+        crop=(64, 64),
+        batch=1,
+        learning_rate=0.0,
+        final_learning_rate=0.0,
+        batch_norm="moving",
+        mixed_precision="mixed_bfloat16",
+        validation_size=(64, 64),
+    )
+    backbone = loop.build_model(dataclasses.replace(recipe, weights=None), 10).backbone
+    backbone.save_weights(recipe.weights)
+    flags = "--steps 1 --checkpoint-every 1 --validate-every 1 --drawn-pictures 1"
+    model = main(recipe, "help", flags.split())
+    assert model.num_classes == 10
+    assert model.backbone.layers[-1].compute_dtype == "bfloat16"
+    for weight, expected in zip(model.backbone.weights, backbone.weights, strict=True):
+        np.testing.assert_array_equal(array(weight), array(expected))
+    assert (tmp_path / "out/predictions/step_000001.png").exists()
+
+    other = dataclasses.replace(recipe, backbone="resnet34", output=str(tmp_path / "other"))
+    with pytest.raises(
+        ValueError, match=r"of the same backbone. Received: .*shape=\(3, 3, 64"
+    ) as info:
+        main(other, "help", flags.split())
+    assert len(str(info.value)) < 1000

@@ -92,7 +92,16 @@ def load_backbone_weights(backbone, weights, name=None):
             ", which is no file. Give the path of one that exists."
         )
     if path.endswith(".weights.h5"):
-        backbone.load_weights(path)
+        try:
+            backbone.load_weights(path)
+        except ValueError as error:
+            # Keras' message goes on with all values of a weight.
+            reason = " ".join(str(error).split("Target variable")[0].split())
+            raise ValueError(
+                "A file of weights must be that of the same backbone. Received: "
+                f"backbone_weights={path!r} for {backbone.name!r}: {reason[:500]} Name the "
+                "backbone that the file was saved from."
+            ) from error
     elif path.endswith(".h5"):
         imagenet.load(backbone, name, path)
     elif path.endswith(PYTORCH_FILES):
