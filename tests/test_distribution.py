@@ -92,3 +92,13 @@ def test_a_batch_that_does_not_divide(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "find_devices", lambda _: devices.Devices(count=3))
     with pytest.raises(ValueError, match=r"multiple of .* Received: batch=4 on 3 devices. Change"):
         tiny_training.run(tmp_path, devices="all")
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the other backends take one process")
+def test_several_gpus_without_torchrun(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match=r"Received: devices='all' with 2 GPUs .*Run: torchrun"):
+        devices.find_devices("all")

@@ -82,7 +82,7 @@ def batches(step, part=(0, 1), batch=4):
 
 
 def run(output, width=8, validation=3, data=None, class_names=None, **settings):
-    pictures = tf.data.Dataset.range(1000, 1000 + validation).map(example)
+    pictures = tf.data.Dataset.range(1000, 1000 + validation).map(example) if validation else None
     return train(
         recipe(output, **settings),
         CLASSES,
