@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 import keras_fsa
-from keras_fsa.inference import probabilities
-from keras_fsa.models.exporting import deviation, load_exported
+from keras_fsa.inference import class_map, probabilities
+from keras_fsa.models.exporting import load_exported
 from tests.helpers import BACKEND, randomize, run_python
-from tests.test_export import tiny
+from tests.test_inference import small_model
 
 # The graph does the same float32 arithmetic as NumPy, sums in another order.
 CLOSE = 2e-6
@@ -23,14 +23,14 @@ SIZES = ((29, 45), (13, 50))
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_one_graph_for_any_size(rng, tmp_path, name):
-    model = randomize(tiny(), rng)
+    model = randomize(small_model(), rng)
     predict = keras_fsa.SlidingWindow(model, **SETTINGS[name])
     pictures = [rng.integers(0, 256, (2, *size, 3)).astype("uint8") for size in SIZES]
     want = [probabilities(model, x, **SETTINGS[name]) for x in pictures]
     for x, scores in zip(pictures, want, strict=True):
         np.testing.assert_array_equal(predict.probabilities(x), scores)
         np.testing.assert_array_equal(predict(x), scores.argmax(-1))
-        assert scores.std() > 0.05
+        assert scores.std() > 0.03
     if BACKEND == "torch":
         with pytest.raises(ValueError, match="under the torch backend.*KERAS_BACKEND=tensorflow"):
             predict.export(tmp_path / "served")
@@ -47,7 +47,7 @@ def test_one_graph_for_any_size(rng, tmp_path, name):
 
 
 def test_a_model_of_one_size_is_the_window(rng, tmp_path):
-    model = randomize(tiny(image_shape=(24, 20, 3)), rng)
+    model = randomize(small_model(image_shape=(24, 20, 3)), rng)
     predict = keras_fsa.SlidingWindow(model, window=(24, 20), stride=13)
     x = rng.integers(0, 256, (1, 40, 33, 3)).astype("uint8")
     want = predict(x)
@@ -88,6 +88,8 @@ for kind in ("whole", "slide"):
         with open(f"{folder}/pictures/{name}", "rb") as file:
             files[name] = file.read()
         (outputs[f"{kind} {name}"],) = serve(encoded=tf.constant([files[name]])).values()
+    if kind == "slide":
+        continue
     # Pictures of one call have one size.
     pair = [files["rgb.png"], files["alpha.png"]]
     (both,) = serve(encoded=tf.constant(pair)).values()
@@ -101,7 +103,7 @@ print(sorted(libraries & set(sys.modules) - before))
 
 def test_pictures_as_files(rng, tmp_path):
     """In a process that has TensorFlow only."""
-    model = randomize(tiny(), rng)
+    model = randomize(small_model(), rng)
     slide = keras_fsa.SlidingWindow(model, window=17, stride=11)
     if BACKEND == "torch":
         with pytest.raises(ValueError, match="under the torch backend.*KERAS_BACKEND=tensorflow"):
@@ -123,18 +125,12 @@ def test_pictures_as_files(rng, tmp_path):
     assert run_python(SERVE_FILES, tmp_path) == "[]\n"
     outputs = np.load(tmp_path / "outputs.npz")
     assert len(outputs.files) == 10
-    for kind, settings in (("whole", {}), ("slide", slide.settings)):
-        for path in (tmp_path / "pictures").iterdir():
+    for path in (tmp_path / "pictures").iterdir():
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        for kind, settings in (("whole", {}), ("slide", slide.settings)):
             served = outputs[f"{kind} {path.name}"]
-            assert served.dtype == np.uint8
-            picture = np.asarray(Image.open(path).convert("RGB"))[None]
-            scores = probabilities(model, picture, **settings)
-            if path.suffix == ".png":
-                np.testing.assert_array_equal(served, scores.argmax(-1))
-            else:
-                # Two JPEG readers differ by a level or two of 255.
-                assert deviation(served, scores) < 0.01
-                assert len(np.unique(served)) > 1
+            assert served.dtype == np.uint8 and len(np.unique(served)) > 1
+            np.testing.assert_array_equal(served, class_map(model, picture[None], **settings))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +148,7 @@ def test_errors(settings, message):
 
 
 def test_export_errors(tmp_path):
-    predict = keras_fsa.SlidingWindow(tiny())
+    predict = keras_fsa.SlidingWindow(small_model())
     with pytest.raises(ValueError, match=r"`output` must be one of 'logits', 'classes'"):
         predict.export(tmp_path / "served", output="overlays")
     assert not list(tmp_path.iterdir())
