@@ -1,5 +1,9 @@
 """Windows, scales and mirror images inside a SavedModel, and pictures as files."""
 
+import runpy
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +14,7 @@ from keras_fsa.models.exporting import load_exported
 from tests.helpers import BACKEND, randomize, run_python
 from tests.test_inference import small_model
 
+EXAMPLE = Path(__file__).parent.parent / "examples/export.py"
 # The graph does the same float32 arithmetic as NumPy, sums in another order.
 CLOSE = 2e-6
 SETTINGS = {
@@ -131,6 +136,33 @@ def test_pictures_as_files(rng, tmp_path):
             served = outputs[f"{kind} {path.name}"]
             assert served.dtype == np.uint8 and len(np.unique(served)) > 1
             np.testing.assert_array_equal(served, class_map(model, picture[None], **settings))
+
+
+def test_the_command(rng, tmp_path, monkeypatch, capsys):
+    model = randomize(small_model(), rng)
+    model.save(tmp_path / "model.keras")
+
+    def run(*arguments):
+        common = ["export.py", "--model", tmp_path / "model.keras"]
+        monkeypatch.setattr(sys, "argv", [str(a) for a in (*common, *arguments)])
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+    windows = ("--window", 61, "--stride", 50, "--flip")
+    with pytest.raises(SystemExit):
+        run("--output", tmp_path / "model.onnx", "--format", "onnx", *windows)
+    assert "are for SavedModels of any size" in capsys.readouterr().err
+    served = tmp_path / "served"
+    if BACKEND == "torch":
+        with pytest.raises(ValueError, match="under the torch backend.*KERAS_BACKEND=tensorflow"):
+            run("--output", served, *windows)
+        return
+    run("--output", served, *windows)
+    out = capsys.readouterr().out
+    assert out.count("differs from the model by at most") == 3
+    assert float(out.split("Largest deviation: ")[1].split()[0]) < 2e-6
+    picture = rng.integers(0, 256, (1, 97, 131, 3)).astype("uint8")
+    want = probabilities(model, picture, window=61, stride=50, flip=True)
+    np.testing.assert_allclose(np.exp(load_exported(served)(picture)), want, atol=CLOSE)
 
 
 @pytest.mark.parametrize(
