@@ -2,6 +2,7 @@
 
     python examples/export.py --model fsanet.keras --format saved_model --output served
     python examples/export.py --model fsanet.keras --format litert --output fsanet.tflite --classes
+    python examples/export.py --model fsanet.keras --output served --classes --window 769 --flip
 
 | format | --output | written under KERAS_BACKEND | needs, beside the backend |
 | --- | --- | --- | --- |
@@ -10,10 +11,14 @@
 | litert | .tflite | tensorflow | |
 | openvino | .xml (and .bin) | tensorflow | openvino |
 
-A model that was trained under JAX or torch loads under TensorFlow: set KERAS_BACKEND=tensorflow.
+A model that was trained under torch, or JAX, loads under TensorFlow: set KERAS_BACKEND=tensorflow.
 
 The file takes pictures (batch, height, width, channels) of 0 to 255, float32 or with --uint8 uint8,
-of any size where the model does. It gives logits, or with --classes the class of each pixel.
+of any size where the model does. It gives logits, or with --classes the class of each pixel. A
+SavedModel takes PNG and JPEG files as well (signature serving_bytes), and can have sliding windows,
+scales and mirror images inside: --window, --scales, --flip, --fit; its logits are then logarithms
+of probabilities, see `keras_fsa/sliding_window.py`.
+
 Afterwards it is loaded in its own runtime and compared with the model at sizes that it was not made
 with; the command fails where they differ by more than 1e-4 of the largest logit, or of 1.
 """
@@ -23,8 +28,8 @@ import argparse
 import keras
 import numpy as np
 
-import keras_fsa  # noqa: F401 (the model's class)
-from keras_fsa.models.exporting import SIZES, largest_deviation, load_exported
+import keras_fsa
+from keras_fsa.models.exporting import SIZES, deviation, largest_deviation, load_exported
 
 
 def main():
@@ -47,9 +52,32 @@ def main():
         metavar=("HEIGHT", "WIDTH"),
         help="take pictures of this size only; default: what the model takes",
     )
+    add("--window", type=int, help="side of a sliding window in pixels; default: the whole picture")
+    add("--stride", type=int, help="from window to window; default: two thirds of the window")
+    add("--scales", type=float, nargs="+", default=[1.0], help="average over these sizes")
+    add("--flip", action="store_true", help="average over each picture and its mirror image")
+    add("--fit", type=int, nargs=2, metavar=("LONG", "SHORT"), help="resize to fit, before scales")
     args = parser.parse_args()
+    view = {name: getattr(args, name) for name in ("window", "stride", "scales", "flip", "fit")}
+    views = view != {name: parser.get_default(name) for name in view}
+    if views and (args.format != "saved_model" or args.size):
+        parser.error(
+            "--window, --stride, --scales, --flip and --fit are for SavedModels of any size: leave "
+            "--format and --size out, or look at pictures so from outside, with keras_fsa.inference"
+        )
 
     model = keras.saving.load_model(args.model)
+    if views:
+        largest, bound = export_views(keras_fsa.SlidingWindow(model, **view), args)
+    else:
+        largest, bound = export_model(model, args)
+    print(f"Largest deviation: {largest:.1e} (allowed: {bound:.1e})")
+    if not largest <= bound:
+        raise SystemExit(f"{args.output} is not the same model. Do not use it.")
+
+
+def export_model(model, args):
+    """Write the file; by how much it differs from the model, and may."""
     dtype = "uint8" if args.uint8 else "float32"
     size = tuple(args.size) if args.size else model.image_shape[:2]
     model.export(
@@ -62,14 +90,36 @@ def main():
     sizes = SIZES if None in size else [size]
     logits = model.predict_on_batch(np.zeros((1, *sizes[0], model.image_shape[-1]), dtype))
     bound = 1e-4 * max(1.0, float(np.abs(logits).max()))
+    return compare(lambda size: largest_deviation(model, serve, sizes=[size]), sizes), bound
+
+
+def export_views(predict, args):
+    """The same for a model with windows, scales and mirror images; in probabilities."""
+    predict.export(
+        args.output,
+        output="classes" if args.classes else "logits",
+        input_dtype="uint8" if args.uint8 else "float32",
+    )
+    serve = load_exported(args.output)
+    rng = np.random.default_rng(0)
+
+    def difference(size):
+        shape = (1, *size, predict.model.image_shape[-1])
+        pictures = rng.integers(0, 256, shape).astype("uint8")
+        served = serve(pictures) if args.classes else np.exp(serve(pictures))
+        return deviation(served, predict.probabilities(pictures))
+
+    return compare(difference, SIZES), 1e-4
+
+
+def compare(difference, sizes):
+    """Print the difference at each size; the largest."""
     largest = 0.0
     for height, width in sizes:
-        deviation = largest_deviation(model, serve, sizes=[(height, width)])
-        largest = max(largest, deviation)
-        print(f"{height:>5} x {width:<5} differs from the model by at most {deviation:.1e}")
-    print(f"Largest deviation: {largest:.1e} (allowed: {bound:.1e})")
-    if not largest <= bound:
-        raise SystemExit(f"{args.output} is not the same model. Do not use it.")
+        here = difference((height, width))
+        largest = max(largest, here)
+        print(f"{height:>5} x {width:<5} differs from the model by at most {here:.1e}")
+    return largest
 
 
 if __name__ == "__main__":

@@ -70,8 +70,9 @@ def probabilities(
             "`pictures` must be (H, W, channels) or (B, H, W, channels). Received: pictures of "
             f"shape {pictures.shape}. Add or remove axes."
         )
-    _check_scales(scales)
-    windows, strides = _window_and_stride(window, stride)
+    check_scales(scales)
+    check_fit(fit)
+    windows, strides = window_and_stride(window, stride)
     if align_corners is None:
         align_corners = getattr(model, "align_corners", False)
     forward = model.predict_on_batch if isinstance(model, keras.Model) else model
@@ -240,7 +241,7 @@ def _pair(name, value):
     return pair
 
 
-def _window_and_stride(window, stride):
+def window_and_stride(window, stride):
     if window is None:
         if stride is not None:
             raise ValueError(
@@ -258,7 +259,7 @@ def _window_and_stride(window, stride):
     return window, stride
 
 
-def _check_scales(scales):
+def check_scales(scales):
     if not len(scales) or any(not scale > 0 for scale in scales):
         raise ValueError(
             f"`scales` must be one or more positive numbers. Received: scales={scales!r}. "
@@ -266,13 +267,19 @@ def _check_scales(scales):
         )
 
 
-def _fit_factor(fit, height, width):
+def check_fit(fit):
     if fit is None:
-        return 1.0
+        return
     long, short = _pair("fit", fit)
     if short > long:
         raise ValueError(
             "`fit` must be (long, short), the longer side first. "
             f"Received: fit={fit!r}. Write fit=({short}, {long})."
         )
+
+
+def _fit_factor(fit, height, width):
+    if fit is None:
+        return 1.0
+    long, short = fit
     return min(long / max(height, width), short / min(height, width))

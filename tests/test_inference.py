@@ -13,7 +13,7 @@ from keras_fsa.inference import batches_by_size, class_map, probabilities
 from tests.helpers import randomize
 
 
-def small_model(align_corners=False):
+def small_model(**settings):
     pictures = keras.Input((None, None, 3))
     x = layers.Conv2D(6, 3, 2, padding="same", activation="relu")(pictures)
     backbone = keras.Model(pictures, {"stage5": layers.Conv2D(8, 3, padding="same")(x)})
@@ -23,7 +23,7 @@ def small_model(align_corners=False):
         frequencies=3,
         head_channels=8,
         auxiliary_loss_weight=0,
-        align_corners=align_corners,
+        **settings,
     )
 
 
@@ -86,7 +86,7 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_equals_plain_loops(rng, name, align_corners):
-    model = randomize(small_model(align_corners), rng)
+    model = randomize(small_model(align_corners=align_corners), rng)
     picture = rng.integers(0, 256, (29, 37, 3)).astype("uint8")
     settings = SETTINGS[name]
     want = reference(

@@ -30,11 +30,11 @@ FORMATS = {
 SIZES = ((97, 131), (128, 72), (75, 110))
 
 
-def prepare(model, filepath, format, input_signature, output, input_dtype):
+def picture_spec(model, filepath, format, input_signature, output, input_dtype):
     """Check what is asked of `FsaNet.export`, before any work.
 
     Returns:
-        The model to export and its input signature.
+        The `keras.InputSpec` of the pictures.
 
     Raises:
         ValueError, ImportError: see `FsaNet.export`.
@@ -71,15 +71,79 @@ def prepare(model, filepath, format, input_signature, output, input_dtype):
         )
     for package in backends[here]:
         optional_import(package, "export")
-    if output == "classes":
-        inputs = keras.Input(tuple(pictures.shape)[1:], dtype=pictures.dtype, name="pictures")
-        logits = model(inputs)
-        # Of integers: with floats, under TensorFlow, it looks at bits, which LiteRT cannot.
-        best = ops.argmax(ops.cast(logits >= ops.max(logits, -1, keepdims=True), "int32"), -1)
-        # At most 255 classes: a map has the type of a mask.
-        classes = ops.cast(best, "uint8")
-        model = keras.Model(inputs, classes, name=f"{model.name}_classes")
-    return model, input_signature
+    return pictures
+
+
+def with_classes(model, pictures):
+    """The model that gives the class of each pixel, uint8 `(B, H, W)`, in place of logits."""
+    inputs = keras.Input(tuple(pictures.shape)[1:], dtype=pictures.dtype, name="pictures")
+    logits = model(inputs)
+    # Of integers: with floats, under TensorFlow, it looks at bits, which LiteRT cannot.
+    best = ops.argmax(ops.cast(logits >= ops.max(logits, -1, keepdims=True), "int32"), -1)
+    # At most 255 classes: a map has the type of a mask.
+    return keras.Model(inputs, ops.cast(best, "uint8"), name=f"{model.name}_classes")
+
+
+def write_saved_model(path, model, pictures, output, view=None, **kwargs):
+    """Write a SavedModel, with a signature for pictures as files.
+
+    Its signatures are `serve`, which is also `serving_default`; `logits`, the model itself; and
+    where a picture has 1 or 3 channels `serving_bytes`, see `FsaNet.export`.
+
+    Args:
+        path: the folder to write.
+        model: a Keras model from pictures to logits.
+        pictures: `keras.InputSpec` of what `serve` takes.
+        output: of `serve`: `"logits"` or `"classes"`.
+        view: where pictures do not pass whole, a function `(forward, pictures) -> logits` of
+            TensorFlow tensors; `forward` is the model, for float32.
+        **kwargs: of `keras.export.ExportArchive.add_endpoint`.
+    """
+    tf = optional_import("tensorflow", "tensorflow")
+    *size, channels = tuple(pictures.shape)[1:]
+    if keras.backend.backend() == "jax":
+        # Gradients would tie the graph to the traced size.
+        kwargs.setdefault("jax2tf_kwargs", {"with_gradient": False})
+    archive = keras.export.ExportArchive()
+    seen = pictures
+    if view is not None:
+        seen = keras.InputSpec(shape=(None, *model.image_shape), dtype="float32")
+    forward = archive.track_and_add_endpoint("logits", model, [seen], **kwargs)
+
+    def whole(pictures):
+        return forward(tf.ensure_shape(pictures, seen.shape))
+
+    def logits(pictures):
+        return whole(pictures) if view is None else view(whole, pictures)
+
+    def classes(pictures):
+        return tf.cast(tf.argmax(logits(pictures), axis=-1), tf.uint8)
+
+    def decode(file):
+        # As Pillow does it; TensorFlow's default is faster, and off by up to 14 levels of 255.
+        return tf.cond(
+            tf.io.is_jpeg(file),
+            lambda: tf.io.decode_jpeg(file, channels, dct_method="INTEGER_ACCURATE"),
+            lambda: tf.io.decode_png(file, channels),
+        )
+
+    def classes_of_files(encoded):
+        shape = tf.TensorSpec((*size, channels), tf.uint8)
+        decoded = tf.map_fn(decode, encoded, fn_output_signature=shape)
+        return classes(tf.cast(decoded, pictures.dtype))
+
+    pixels = tf.TensorSpec(tuple(pictures.shape), pictures.dtype, "pictures")
+    endpoints = {"serve": (classes if output == "classes" else logits, pixels)}
+    if channels in (1, 3):
+        files = tf.TensorSpec((None,), tf.string, "encoded")
+        endpoints["serving_bytes"] = classes_of_files, files
+    for name, (function, specification) in endpoints.items():
+        function = tf.function(function, input_signature=[specification], autograph=False)
+        function.get_concrete_function()
+        archive.add_endpoint(name, function)
+        if name == "serve":
+            archive.add_endpoint("serving_default", function)
+    archive.write_out(path, verbose=False)
 
 
 @contextlib.contextmanager
@@ -210,14 +274,14 @@ def largest_deviation(model, serve, sizes=None, seed=0):
     for h, w in sizes or ([(height, width)] if height and width else SIZES):
         pictures = rng.integers(0, 256, (1, height or h, width or w, channels)).astype("uint8")
         logits = np.asarray(model.predict_on_batch(pictures), "float32")
-        served = serve(pictures)
-        if served.ndim == 3:
-            chosen = np.take_along_axis(logits, served[..., None].astype("int64"), axis=-1)[..., 0]
-            difference = logits.max(axis=-1) - chosen
-        else:
-            # Other shapes would broadcast.
-            difference = np.full(1, np.inf)
-            if served.shape == logits.shape:
-                difference = np.abs(served - logits)
-        largest = max(largest, float(difference.max()))
+        largest = max(largest, deviation(serve(pictures), logits))
     return largest
+
+
+def deviation(served, scores):
+    """The same for one batch: served `scores` `(B, H, W, C)` or classes `(B, H, W)`, and scores."""
+    if served.ndim == 3:
+        chosen = np.take_along_axis(scores, served[..., None].astype("int64"), axis=-1)[..., 0]
+        return float((scores.max(axis=-1) - chosen).max())
+    # Other shapes would broadcast.
+    return float(np.abs(served - scores).max()) if served.shape == scores.shape else np.inf

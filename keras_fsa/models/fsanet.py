@@ -277,6 +277,13 @@ class FsaNet(keras.Model):
         The file takes pictures `(B, H, W, channels)` of 0 to 255, of any size where `image_shape`
         leaves it open. It takes its place when it is complete; an earlier one is replaced.
 
+        A SavedModel for 1 or 3 channels has a second signature, `serving_bytes`: it takes the bytes
+        of PNG or JPEG files, strings `(B,)`, and gives classes. Grey pictures become RGB, an alpha
+        channel is dropped, marks of orientation are not read. The pictures of one call must have
+        one size: send others one at a time.
+
+        Windows, scales and mirror images inside the file: `keras_fsa.SlidingWindow`.
+
         Args:
             filepath: where to.
             format: see the table.
@@ -285,23 +292,25 @@ class FsaNet(keras.Model):
             output: `"logits"`, float32 `(B, H, W, num_classes)`, or `"classes"`, the class of each
                 pixel, uint8 `(B, H, W)`.
             input_dtype: `"float32"` or `"uint8"`.
-            **kwargs: of `keras.Model.export`.
+            **kwargs: of `keras.Model.export`, for this format.
 
         Raises:
             ValueError: for a wrong argument, and where the backend cannot write the format, or
                 would write a file that is wrong at other sizes. The way round is in the message.
             ImportError: where a package is missing that writes the format, with the pip command.
         """
-        model, input_signature = exporting.prepare(
+        pictures = exporting.picture_spec(
             self, filepath, format, input_signature, output, input_dtype
         )
-        if format == "tf_saved_model" and keras.backend.backend() == "jax":
-            # Gradients would tie the graph to the traced size.
-            kwargs.setdefault("jax2tf_kwargs", {"with_gradient": False})
-        # Past this method where the model is this one.
-        write = super().export if model is self else model.export
         with exporting.written_at_once(filepath) as path:
-            write(path, format=format, verbose=False, input_signature=input_signature, **kwargs)
+            if format == "tf_saved_model":
+                exporting.write_saved_model(path, self, pictures, output, **kwargs)
+            else:
+                # Past this method where the model is this one.
+                write = super().export
+                if output == "classes":
+                    write = exporting.with_classes(self, pictures).export
+                write(path, format=format, verbose=False, input_signature=[pictures], **kwargs)
         if verbose or verbose is None:
             print(f"Saved the model at {str(filepath)!r}.")
 

@@ -1,0 +1,186 @@
+"""Windows, scales and mirror images inside a SavedModel, and pictures as files."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_fsa
+from keras_fsa.inference import class_map, probabilities
+from keras_fsa.models.exporting import load_exported
+from tests.helpers import BACKEND, randomize, run_python
+from tests.test_inference import small_model
+
+EXAMPLE = Path(__file__).parent.parent / "examples/export.py"
+# The graph does the same float32 arithmetic as NumPy, sums in another order.
+CLOSE = 2e-6
+SETTINGS = {
+    # 0.7 * 45 is just below 31.5 in float64, and rounds to 31; in float32 it would to 32.
+    "slide": dict(window=(19, 23), scales=(0.7, 1.5), flip=True, align_corners=True),
+    "fit": dict(fit=(61, 23), flip=True),
+}
+# Ragged borders; a side smaller than the window.
+SIZES = ((29, 45), (13, 50))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_one_graph_for_any_size(rng, tmp_path, name):
+    model = randomize(small_model(), rng)
+    predict = keras_fsa.SlidingWindow(model, **SETTINGS[name])
+    pictures = [rng.integers(0, 256, (2, *size, 3)).astype("uint8") for size in SIZES]
+    want = [probabilities(model, x, **SETTINGS[name]) for x in pictures]
+    for x, scores in zip(pictures, want, strict=True):
+        np.testing.assert_array_equal(predict.probabilities(x), scores)
+        np.testing.assert_array_equal(predict(x), scores.argmax(-1))
+        assert scores.std() > 0.03
+    if BACKEND == "torch":
+        with pytest.raises(ValueError, match="under the torch backend.*KERAS_BACKEND=tensorflow"):
+            predict.export(tmp_path / "served")
+        assert not list(tmp_path.iterdir())
+        return
+    predict.export(tmp_path / "served", verbose=False)
+    serve = load_exported(tmp_path / "served")
+    for x, scores in zip(pictures, want, strict=True):
+        served = serve(x)
+        np.testing.assert_allclose(np.exp(served), scores, atol=CLOSE)
+        np.testing.assert_array_equal(served.argmax(-1), scores.argmax(-1))
+    # They are logits to everything that takes an exported model.
+    np.testing.assert_allclose(probabilities(serve, x), scores, atol=CLOSE)
+
+
+def test_a_model_of_one_size_is_the_window(rng, tmp_path):
+    model = randomize(small_model(image_shape=(24, 20, 3)), rng)
+    predict = keras_fsa.SlidingWindow(model, window=(24, 20), stride=13)
+    x = rng.integers(0, 256, (1, 40, 33, 3)).astype("uint8")
+    want = predict(x)
+    assert want.shape == (1, 40, 33)
+    if BACKEND != "torch":
+        settings = dict(output="classes", input_dtype="uint8", verbose=False)
+        predict.export(tmp_path / "served", **settings)
+        served = load_exported(tmp_path / "served")(x)
+        assert served.dtype == np.uint8
+        np.testing.assert_array_equal(served, want)
+
+
+SERVE_FILES = """
+import os, sys
+import numpy as np
+import tensorflow as tf
+
+libraries = {"keras", "keras_fsa", "jax", "torch"}
+# What TensorFlow itself imports.
+before = libraries & set(sys.modules)
+
+def refused(files):
+    try:
+        serve(encoded=tf.constant(files))
+    except tf.errors.InvalidArgumentError:
+        return True
+
+folder = sys.argv[1]
+outputs = {}
+for kind in ("whole", "slide"):
+    # The signature alone would not keep the weights alive.
+    loaded = tf.saved_model.load(f"{folder}/{kind}")
+    serve = loaded.signatures["serving_bytes"]
+    files = {}
+    with open(f"{folder}/smaller.png", "rb") as file:
+        smaller = file.read()
+    for name in os.listdir(f"{folder}/pictures"):
+        with open(f"{folder}/pictures/{name}", "rb") as file:
+            files[name] = file.read()
+        (outputs[f"{kind} {name}"],) = serve(encoded=tf.constant([files[name]])).values()
+    if kind == "slide":
+        continue
+    # Pictures of one call have one size.
+    pair = [files["rgb.png"], files["alpha.png"]]
+    (both,) = serve(encoded=tf.constant(pair)).values()
+    assert np.array_equal(both[0], outputs[f"{kind} rgb.png"][0])
+    assert refused([files["rgb.png"], smaller])
+    assert refused([files["rgb.png"][:-40]]) and refused([b"no picture"])
+np.savez(f"{folder}/outputs.npz", **outputs)
+print(sorted(libraries & set(sys.modules) - before))
+"""
+
+
+def test_pictures_as_files(rng, tmp_path):
+    """In a process that has TensorFlow only."""
+    model = randomize(small_model(), rng)
+    slide = keras_fsa.SlidingWindow(model, window=17, stride=11)
+    if BACKEND == "torch":
+        with pytest.raises(ValueError, match="under the torch backend.*KERAS_BACKEND=tensorflow"):
+            slide.export(tmp_path / "slide")
+        return
+    model.export(tmp_path / "whole", verbose=False)
+    slide.export(tmp_path / "slide", output="classes", verbose=False)
+    (tmp_path / "pictures").mkdir()
+    # Smooth, or JPEG would not keep it.
+    small = Image.fromarray(rng.integers(0, 256, (7, 9, 4)).astype("uint8"))
+    alpha = small.resize((37, 29), Image.Resampling.BICUBIC)
+    rgb = alpha.convert("RGB")
+    alpha.save(tmp_path / "pictures/alpha.png")
+    rgb.save(tmp_path / "pictures/rgb.png")
+    rgb.convert("L").save(tmp_path / "pictures/grey.png")
+    small.save(tmp_path / "smaller.png")
+    rgb.save(tmp_path / "pictures/rgb.jpg", quality=98, subsampling=0)
+    rgb.convert("L").save(tmp_path / "pictures/grey.jpg", quality=98)
+    assert run_python(SERVE_FILES, tmp_path) == "[]\n"
+    outputs = np.load(tmp_path / "outputs.npz")
+    assert len(outputs.files) == 10
+    for path in (tmp_path / "pictures").iterdir():
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        for kind, settings in (("whole", {}), ("slide", slide.settings)):
+            served = outputs[f"{kind} {path.name}"]
+            assert served.dtype == np.uint8 and len(np.unique(served)) > 1
+            np.testing.assert_array_equal(served, class_map(model, picture[None], **settings))
+
+
+def test_the_command(rng, tmp_path, monkeypatch, capsys):
+    model = randomize(small_model(), rng)
+    model.save(tmp_path / "model.keras")
+
+    def run(*arguments):
+        common = ["export.py", "--model", tmp_path / "model.keras"]
+        monkeypatch.setattr(sys, "argv", [str(a) for a in (*common, *arguments)])
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+    windows = ("--window", 61, "--stride", 50, "--flip")
+    with pytest.raises(SystemExit):
+        run("--output", tmp_path / "model.onnx", "--format", "onnx", *windows)
+    assert "are for SavedModels of any size" in capsys.readouterr().err
+    served = tmp_path / "served"
+    if BACKEND == "torch":
+        with pytest.raises(ValueError, match="under the torch backend.*KERAS_BACKEND=tensorflow"):
+            run("--output", served, *windows)
+        return
+    run("--output", served, *windows)
+    out = capsys.readouterr().out
+    assert out.count("differs from the model by at most") == 3
+    assert float(out.split("Largest deviation: ")[1].split()[0]) < 2e-6
+    picture = rng.integers(0, 256, (1, 97, 131, 3)).astype("uint8")
+    want = probabilities(model, picture, window=61, stride=50, flip=True)
+    np.testing.assert_allclose(np.exp(load_exported(served)(picture)), want, atol=CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(window=0), r"`window` must be a positive int. Received: window=0"),
+        (dict(window=4, stride=5), r"at most `window`.*Received: window=\(4, 4\), stride=\(5, 5"),
+        (dict(scales=()), r"`scales` must be one or more positive.*Received: scales=\(\)"),
+        (dict(fit=(512, 2048)), r"`fit` must be \(long, short\).*Write fit=\(2048, 512\)"),
+    ],
+)
+def test_errors(settings, message):
+    with pytest.raises(ValueError, match=message):
+        keras_fsa.SlidingWindow(None, **settings)
+
+
+def test_export_errors(tmp_path):
+    predict = keras_fsa.SlidingWindow(small_model())
+    with pytest.raises(ValueError, match=r"`output` must be one of 'logits', 'classes'"):
+        predict.export(tmp_path / "served", output="overlays")
+    assert not list(tmp_path.iterdir())
