@@ -1,5 +1,6 @@
 """The examples in docstrings run, and give what they say; public signatures say their types."""
 
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -45,14 +46,14 @@ def test_there_are_examples():
 def public_callables(module):
     """Functions, constructors and methods that a module defines under public names.
 
-    Methods that a base class has are called by Keras, under Keras' own types.
+    Methods that a base class has, too, are Keras' to call. The fields of data classes have types.
     """
     for name, item in vars(module).items():
         if name.startswith("_") or getattr(item, "__module__", None) != module.__name__:
             continue
         if inspect.isfunction(item):
             yield item
-        elif inspect.isclass(item):
+        elif inspect.isclass(item) and not dataclasses.is_dataclass(item):
             inherited = {method for base in item.__mro__[1:] for method in dir(base)}
             for method, function in vars(item).items():
                 function = getattr(function, "__func__", function)  # of a class method
