@@ -69,7 +69,7 @@ def main():
     height, width = model.backbone.compute_output_shape(pictures.shape)["stage5"][1:3]
     print(f"Pictures of {pictures.shape[1:3]}, feature maps of {(height, width)}.")
 
-    rows = [("all", *measure(model, data, pictures, height, width))]
+    rows = [("as trained", *measure(model, data, pictures, height, width))]
     for k in args.frequencies:
         try:
             check_band_fits(k, height, width)
@@ -111,18 +111,19 @@ def as_markdown(rows):
 
 
 def plot(rows, path):
-    """One panel for each measure; the whole spectrum is the dashed line."""
+    """One panel for each measure; the model as it was trained is the dashed line."""
     (_, *untruncated), *truncated = rows
     figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")
     for i, axis in enumerate(figure.subplots(1, 3), start=1):
         axis.plot([row[0] for row in truncated], [row[i] for row in truncated], "o-")
-        axis.axhline(untruncated[i - 1], color="0.4", linestyle="--", label="all frequencies")
+        axis.axhline(untruncated[i - 1], color="0.4", linestyle="--", label="as trained")
         axis.set_xlabel("k, frequencies per axis")
+        axis.set_xticks([row[0] for row in truncated])
         axis.set_title(COLUMNS[i])
         if i > 1:
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.2 * max(row[i] for row in rows))
         axis.grid(alpha=0.3)
-    axis.legend()
+    axis.legend(loc="lower right")
     figure.savefig(path)
 
 

@@ -176,8 +176,51 @@ def dct_basis(
 
 
 def _each(matrix, x):
-    """`matrix @ x[b, i]` for all leading indices, as a batch of products."""
-    return ops.broadcast_to(matrix, (*ops.shape(x)[:-2], *ops.shape(matrix))) @ x
+    """The matrix, once for each matrix in `x`: products of one each, not one large one."""
+    return ops.broadcast_to(matrix, (*ops.shape(x)[:-2], *ops.shape(matrix)))
+
+
+# The products with the basis along the width are the only ones that read or write a whole map. XLA
+# never joins a product with the sum that takes it up: what synthesis gives, and what becomes of it
+# added to the map, would be two maps in memory. A sum over a few frequencies it does join. JAX
+# always compiles with XLA. Elsewhere each term might become a map, so products stay products.
+
+_FEW = 16
+
+
+def _spread(a, b):
+    """`a @ b` of shapes `(..., n, k)` and `(..., k, m)`, from a few frequencies to positions."""
+    return _joined_spread(a, b) if _joins(a, b, a.shape[-1]) else a @ b
+
+
+def _gather(a, b):
+    """`a @ b` of shapes `(..., k, n)` and `(..., n, m)`, from positions to a few frequencies."""
+    return _joined_gather(a, b) if _joins(a, b, a.shape[-2]) else a @ b
+
+
+def _joins(a, b, frequencies):
+    symbolic = backend.is_keras_tensor(a) or backend.is_keras_tensor(b)
+    return backend.backend() == "jax" and frequencies <= _FEW and not symbolic
+
+
+# Each is in the other's gradient. A sum's own gradient would be as many products as it has terms.
+
+
+@ops.custom_gradient
+def _joined_spread(a, b):
+    terms = (a[..., i, None] * b[..., None, i, :] for i in range(a.shape[-1]))
+    return functools.reduce(operator.add, terms), lambda upstream: (
+        upstream @ ops.swapaxes(b, -1, -2),
+        _gather(ops.swapaxes(a, -1, -2), upstream),
+    )
+
+
+@ops.custom_gradient
+def _joined_gather(a, b):
+    return a @ b, lambda upstream: (
+        upstream @ ops.swapaxes(b, -1, -2),
+        _spread(ops.swapaxes(a, -1, -2), upstream),
+    )
 
 
 def analysis(
@@ -208,8 +251,10 @@ def analysis(
         _, height, width, channels = ops.shape(x)
         d_h = dct_basis(height, rows, dtype, strict)
         d_w = dct_basis(width, columns, dtype, strict)
-        x = _each(ops.transpose(d_w), x)
-        x = _each(ops.transpose(d_h), ops.reshape(x, (-1, height, kv * channels)))
+        d_w, d_h = ops.transpose(d_w), ops.transpose(d_h)
+        x = _gather(_each(d_w, x), x)
+        x = ops.reshape(x, (-1, height, kv * channels))
+        x = _each(d_h, x) @ x
         return ops.reshape(x, (-1, ku * kv, channels))
     _, channels, height, width = ops.shape(x)
     d_h = dct_basis(height, rows, dtype, strict)
@@ -255,15 +300,15 @@ def synthesis(
     d_h = dct_basis(height, rows, tokens.dtype, strict)
     d_w = dct_basis(width, columns, tokens.dtype, strict)
     if data_format == "channels_last":
-        x = _each(d_h, ops.reshape(tokens, (-1, ku, kv * channels)))
-        x = ops.reshape(x, (-1, height, kv, channels))
-        if weight is not None:
-            d_w = weight * d_w
-        if offset is None:
-            return _each(d_w, x) if weight is None else d_w @ x
-        column, row = offset
-        row = ops.broadcast_to(ops.expand_dims(row, 1), (*ops.shape(x)[:2], 1, channels))
-        return ops.concatenate([d_w, column], axis=-1) @ ops.concatenate([x, row], axis=2)
+        x = ops.reshape(tokens, (-1, ku, kv * channels))
+        x = ops.reshape(_each(d_h, x) @ x, (-1, height, kv, channels))
+        d_w = _each(d_w, x) if weight is None else weight * d_w
+        if offset is not None:
+            column, row = offset
+            row = ops.broadcast_to(ops.expand_dims(row, 1), (*ops.shape(x)[:2], 1, channels))
+            d_w = ops.concatenate([d_w, column], axis=-1)
+            x = ops.concatenate([x, row], axis=2)
+        return _spread(d_w, x)
     x = ops.reshape(ops.transpose(tokens, (0, 2, 1)), (-1, channels, ku, kv))
     return (d_h @ x) @ ops.transpose(d_w)
 

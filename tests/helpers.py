@@ -26,6 +26,34 @@ def weights_by_name(layer):
     return {weight.name: array(weight) for weight in layer.weights}
 
 
+def gradients(layer, x, upstream):
+    """Gradient of sum(upstream * layer(x)) with respect to x and the trainable weights."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.convert_to_tensor(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x) * upstream)
+        values = tape.gradient(loss, [x, *[w.value for w in layer.trainable_weights]])
+    elif BACKEND == "torch":
+        import torch
+
+        x = torch.tensor(x, requires_grad=True)
+        loss = (layer(x) * torch.tensor(upstream)).sum()
+        values = torch.autograd.grad(loss, [x, *[w.value for w in layer.trainable_weights]])
+    else:
+        import jax
+
+        def loss(x, weights):
+            y, _ = layer.stateless_call(weights, [w.value for w in layer.non_trainable_weights], x)
+            return (y * upstream).sum()
+
+        values = jax.grad(loss, (0, 1))(x, [w.value for w in layer.trainable_weights])
+        values = [values[0], *values[1]]
+    return [array(value) for value in values]
+
+
 def run_python(code, *arguments, **environment):
     """Run code in a new process of this backend; its output. Fails if the process does."""
     done = subprocess.run(

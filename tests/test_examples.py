@@ -54,9 +54,9 @@ def test_ablate_frequencies(run, small_harbour, tmp_path, capsys):
     table = {
         k: [float(x) for x in row] for k, *row in (line.strip("| ").split(" | ") for line in lines)
     }
-    assert list(table) == ["all", "2", "8"]
+    assert list(table) == ["as trained", "2", "8"]
     assert all(0 < iou <= 1 for iou, _, _ in table.values())
-    flops = [table[k][1] for k in ("2", "8", "all")]
+    flops = [table[k][1] for k in ("2", "8", "as trained")]
     assert flops == sorted(flops) and flops[0] < flops[-1] / 10
     assert Image.open(tmp_path / "frequencies.png").size[0] > 1000
 

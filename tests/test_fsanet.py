@@ -4,7 +4,7 @@ import pytest
 
 import keras_fsa
 from keras_fsa.models.preprocessing import PictureNormalization
-from tests.helpers import BACKEND, array, predict_in_new_process, randomize, run_python
+from tests.helpers import BACKEND, array, gradients, predict_in_new_process, randomize, run_python
 
 
 def tiny_backbone(channels=3, **kwargs):
@@ -242,6 +242,14 @@ def test_normalization(rng):
         np.testing.assert_allclose(array(y), expected, atol=1e-5)
         copy = PictureNormalization.from_config(layer.get_config())
         np.testing.assert_array_equal(array(copy(x)), array(y))
+
+
+def test_gradients_reach_the_pictures(rng):
+    x, upstream = rng.standard_normal((2, 1, 3, 4, 3)).astype("float32")
+    layer = PictureNormalization("imagenet")
+    layer.build(x.shape)
+    (gradient,) = gradients(layer, x, upstream)
+    np.testing.assert_allclose(gradient, upstream / [58.395, 57.12, 57.375], rtol=1e-5)
 
 
 def test_pictures_of_other_channels(rng):

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from tests import reference
-from tests.helpers import array, predict_in_new_process, randomize, weights_by_name
+from tests.helpers import array, gradients, predict_in_new_process, randomize, weights_by_name
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPE = (2, 11, 13, 16)
@@ -213,35 +213,6 @@ def test_frozen_batch_norm(rng):
     np.testing.assert_array_equal(array(layer(x, training=True)), array(layer(x, training=False)))
     for name, value in weights_by_name(layer).items():
         np.testing.assert_array_equal(value, before[name])
-
-
-def gradients(layer, x, upstream):
-    """Gradient of sum(upstream * layer(x)) with respect to x and the trainable weights."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        x = tf.convert_to_tensor(x)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            loss = tf.reduce_sum(layer(x) * upstream)
-        values = tape.gradient(loss, [x, *[w.value for w in layer.trainable_weights]])
-    elif backend == "torch":
-        import torch
-
-        x = torch.tensor(x, requires_grad=True)
-        loss = (layer(x) * torch.tensor(upstream)).sum()
-        values = torch.autograd.grad(loss, [x, *[w.value for w in layer.trainable_weights]])
-    else:
-        import jax
-
-        def loss(x, weights):
-            y, _ = layer.stateless_call(weights, [w.value for w in layer.non_trainable_weights], x)
-            return (y * upstream).sum()
-
-        values = jax.grad(loss, (0, 1))(x, [w.value for w in layer.trainable_weights])
-        values = [values[0], *values[1]]
-    return [array(value) for value in values]
 
 
 @pytest.mark.parametrize("affinity", ["dot_product", "linear_softmax", "linear"])

@@ -8,8 +8,6 @@ import json
 import os
 import sys
 
-import keras
-
 from keras_fsa.benchmark import bars, measuring, methods, report, resident
 
 FREQUENCY_METHODS = ("dot_product", "linear_softmax")
@@ -238,7 +236,10 @@ def main(arguments=None):
         result["model"] = measure_model(options.model, options.model_size, modes[-1], options)
     result["bars"] = bars.check(result)
 
-    print(f"keras_fsa {keras.backend.backend()} {kind}: {device_name}, {options}\n")
+    about = result["threads"] | result["versions"]
+    print(f"{device_name}, {result['date']},", ", ".join(f"{k} {v}" for k, v in about.items()))
+    given = " ".join(sys.argv[1:] if arguments is None else map(str, arguments))
+    print(f"`python -m keras_fsa.benchmark {given}`\n")
     print(report.markdown(result["rows"]))
     print("\n" + report.markdown_bars(result["bars"]))
     sources = sorted({row["memory_by"] for row in result["rows"] if row["memory_by"]})

@@ -79,6 +79,13 @@ def check(result: dict) -> list[dict]:
             for method, row in rows.items():
                 measured = _ratio({**known, "unknown": row}, "unknown", method, "time")
                 at_most(f"{method}: unknown over known sizes at {size}", 1.2, measured, mode)
+        small = tables.get((mode, 97, 97, training), {})
+        if (height, width) == (385, 385) and not training:
+            for method in ("dot_product", "linear_softmax"):
+                copies = [_ratio(table, method, "copy", "time") for table in (rows, small)]
+                if None not in copies:
+                    bar = f"{method}: copies of the map at {size} over copies at 97x97"
+                    at_most(bar, 1, copies[0] / copies[1], mode)
         if result["device"]["kind"] == "gpu" and not training:
             fused = {
                 ours: rows[name]["time"]

@@ -84,7 +84,8 @@ def plot(rows: list[dict]) -> Any:
     """Time, memory and operations against the number of positions, on logarithmic axes.
 
     Shaded is where the paper's savings lie, taken from the regular attention of this run. One row
-    of panels for each mode, training apart, of which operations are not counted.
+    of panels for each mode, training apart, of which operations are not counted. Unknown sizes,
+    which only our methods are measured at, are left to the table.
 
     Returns:
         A matplotlib figure.
@@ -95,6 +96,8 @@ def plot(rows: list[dict]) -> Any:
     figures = optional_import("matplotlib.figure", "examples")
     groups = {}
     for row in rows:
+        if row["mode"] == "unknown sizes":
+            continue
         title = row["mode"] + (", training" if row["training"] else "")
         groups.setdefault(title, {}).setdefault(row["method"], []).append(row)
     figure = figures.Figure(figsize=(14, 4.2 * len(groups) + 0.8), layout="constrained")

@@ -107,7 +107,7 @@ class PictureNormalization(keras.layers.Layer):
                 )
 
     def call(self, pictures):
-        x = (ops.cast(pictures, "float32") - self.mean) / self.std
+        x = ops.divide(ops.subtract(ops.cast(pictures, "float32"), self.mean), self.std)
         return ops.flip(x, axis=-1) if self.reverse else x
 
     def compute_output_spec(self, pictures):
