@@ -11,14 +11,19 @@ import json
 import os
 import tempfile
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
+import keras
 import numpy as np
 from keras import ops
 
+from keras_fsa import types
+
 
 @contextlib.contextmanager
-def atomic_file(path):
+def atomic_file(path: types.Path) -> Iterator[IO[bytes]]:
     """Open a binary file for writing that appears under its name once it is complete.
 
     Args:
@@ -46,7 +51,7 @@ def atomic_file(path):
         os.close(folder)
 
 
-def check_writable(folder):
+def check_writable(folder: types.Path) -> None:
     """Make a folder, and see that files can be written there.
 
     Raises:
@@ -63,7 +68,9 @@ def check_writable(folder):
         ) from error
 
 
-def save_checkpoint(path, model, step, settings, history=()):
+def save_checkpoint(
+    path: types.Path, model: keras.Model, step: int, settings: dict, history: Sequence[dict] = ()
+) -> None:
     """Write the weights, the random states, the optimizer's state, the step and the settings.
 
     Args:
@@ -99,7 +106,9 @@ def save_checkpoint(path, model, step, settings, history=()):
         )
 
 
-def restore_checkpoint(path, model, settings):
+def restore_checkpoint(
+    path: types.Path, model: keras.Model, settings: dict
+) -> tuple[int, list[dict]]:
     """Bring a compiled model to the state of a checkpoint.
 
     Args:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import keras
 
 from keras_fsa.arguments import one_of
+from keras_fsa.types import Dataset
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Devices:
     scope: Callable = contextlib.nullcontext
 
 
-def find_devices(devices):
+def find_devices(devices: str) -> Devices:
     """The devices to train on. To be called before any Keras model is made.
 
     Args:
@@ -102,7 +103,7 @@ def _torch():
     return Devices(count, torch.distributed.get_rank(), count)
 
 
-def join_gradients(model, devices):
+def join_gradients(model: keras.Model, devices: Devices) -> None:
     """Let a compiled model train with the gradients of all devices.
 
     Only torch needs it: Keras has no distribution there, and its `train_step` calls the model past
@@ -140,7 +141,7 @@ def _mean(value, processes):
     return value / processes
 
 
-def part_of_batches(batches, batch, devices):
+def part_of_batches(batches: Dataset, batch: int, devices: Devices) -> Dataset:
     """This process's part of each batch of a `tf.data.Dataset`, where its engine takes none itself.
 
     (On JAX, Keras takes the part of this process.)
@@ -150,7 +151,7 @@ def part_of_batches(batches, batch, devices):
     return batches.rebatch(batch // devices.processes).shard(devices.processes, devices.process)
 
 
-def add_up(variable, devices):
+def add_up(variable: keras.Variable, devices: Devices) -> None:
     """Make a variable of a metric the sum over all processes, where its engine does not."""
     if keras.backend.backend() == "torch" and devices.processes > 1:
         import torch
