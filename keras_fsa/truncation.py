@@ -237,19 +237,5 @@ def _is_fsanet(layer):
 
 
 def _walk(layer):
-    """The layer and all layers within it. Keras has no public list of those in a plain layer."""
-    seen = {}
-
-    def visit(value):
-        if isinstance(value, keras.Layer):
-            if id(value) not in seen:
-                seen[id(value)] = value
-                visit(vars(value))
-        elif isinstance(value, dict):
-            visit(list(value.values()))
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                visit(item)
-
-    visit(layer)
-    return list(seen.values())
+    """The layer and all layers within it; of what Keras copies beside layers, none."""
+    return list(layer._flatten_layers()) if isinstance(layer, keras.Layer) else []
