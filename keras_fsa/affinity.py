@@ -21,7 +21,11 @@ v are low-frequency (the paper's equivalence).
 Source: arXiv:2211.15595; the `linear` form is the first-order expansion of softmax attention.
 """
 
+from collections.abc import Callable
+
 from keras import ops
+
+from keras_fsa.types import Size, Tensor
 
 # Below this share of N a denominator counts as zero. The denominator of the linear softmax is a sum
 # of N affinities of 0 to 2, so it gets there only where every key is opposite to the query.
@@ -47,12 +51,12 @@ def _divide(numerator, denominator, positions):
     return numerator / ops.where(near_zero, smallest, denominator)
 
 
-def dot_product(query, key, value, positions):
+def dot_product(query: Tensor, key: Tensor, value: Tensor, positions: Size) -> Tensor:
     """`(Q K^T / N) V`, on positions or on tokens, without the table of all pairs."""
     return query @ _outer(key, value) / ops.cast(positions, value.dtype)
 
 
-def linear(query, key, value, positions):
+def linear(query: Tensor, key: Tensor, value: Tensor, positions: Size) -> Tensor:
     """First-order softmax attention on positions."""
     scale = key.shape[-1] ** -0.5
     numerator = ops.sum(value, axis=1, keepdims=True) + scale * (query @ _outer(key, value))
@@ -61,7 +65,7 @@ def linear(query, key, value, positions):
     return _divide(numerator, ops.cast(positions, value.dtype) + scale * projected, positions)
 
 
-def linear_softmax(query, key, value, positions):
+def linear_softmax(query: Tensor, key: Tensor, value: Tensor, positions: Size) -> Tensor:
     """First-order softmax attention of unit vectors on positions."""
     scale = key.shape[-1] ** 0.5
     unit_query, unit_key = query * _inverse_norm(query), key * _inverse_norm(key)
@@ -86,7 +90,14 @@ def _normalised(query, key, value, weight, projected, positions, synthesis):
     )
 
 
-def spectral_linear(query, key, value, positions, analysis, synthesis):
+def spectral_linear(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Size,
+    analysis: Callable,
+    synthesis: Callable,
+) -> Tensor:
     """`linear` from tokens to positions `(B, H, W, Cv)`. Both parts of it are low-frequency.
 
     Args:
@@ -100,7 +111,14 @@ def spectral_linear(query, key, value, positions, analysis, synthesis):
     return _normalised(query, key, value, scale, projected, positions, synthesis)
 
 
-def spectral_linear_softmax(query, key, value, positions, analysis, synthesis):
+def spectral_linear_softmax(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Size,
+    analysis: Callable,
+    synthesis: Callable,
+) -> Tensor:
     """`linear_softmax` from tokens to positions `(B, H, W, Cv)`. Arguments as `spectral_linear`.
 
     Norms belong to positions, so query and key visit them: the unit keys come back as tokens, which

@@ -1,9 +1,12 @@
 """Checks of arguments: an error says the rule, what came, and what to do."""
 
 import importlib
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 
-def positive_int(name, value, optional=False):
+def positive_int(name: str, value: Any, optional: bool = False) -> None:
     """Raise a `ValueError` unless the value is an int of one or more (or None, if optional)."""
     if optional and value is None:
         return
@@ -15,7 +18,7 @@ def positive_int(name, value, optional=False):
         )
 
 
-def one_of(name, value, known):
+def one_of(name: str, value: Any, known: Sequence) -> None:
     """Raise a `ValueError` unless the value is one of the known ones."""
     if value not in known:
         names = ", ".join(repr(item) for item in known)
@@ -24,7 +27,7 @@ def one_of(name, value, known):
         )
 
 
-def optional_import(module, extra):
+def optional_import(module: str, extra: str) -> ModuleType:
     """Import a package that only some uses need, at the point of use.
 
     Raises:

@@ -5,11 +5,14 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
+import keras
 import numpy as np
 
 from keras_fsa.arguments import optional_import
 from keras_fsa.layers.self_attention import SelfAttention
+from keras_fsa.types import Path
 
 PYTORCH_FILES = (".pth", ".pt", ".safetensors")
 
@@ -89,7 +92,9 @@ _STEM = re.compile(r"conv(\d)_(conv|bn)")
 _BLOCK = re.compile(r"stack(\d)_block(\d+)_(\d)_(conv|bn)")
 
 
-def load_pytorch_weights(model, weights, strict=True):
+def load_pytorch_weights(
+    model: keras.Model, weights: Path | Mapping[str, Any], strict: bool = True
+) -> None:
     """Load the authors' weights, or those that their training starts from.
 
     The checkpoint may be of either family, ccnet or mmseg, whole, for an `FsaNet` of that preset;

@@ -6,7 +6,7 @@ from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.layers.spatial_self_attention import SpatialSelfAttention
 
 
-def attention_flops(layer, height, width):
+def attention_flops(layer: SelfAttention, height: int, width: int) -> int:
     """Floating point operations of an attention layer for one picture, in one forward pass.
 
     A multiplication with its addition counts as two. Counted are the products of matrices, as the

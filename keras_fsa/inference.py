@@ -7,6 +7,9 @@ Nothing is padded, ever: the frequency transform sees the whole map it is given,
 are not part of the picture would change the answer everywhere.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -18,16 +21,16 @@ _STRIP = 64
 
 
 def probabilities(
-    model,
-    pictures,
-    size=None,
-    fit=None,
-    window=None,
-    stride=None,
-    scales=(1.0,),
-    flip=False,
-    align_corners=None,
-):
+    model: keras.Model | Callable,
+    pictures: np.ndarray,
+    size: tuple[int, int] | None = None,
+    fit: tuple[int, int] | None = None,
+    window: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    align_corners: bool | None = None,
+) -> np.ndarray:
     """Probabilities of the classes at every pixel.
 
     Args:
@@ -94,7 +97,7 @@ def probabilities(
     return total if views == 1 else np.divide(total, views, out=total)
 
 
-def class_map(model, pictures, **settings):
+def class_map(model: keras.Model | Callable, pictures: np.ndarray, **settings: Any) -> np.ndarray:
     """The most probable class of every pixel: uint8 `(H, W)` or `(B, H, W)`.
 
     Args and Raises as in `probabilities`.
@@ -105,7 +108,7 @@ def class_map(model, pictures, **settings):
     return np.concatenate(parts, axis=-2)
 
 
-def batches_by_size(examples, batch, limit=64):
+def batches_by_size(examples: Iterable[tuple], batch: int, limit: int = 64) -> Iterator[list]:
     """Group a stream of examples into batches of pictures of one size, without padding.
 
     Args:

@@ -7,6 +7,9 @@ Both are means over *chosen* pixels, and ignored pixels are never chosen:
 and 0 where no pixel is chosen. (PyTorch's `CrossEntropyLoss` averages in the same way.)
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -36,12 +39,12 @@ class CrossEntropy(keras.losses.Loss):
 
     def __init__(
         self,
-        class_weights=None,
-        ignore_class=255,
-        reduction="sum_over_batch_size",
-        name="cross_entropy",
-        dtype="float32",
-    ):
+        class_weights: Sequence[float] | None = None,
+        ignore_class: int | None = 255,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "cross_entropy",
+        dtype: str = "float32",
+    ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         if class_weights is not None:
             class_weights = [float(weight) for weight in class_weights]
@@ -116,7 +119,13 @@ class OhemCrossEntropy(CrossEntropy):
     example mining", arXiv:1604.03540; for pixels Wu, Shen, van den Hengel, arXiv:1605.06885.
     """
 
-    def __init__(self, threshold=0.7, keep=100_000, name="ohem_cross_entropy", **kwargs):
+    def __init__(
+        self,
+        threshold: float = 0.7,
+        keep: int = 100_000,
+        name: str = "ohem_cross_entropy",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         if not 0 <= threshold <= 1:
             raise ValueError(

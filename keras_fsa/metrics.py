@@ -4,6 +4,8 @@ Mean IoU for `fit`, at the same speed on every backend. For a table: one confusi
 in integers, and what follows from it; and the boundary F-score, which looks at edges alone.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -42,12 +44,14 @@ class MeanIoU(keras.metrics.MeanIoU):
         confusion = ops.segment_sum(counts, y_true * n + y_pred, num_segments=n * n)
         self.total_cm.assign_add(ops.reshape(ops.cast(confusion, self.dtype), (n, n)))
 
-    def class_iou(self):
+    def class_iou(self) -> np.ndarray:
         """IoU of each class so far, `(num_classes,)`; NaN for a class that never occurred."""
         return confusion_scores(ops.convert_to_numpy(self.total_cm))["class_iou"]
 
 
-def confusion_matrix(masks, predictions, num_classes, ignore_label=IGNORE_LABEL):
+def confusion_matrix(
+    masks: np.ndarray, predictions: np.ndarray, num_classes: int, ignore_label: int = IGNORE_LABEL
+) -> np.ndarray:
     """How often each class was taken for each other: int64 `(num_classes, num_classes)`.
 
     Rows are the truth, columns the prediction. Matrices of parts of a data set add up to that of
@@ -69,7 +73,7 @@ def confusion_matrix(masks, predictions, num_classes, ignore_label=IGNORE_LABEL)
     return counts.reshape(num_classes, num_classes)
 
 
-def confusion_scores(confusion):
+def confusion_scores(confusion: np.ndarray) -> dict[str, Any]:
     """What a benchmark's table holds, from a confusion matrix (rows truth, columns prediction).
 
     With `hits = diag`, and sums over rows and columns:
@@ -98,7 +102,13 @@ def confusion_scores(confusion):
     }
 
 
-def boundary_scores(mask, prediction, num_classes, tolerance=0.0075, ignore_label=IGNORE_LABEL):
+def boundary_scores(
+    mask: np.ndarray,
+    prediction: np.ndarray,
+    num_classes: int,
+    tolerance: float = 0.0075,
+    ignore_label: int = IGNORE_LABEL,
+) -> np.ndarray:
     """Boundary F-score of each class in one picture.
 
     The boundary of a class is formed by its pixels that have a neighbour (above, below, left or
@@ -158,7 +168,7 @@ def boundary_scores(mask, prediction, num_classes, tolerance=0.0075, ignore_labe
     return result
 
 
-def nan_mean(values, axis=None):
+def nan_mean(values: Any, axis: int | None = None) -> Any:
     """`np.nanmean` that gives NaN, without a warning, where there is nothing else."""
     values = np.asarray(values, "float64")
     return _ratio(np.nansum(values, axis), (~np.isnan(values)).sum(axis))[()]

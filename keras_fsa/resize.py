@@ -3,8 +3,10 @@
 import numpy as np
 from keras import ops
 
+from keras_fsa.types import Size, Tensor
 
-def positions(size, new_size, align_corners=False):
+
+def positions(size: int, new_size: int, align_corners: bool = False) -> np.ndarray:
     """Where each of `new_size` outputs reads an input of `size`: float64 NumPy `(new_size,)`."""
     j = np.arange(new_size)
     if align_corners:
@@ -39,7 +41,7 @@ def _matrix(size, new_size, align_corners, dtype):
     return _unknown_matrix(size, new_size, align_corners, dtype)
 
 
-def resize_bilinear(x, height, width, align_corners=False):
+def resize_bilinear(x: Tensor, height: Size, width: Size, align_corners: bool = False) -> Tensor:
     """Resize a feature map bilinearly, without antialiasing.
 
     Output position `j` of `n` reads the input, of size `m`, at `j (m - 1) / (n - 1)` with aligned

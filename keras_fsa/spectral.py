@@ -34,8 +34,10 @@ import operator
 import numpy as np
 from keras import backend, ops
 
+from keras_fsa.types import Band, Frequencies, Shape, Size, Tensor
 
-def parse_frequencies(frequencies):
+
+def parse_frequencies(frequencies: Frequencies) -> Band:
     """The band `((u0, u1), (v0, v1))` that `frequencies` stands for.
 
     Args:
@@ -73,7 +75,7 @@ def parse_frequencies(frequencies):
     return rows, columns
 
 
-def check_band_fits(frequencies, height, width):
+def check_band_fits(frequencies: Frequencies, height: int | None, width: int | None) -> None:
     """Raise a `ValueError` where the band reaches beyond a known height or width.
 
     A map of `n` positions has the frequencies `0 .. n - 1`. `None` stands for an unknown size and
@@ -90,24 +92,24 @@ def check_band_fits(frequencies, height, width):
             )
 
 
-def spatial_size(shape, data_format):
+def spatial_size(shape: Shape, data_format: str) -> tuple[Size, Size]:
     """Height and width out of the shape of a feature map."""
     return shape[1:3] if data_format == "channels_last" else shape[2:4]
 
 
-def has_constant(frequencies):
+def has_constant(frequencies: Frequencies) -> bool:
     """Whether the band holds the constant map, that is, starts at frequency (0, 0)."""
     rows, columns = parse_frequencies(frequencies)
     return rows[0] == 0 and columns[0] == 0
 
 
-def number_of_tokens(frequencies):
+def number_of_tokens(frequencies: Frequencies) -> int:
     """How many tokens the band has: rows times columns."""
     rows, columns = parse_frequencies(frequencies)
     return (rows[1] - rows[0]) * (columns[1] - columns[0])
 
 
-def token_dtype(dtype):
+def token_dtype(dtype: str) -> str:
     """The dtype of tokens of a map of this dtype: float32, or float64 for a float64 map."""
     return "float64" if backend.standardize_dtype(dtype) == "float64" else "float32"
 
@@ -140,7 +142,9 @@ def _unknown_basis(size, start, stop, dtype):
     return wave * ops.where(u < size, scale, ops.zeros_like(scale))
 
 
-def dct_basis(size, frequencies, dtype="float32", strict=True):
+def dct_basis(
+    size: Size, frequencies: int | tuple[int, int], dtype: str = "float32", strict: bool = True
+) -> Tensor:
     """Orthonormal DCT-II basis of length `size`, the columns `start .. stop - 1` of it.
 
     `D[i, 0] = 1 / sqrt(n)` and `D[i, u] = sqrt(2 / n) cos(pi u (2 i + 1) / (2 n))` with
@@ -219,7 +223,9 @@ def _joined_gather(a, b):
     )
 
 
-def analysis(x, frequencies, data_format="channels_last", strict=True):
+def analysis(
+    x: Tensor, frequencies: Frequencies, data_format: str = "channels_last", strict: bool = True
+) -> Tensor:
     """Tokens of the frequencies of a band: `X = D_H^T x D_W` for each channel.
 
     Args:
@@ -258,15 +264,15 @@ def analysis(x, frequencies, data_format="channels_last", strict=True):
 
 
 def synthesis(
-    tokens,
-    height,
-    width,
-    frequencies,
-    data_format="channels_last",
-    strict=True,
-    weight=None,
-    offset=None,
-):
+    tokens: Tensor,
+    height: Size,
+    width: Size,
+    frequencies: Frequencies,
+    data_format: str = "channels_last",
+    strict: bool = True,
+    weight: Tensor | None = None,
+    offset: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Feature map of a band's tokens: `x = D_H X D_W^T` for each channel.
 
     A map that is low-frequency but for a weight at each position comes out of the same products:
@@ -307,7 +313,7 @@ def synthesis(
     return (d_h @ x) @ ops.transpose(d_w)
 
 
-def low_pass(x, frequencies, data_format="channels_last"):
+def low_pass(x: Tensor, frequencies: Frequencies, data_format: str = "channels_last") -> Tensor:
     """The part of a feature map that lies in a band: synthesis after analysis.
 
     Args:
@@ -333,7 +339,7 @@ def low_pass(x, frequencies, data_format="channels_last"):
     return ops.cast(synthesis(tokens, height, width, frequencies, data_format), x.dtype)
 
 
-def add_constant(tokens, constant, positions):
+def add_constant(tokens: Tensor, constant: Tensor, positions: Size) -> Tensor:
     """Tokens of the map to which a constant is added at every position.
 
     Only the constant frequency changes, by `sqrt(positions) * constant`.
@@ -348,7 +354,7 @@ def add_constant(tokens, constant, positions):
     return tokens + first * step
 
 
-def moments(tokens, positions):
+def moments(tokens: Tensor, positions: Size) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel over batch and positions, from tokens alone (Parseval).
 
     The map of the tokens has in each picture the mean `X_0 / sqrt(N)` and the variance

@@ -14,9 +14,12 @@ from keras_fsa import spectral
 from keras_fsa.arguments import one_of
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.types import Frequencies
 
 
-def to_frequency(model, frequencies=8, affinity=None):
+def to_frequency(
+    model: keras.Model, frequencies: Frequencies = 8, affinity: str | None = None
+) -> keras.Model:
     """A copy of a trained model whose attention sees the low frequencies only. Nothing is trained.
 
     Weights stay, layers change:
@@ -72,7 +75,7 @@ def to_frequency(model, frequencies=8, affinity=None):
     return _replace_attention(model, (SpatialSelfAttention, FrequencySelfAttention), truncate)
 
 
-def to_spatial(model):
+def to_spatial(model: keras.Model) -> keras.Model:
     """A copy of a model whose frequency self-attention is spatial, and equal to it to rounding.
 
     Every `FrequencySelfAttention` becomes the `SpatialSelfAttention` of its affinity, with its band
@@ -234,19 +237,5 @@ def _is_fsanet(layer):
 
 
 def _walk(layer):
-    """The layer and all layers within it. Keras has no public list of those in a plain layer."""
-    seen = {}
-
-    def visit(value):
-        if isinstance(value, keras.Layer):
-            if id(value) not in seen:
-                seen[id(value)] = value
-                visit(vars(value))
-        elif isinstance(value, dict):
-            visit(list(value.values()))
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                visit(item)
-
-    visit(layer)
-    return list(seen.values())
+    """The layer and all layers within it; of what Keras copies beside layers, none."""
+    return list(layer._flatten_layers()) if isinstance(layer, keras.Layer) else []

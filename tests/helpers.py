@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -26,6 +27,22 @@ def weights_by_name(layer):
     return {weight.name: array(weight) for weight in layer.weights}
 
 
+def call(layer, x, training=False):
+    """`layer(x, training=training)`; JAX compiles it whole, not each operation in it."""
+    if BACKEND != "jax":
+        return layer(x, training=training)
+    import jax
+
+    if not layer.built:
+        layer.build(x.shape)
+    run = jax.jit(functools.partial(layer.stateless_call, training=training))
+    trainable, others = layer.trainable_variables, layer.non_trainable_variables
+    y, moved = run([w.value for w in trainable], [w.value for w in others], x)
+    for variable, value in zip(others, moved, strict=True):
+        variable.assign(value)
+    return y
+
+
 def gradients(layer, x, upstream):
     """Gradient of sum(upstream * layer(x)) with respect to x and the trainable weights."""
     if BACKEND == "tensorflow":
@@ -49,7 +66,8 @@ def gradients(layer, x, upstream):
             y, _ = layer.stateless_call(weights, [w.value for w in layer.non_trainable_weights], x)
             return (y * upstream).sum()
 
-        values = jax.grad(loss, (0, 1))(x, [w.value for w in layer.trainable_weights])
+        gradient = jax.jit(jax.grad(loss, (0, 1)))
+        values = gradient(x, [w.value for w in layer.trainable_weights])
         values = [values[0], *values[1]]
     return [array(value) for value in values]
 

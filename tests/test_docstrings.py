@@ -1,10 +1,13 @@
 """The examples in docstrings run, and give what they say; public signatures say their types."""
 
+import dataclasses
 import doctest
 import importlib
 import inspect
 import pkgutil
 import re
+import types
+import typing
 from pathlib import Path
 
 import pytest
@@ -17,12 +20,6 @@ MODULES = [
     module.name
     for module in pkgutil.walk_packages(keras_fsa.__path__, "keras_fsa.")
     if not module.name.endswith("__main__")
-]
-# Whose signatures are complete. A module joins the list when its last annotation is written.
-TYPED = [
-    "keras_fsa.attention_map",
-    "keras_fsa.energy",
-    *(name for name in MODULES if name.startswith("keras_fsa.visualize")),
 ]
 
 
@@ -46,19 +43,55 @@ def test_there_are_examples():
     assert {"keras_fsa.spectral", "keras_fsa.layers.frequency_self_attention"} < set(examples)
 
 
-@pytest.mark.parametrize("name", TYPED)
+def public_callables(module):
+    """Functions, constructors and methods that a module defines under public names.
+
+    Methods that a base class has, too, are Keras' to call. The fields of data classes have types.
+    """
+    for name, item in vars(module).items():
+        if name.startswith("_") or getattr(item, "__module__", None) != module.__name__:
+            continue
+        if inspect.isfunction(item):
+            yield item
+        elif inspect.isclass(item) and not dataclasses.is_dataclass(item):
+            inherited = {method for base in item.__mro__[1:] for method in dir(base)}
+            for method, function in vars(item).items():
+                function = getattr(function, "__func__", function)  # of a class method
+                own = not method.startswith("_") and method not in inherited
+                if inspect.isfunction(function) and (own or method == "__init__"):
+                    yield function
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_signatures(name):
-    module = importlib.import_module(name)
-    functions = [
-        function
-        for public, function in inspect.getmembers(module, inspect.isfunction)
-        if function.__module__ == name and not public.startswith("_")
-    ]
-    for function in functions:
-        signature = inspect.signature(function)
-        untyped = [p for p, q in signature.parameters.items() if q.annotation is q.empty]
-        assert not untyped and signature.return_annotation is not signature.empty, function
-    assert functions or name == "keras_fsa.visualize"
+    for function in public_callables(importlib.import_module(name)):
+        hints = typing.get_type_hints(function)
+        parameters = dict(inspect.signature(function).parameters)
+        parameters.pop("self", None)
+        parameters.pop("cls", None)
+        untyped = [p for p in (*parameters, "return") if p not in hints]
+        assert not untyped, f"{function.__qualname__}: {untyped}"
+        for p, parameter in parameters.items():
+            if parameter.default is not parameter.empty:
+                assert fits(parameter.default, hints[p]), f"{function.__qualname__}: {p}"
+
+
+def fits(value, kind):
+    """Whether a default is of the type that its parameter has."""
+    members = typing.get_args(kind) if is_union(kind) else (kind,)
+    kinds = tuple(typing.get_origin(member) or member for member in members)
+    return typing.Any in kinds or isinstance(value, kinds) or (float in kinds and value == 0)
+
+
+def is_union(kind):
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
+def test_signatures_are_found():
+    names = {function.__qualname__ for function in public_callables(fsanet)}
+    assert names == {"FsaNet.__init__", "FsaNet.from_preset"}
+    assert fits(None, int | None) and fits((1, 2), str | tuple[int, int])
+    assert not fits(None, int) and not fits("8", int | tuple[int, int])
 
 
 def test_public_names():

@@ -1,20 +1,118 @@
-"""The README's Python runs, and prints what it says. Its commands are run by people and CI."""
+"""The README's code runs: its Python to the end, its commands as far as is cheap."""
 
+import argparse
+import contextlib
+import importlib.util
+import io
 import re
+import runpy
+import shlex
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+from tests.helpers import BACKEND
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+# Of the blocks, and of the text what begins like a command.
+LINES = [
+    *"".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).splitlines(),
+    *re.findall(r"`((?:python|examples/\w+\.py|pip) [^`]+)`", README),
+]
+COMMANDS = {command.strip() for line in LINES for command in line.split("  #")[0].split(" && ")}
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_block(block, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {})
-    assert capsys.readouterr().out.split("\n")[:-1] == re.findall(r"print\(.*\)  # (.*)", block)
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """The folder in which all blocks of Python ran, one after the other, and what each printed."""
+    folder = tmp_path_factory.mktemp("readme")
+    printed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for block in BLOCKS:
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(compile(block, "README.md", "exec"), {})
+            printed.append(out.getvalue().splitlines())
+    return folder, printed
+
+
+def test_python(ran):
+    assert ran[1] == [re.findall(r"print\(.*\)  # (.*)", block) for block in BLOCKS]
+
+
+def start(words, monkeypatch):
+    """Run `SCRIPT ...` or `-m MODULE ...` in this process."""
+    module = words[0] == "-m"
+    name, *arguments = words[module:]
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    if module:
+        name += ".__main__" * (importlib.util.find_spec(name).origin.endswith("__init__.py"))
+        runpy.run_module(name, run_name="__main__")
+    else:
+        # Scripts of a folder may import each other.
+        monkeypatch.syspath_prepend(str(ROOT / "examples"))
+        runpy.run_path(str(ROOT / name), run_name="__main__")
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_commands_are_known(command, monkeypatch):
+    """Scripts and modules exist, parsers take the flags, extras exist. No work is done."""
+    program, *words = shlex.split(command)
+    if program.endswith("pip"):
+        extras = set(re.findall(r"\[(\w+)\]", command))
+        assert extras <= set(re.findall(r"(?m)^(\w+) = \[", (ROOT / "pyproject.toml").read_text()))
+        return
+    if program.startswith("examples/"):
+        words.insert(0, program)
+    if words[0] == "-m" and words[1].split(".")[0] in ("venv", "tests"):
+        # Without flags of their own.
+        assert importlib.util.find_spec(words[1])
+        return
+
+    class Parsed(Exception):
+        pass
+
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse(parser, *arguments):
+        for action in parser._actions:
+            # Dots stand for the rest.
+            action.required = action.required and "..." not in words
+        parse_args(parser, *arguments)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    # N stands for a number.
+    flags = ["3" if word == "N" else word for word in words if word != "..."]
+    with pytest.raises(Parsed):
+        start(flags, monkeypatch)
+
+
+def test_commands_run(ran, monkeypatch, capsys):
+    """What the README's own model is used for."""
+    folder, _ = ran
+    monkeypatch.chdir(folder)
+    Path("folder").mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype("uint8")
+    for name in ("picture.jpg", "folder/other.png"):
+        Image.fromarray(picture).save(name)
+    commands = [shlex.split(command)[1:] for command in COMMANDS if "fsanet.keras" in command]
+    assert len(commands) == 3
+    for words in commands:
+        if "predict" in words[0]:
+            start(words, monkeypatch)
+        elif BACKEND == "tensorflow":
+            start(words, monkeypatch)
+            assert "Largest deviation" in capsys.readouterr().out
+    written = {path.name for path in (folder / "outputs").rglob("*.png")}
+    assert written == {"picture_overlay.png", "other_overlay.png", "picture_attention.png"}
+    assert (folder / "saved_model").exists() == (BACKEND == "tensorflow")
 
 
 def test_there_are_blocks():
-    assert len(BLOCKS) >= 2
+    assert len(BLOCKS) >= 2 and len(COMMANDS) >= 12

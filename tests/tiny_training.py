@@ -1,8 +1,6 @@
 """A training of seconds, for tests in this process and in others."""
 
 import functools
-import os
-import tempfile
 
 import keras
 import tensorflow as tf
@@ -10,14 +8,6 @@ from keras import layers
 
 import keras_fsa
 from keras_fsa.training import Recipe, train
-
-if keras.backend.backend() == "jax":
-    import jax
-
-    # What one process compiled serves the others of a run of the tests.
-    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 CROP = (16, 24)
 CLASSES = 3

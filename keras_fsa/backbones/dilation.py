@@ -1,10 +1,22 @@
 """From a strided network to the dilated one that computes the same features at more positions."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_fsa.types import Shape
 
-def dilate(model, output_stride, picture_size, contract=True, edit=None, call_function=None):
+
+def dilate(
+    model: keras.Model,
+    output_stride: int,
+    picture_size: Shape,
+    contract: bool = True,
+    edit: Callable | None = None,
+    call_function: Callable | None = None,
+) -> keras.Model:
     """A clone of a network of which no feature is smaller than the picture by more than a stride.
 
     Every stride that is removed to reach the output stride dilates what follows it, so that the
@@ -116,7 +128,7 @@ class DilatedAveragePooling2D(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, rate, **kwargs):
+    def __init__(self, rate: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rate = rate
 

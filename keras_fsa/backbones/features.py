@@ -9,9 +9,16 @@ from keras_fsa.arguments import one_of
 from keras_fsa.backbones import imagenet, resnet
 from keras_fsa.backbones.dilation import dilate
 from keras_fsa.checkpoints import PYTORCH_FILES, load_pytorch_weights
+from keras_fsa.types import DType, Path, Shape
 
 
-def build_backbone(backbone, image_shape, output_stride, dtype, weights=None):
+def build_backbone(
+    backbone: str | keras.Model,
+    image_shape: Shape,
+    output_stride: int,
+    dtype: DType,
+    weights: Path | None = None,
+) -> keras.Model:
     """A model from a picture `(B, H, W, channels)` to `{"stage4": ..., "stage5": ...}`.
 
     Args:
@@ -67,7 +74,7 @@ def _features(backbone, image_shape, output_stride):
     return keras.Model(backbone.input, outputs, name=backbone.name)
 
 
-def load_backbone_weights(backbone, weights, name=None):
+def load_backbone_weights(backbone: keras.Model, weights: Path, name: str | None = None) -> None:
     """Load a file, or ImageNet's weights, into a backbone.
 
     Args:
@@ -114,7 +121,9 @@ def load_backbone_weights(backbone, weights, name=None):
         )
 
 
-def feature_shapes(backbone, image_shape, needed=("stage5",)):
+def feature_shapes(
+    backbone: keras.Model, image_shape: Shape, needed: tuple[str, ...] = ("stage5",)
+) -> dict[str, Shape]:
     """Shapes of the backbone's features for a picture of `image_shape`, the contract checked.
 
     Raises:

@@ -6,10 +6,12 @@ import re
 import keras
 import numpy as np
 
+from keras_fsa.types import Path
+
 NAMES = {"resnet50": "ResNet50", "resnet101": "ResNet101", "resnet152": "ResNet152"}
 
 
-def check_name(name):
+def check_name(name: str | None) -> None:
     """Raise a `ValueError` unless there are ImageNet weights for the backbone of that name."""
     if name not in NAMES:
         received = "a backbone that is a model" if name is None else f"backbone={name!r}"
@@ -21,7 +23,7 @@ def check_name(name):
         )
 
 
-def load(backbone, name, path=None):
+def load(backbone: keras.Model, name: str | None, path: Path | None = None) -> None:
     """Load the weights of a ResNet of `keras.applications` into KerasCV's of the same depth.
 
     Args:
@@ -66,7 +68,7 @@ def _file(name):
     return f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
-def fold_biases(source, backbone):
+def fold_biases(source: keras.Model, backbone: keras.Model) -> None:
     """Copy a ResNet of `keras.applications` into KerasCV's, which has no convolution biases.
 
     The batch norm that follows each convolution takes the bias in: `moving_mean - bias` for its

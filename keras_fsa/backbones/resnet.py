@@ -6,6 +6,7 @@ import keras
 
 from keras_fsa.arguments import one_of, optional_import
 from keras_fsa.backbones.dilation import dilate
+from keras_fsa.types import DType, Shape
 
 BLOCKS = {
     "resnet18": ("basic_block", (2, 2, 2, 2)),
@@ -21,7 +22,9 @@ OUTPUT_STRIDES = (8, 16, 32)
 _BLOCK_OUTPUT = re.compile(r"(?:(?:v2_stack_|stack)(?P<stack>\d)|conv(?P<stage>\d))_block(\d+)_out")
 
 
-def resnet(name, image_shape=(None, None, 3), output_stride=8, dtype=None):
+def resnet(
+    name: str, image_shape: Shape = (None, None, 3), output_stride: int = 8, dtype: DType = None
+) -> keras.Model:
     """A KerasCV ResNet as a plain functional model from pictures to features.
 
     Every stride that is removed to reach the output stride dilates what follows it, so the features
@@ -87,14 +90,14 @@ def resnet(name, image_shape=(None, None, 3), output_stride=8, dtype=None):
 
 
 def deep_stem_resnet(
-    stem=(64, 64, 128),
-    blocks=(3, 4, 23, 3),
-    image_shape=(None, None, 3),
-    output_stride=8,
-    contract=False,
-    pool_rounds_up=True,
-    dtype=None,
-):
+    stem: tuple[int, ...] = (64, 64, 128),
+    blocks: tuple[int, ...] = (3, 4, 23, 3),
+    image_shape: Shape = (None, None, 3),
+    output_stride: int = 8,
+    contract: bool = False,
+    pool_rounds_up: bool = True,
+    dtype: DType = None,
+) -> keras.Model:
     """The ResNets that the authors' networks begin with, of KerasHub's layers.
 
     Three 3x3 convolutions instead of one of 7x7; the stride in a bottleneck's 3x3 convolution.
@@ -144,7 +147,7 @@ def deep_stem_resnet(
     return dilate(features, output_stride, image_shape[:2], contract, edit)
 
 
-def features_by_name(model, name=None):
+def features_by_name(model: keras.Model, name: str | None = None) -> keras.Model | None:
     """`{"stage4": ..., "stage5": ...}` of a model whose layers bear a ResNet's names.
 
     Args:

@@ -16,7 +16,7 @@ def _ratio(rows, method, other, key):
     return None if None in values or not values[1] else values[0] / values[1]
 
 
-def check(result):
+def check(result: dict) -> list[dict]:
     """The bars that a run can tell: dicts of `bar`, `mode`, `required`, `measured`, `holds`."""
     lines = []
 

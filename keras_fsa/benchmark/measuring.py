@@ -17,9 +17,13 @@ the gradient of the output.
 import os
 import platform
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
+
+from keras_fsa.types import DType, Tensor
 
 BACKEND = keras.backend.backend()
 
@@ -27,7 +31,9 @@ BACKEND = keras.backend.backend()
 class JaxCall:
     flops_source = "XLA, before compiling"
 
-    def __init__(self, layer, x, training=False, mode="jit"):
+    def __init__(
+        self, layer: keras.Layer, x: Tensor, training: bool = False, mode: str = "jit"
+    ) -> None:
         import jax
 
         def forward(trainable, x):
@@ -49,13 +55,13 @@ class JaxCall:
         lowered = jax.jit(step if training else forward).lower(*self._arguments)
         self._compiled = lowered.compile()
 
-    def run(self):
+    def run(self) -> Any:
         return self._jax.block_until_ready(self._compiled(*self._arguments))
 
-    def counted_flops(self):
+    def counted_flops(self) -> float:
         return self._forward.lower(*self._arguments).cost_analysis()["flops"]
 
-    def peak_memory(self):
+    def peak_memory(self) -> int | None:
         if self._on_cpu:
             # The plan does not know what XLA's library of fused products takes for itself: for
             # regular attention at 97 x 97 x 512 it says 21 MiB, but 400 MiB are touched.
@@ -67,7 +73,9 @@ class JaxCall:
 class TorchCall:
     flops_source = "torch.utils.flop_counter"
 
-    def __init__(self, layer, x, training=False, mode="eager"):
+    def __init__(
+        self, layer: keras.Layer, x: Tensor, training: bool = False, mode: str = "eager"
+    ) -> None:
         import torch
 
         def step(x):
@@ -85,14 +93,14 @@ class TorchCall:
         self.memory_source = "allocator's peak" if self._on_gpu else "profile of allocations"
         self._step = torch.compile(step) if mode == "compiled" else step
 
-    def run(self):
+    def run(self) -> Any:
         with self._torch.set_grad_enabled(self._training):
             result = self._step(self._x)
         if self._on_gpu:
             self._torch.cuda.synchronize()
         return result
 
-    def counted_flops(self):
+    def counted_flops(self) -> float:
         from torch.nn.attention import SDPBackend, sdpa_kernel
         from torch.utils.flop_counter import FlopCounterMode
 
@@ -102,7 +110,7 @@ class TorchCall:
                 self._layer(self._x)
         return counter.get_total_flops()
 
-    def peak_memory(self):
+    def peak_memory(self) -> int | None:
         torch = self._torch
         self.run()
         if self._on_gpu:
@@ -123,7 +131,9 @@ class TorchCall:
 class TensorFlowCall:
     flops_source = None
 
-    def __init__(self, layer, x, training=False, mode="jit"):
+    def __init__(
+        self, layer: keras.Layer, x: Tensor, training: bool = False, mode: str = "jit"
+    ) -> None:
         import tensorflow as tf
 
         def step(x):
@@ -145,18 +155,18 @@ class TensorFlowCall:
         self._on_gpu = bool(tf.config.list_physical_devices("GPU"))
         self.memory_source = "allocator's peak" if self._on_gpu else "resident pages of a child"
 
-    def run(self, x=None):
+    def run(self, x: Tensor = None) -> Any:
         result = self._step(self._x if x is None else x)
         self._tf.test.experimental.sync_devices()
         return result
 
-    def traces(self):
+    def traces(self) -> int:
         return self._step.experimental_get_tracing_count()
 
-    def counted_flops(self):
+    def counted_flops(self) -> float:
         return None
 
-    def peak_memory(self):
+    def peak_memory(self) -> int | None:
         if not self._on_gpu:
             return None
         memory = self._tf.config.experimental
@@ -171,7 +181,7 @@ CALLS = {"jax": JaxCall, "torch": TorchCall, "tensorflow": TensorFlowCall}
 Call = CALLS[BACKEND]
 
 
-def modes(compiled):
+def modes(compiled: bool) -> list[str]:
     """How calls are run: always compiled under JAX, one after the other under torch."""
     if BACKEND == "jax":
         return ["jit"]
@@ -180,13 +190,13 @@ def modes(compiled):
     return ["eager", "compiled"] if compiled else ["eager"]
 
 
-def make_map(shape, dtype):
+def make_map(shape: tuple, dtype: DType) -> Tensor:
     """A random map of the dtype in which a layer of this policy computes."""
     x = np.random.default_rng(2).standard_normal(shape, "float32")
     return keras.ops.convert_to_tensor(x, keras.DTypePolicy(dtype).compute_dtype)
 
 
-def retraces(layer, maps):
+def retraces(layer: keras.Layer, maps: list) -> int | None:
     """How often a graph is built anew for maps whose sizes were all seen before.
 
     Under torch, sizes are always those of the map at hand and eager calls build no graph: None.
@@ -217,7 +227,9 @@ def retraces(layer, maps):
     return traces() - before
 
 
-def time_round_robin(runs, rounds, seconds, clock=time.perf_counter):
+def time_round_robin(
+    runs: dict[str, Callable], rounds: int, seconds: float, clock: Callable = time.perf_counter
+) -> dict[str, tuple]:
     """Median times of several functions, taken in turns so that drift of the machine hits all.
 
     Each function is called once to warm up and once to learn how long it takes. Slow ones then
@@ -250,7 +262,7 @@ def time_round_robin(runs, rounds, seconds, clock=time.perf_counter):
     return {name: (float(np.median(times[name])), len(times[name])) for name in runs}
 
 
-def device():
+def device() -> tuple[str, str]:
     """`("cpu" or "gpu", name)` of the device that runs."""
     if BACKEND == "jax":
         import jax
@@ -281,7 +293,7 @@ def _cpu_name():
         return platform.processor() or platform.machine()
 
 
-def threads():
+def threads() -> dict[str, Any]:
     """Threads that may run: the CPUs this process may use, and what limits them further."""
     names = (
         "OMP_NUM_THREADS",

@@ -7,6 +7,8 @@ products of matrices it does as `keras_fsa.flops` does: `flops(height, width)`, 
 Linear maps have no bias unless the source has one. Keys are `K = C // 8` wide and values `V = C`.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -16,6 +18,7 @@ from keras_fsa.flops import attention_flops
 from keras_fsa.layers import FrequencySelfAttention
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.spectral import dct_basis
+from keras_fsa.types import DType, Tensor
 
 
 class Copy(keras.layers.Layer):
@@ -24,7 +27,7 @@ class Copy(keras.layers.Layer):
     def call(self, x):
         return -x
 
-    def flops(self, height, width):
+    def flops(self, height: int, width: int) -> int:
         return 0
 
 
@@ -41,15 +44,15 @@ class Attention(keras.layers.Layer):
         self.key_dim = max(2, self.channels // 8)
         self.gain = self.add_weight(name="gain", shape=(), initializer="ones")
 
-    def kernel(self, name, rows, columns):
+    def kernel(self, name: str, rows: int, columns: int) -> keras.Variable:
         return self.add_weight(name=name, shape=(rows, columns))
 
-    def query_key_value_kernels(self):
+    def query_key_value_kernels(self) -> None:
         self.query = self.kernel("query", self.channels, self.key_dim)
         self.key = self.kernel("key", self.channels, self.key_dim)
         self.value = self.kernel("value", self.channels, self.channels)
 
-    def query_key_value_flops(self, positions):
+    def query_key_value_flops(self, positions: int) -> int:
         return 2 * positions * self.channels * (2 * self.key_dim + self.channels)
 
     def call(self, x):
@@ -66,7 +69,7 @@ class RegularAttention(Attention):
         super().build(input_shape)
         self.query_key_value_kernels()
 
-    def attend(self, x):
+    def attend(self, x: Tensor) -> Tensor:
         _, height, width, channels = ops.shape(x)
         flat = ops.reshape(x, (-1, height * width, channels))
         query, key, value = (
@@ -77,7 +80,7 @@ class RegularAttention(Attention):
         pairs = (query * self.key_dim**-0.5) @ ops.transpose(key, (0, 2, 1))
         return ops.reshape(ops.softmax(pairs) @ value, ops.shape(x))
 
-    def flops(self, height, width):
+    def flops(self, height: int, width: int) -> int:
         n = height * width
         pairs = 2 * n * n * (self.key_dim + self.channels)
         return self.query_key_value_flops(n) + pairs
@@ -95,7 +98,7 @@ class FusedAttention(Attention):
         self.heads = next(h for h in range(-(-self.channels // 64), 0, -1) if not self.channels % h)
         self.query_key_value = self.kernel("query_key_value", self.channels, 3 * self.channels)
 
-    def attend(self, x):
+    def attend(self, x: Tensor) -> Tensor:
         _, height, width, channels = ops.shape(x)
         flat = ops.reshape(x, (-1, height * width, channels))
         maps = ops.split(_linear(flat, self.query_key_value), 3, axis=-1)
@@ -103,7 +106,7 @@ class FusedAttention(Attention):
         y = ops.dot_product_attention(*(ops.reshape(z, shape) for z in maps))
         return ops.reshape(y, ops.shape(x))
 
-    def flops(self, height, width):
+    def flops(self, height: int, width: int) -> int:
         n = height * width
         return 6 * n * self.channels**2 + 4 * n * n * self.channels
 
@@ -117,7 +120,7 @@ class DenseFrequencyAttention(Attention):
     Source: the code of arXiv:2211.15595.
     """
 
-    def __init__(self, frequencies=8, **kwargs):
+    def __init__(self, frequencies: int = 8, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.frequencies = frequencies
 
@@ -134,7 +137,7 @@ class DenseFrequencyAttention(Attention):
             trainable=False,
         )
 
-    def attend(self, x):
+    def attend(self, x: Tensor) -> Tensor:
         _, height, width, channels = ops.shape(x)
         flat = ops.reshape(x, (-1, height * width, channels))
         basis = ops.cast(self.basis, x.dtype)
@@ -147,7 +150,7 @@ class DenseFrequencyAttention(Attention):
         pairs = query @ ops.transpose(key, (0, 2, 1)) / (height * width)
         return ops.reshape(basis @ (pairs @ value), ops.shape(x))
 
-    def flops(self, height, width):
+    def flops(self, height: int, width: int) -> int:
         tokens = self.frequencies**2
         transforms = 4 * height * width * tokens * self.channels
         pairs = 2 * tokens * tokens * (self.key_dim + self.channels)
@@ -163,7 +166,7 @@ class CrissCrossAttention(Attention):
     Source: Huang et al., "CCNet", arXiv:1811.11721.
     """
 
-    def __init__(self, recurrence=2, **kwargs):
+    def __init__(self, recurrence: int = 2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.recurrence = recurrence
 
@@ -176,7 +179,7 @@ class CrissCrossAttention(Attention):
             x = super().call(x)
         return x
 
-    def attend(self, x):
+    def attend(self, x: Tensor) -> Tensor:
         height = ops.shape(x)[1]
         query, key, value = _linear(x, self.query), _linear(x, self.key), _linear(x, self.value)
         itself = ops.expand_dims(ops.eye(height, dtype="bool"), 1)
@@ -189,7 +192,7 @@ class CrissCrossAttention(Attention):
         column = ops.transpose(cross[..., :height], (0, 2, 1, 3)) @ value_c
         return ops.transpose(column, (0, 2, 1, 3)) + cross[..., height:] @ value
 
-    def flops(self, height, width):
+    def flops(self, height: int, width: int) -> int:
         n = height * width
         pairs = 2 * n * (height + width) * (self.key_dim + self.channels)
         return self.recurrence * (self.query_key_value_flops(n) + pairs)
@@ -206,7 +209,7 @@ class ExpectationMaximizationAttention(Attention):
     Source: Li et al., "Expectation-Maximization Attention Networks", arXiv:1907.13426.
     """
 
-    def __init__(self, bases=64, steps=3, **kwargs):
+    def __init__(self, bases: int = 64, steps: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.bases, self.steps = bases, steps
 
@@ -219,7 +222,7 @@ class ExpectationMaximizationAttention(Attention):
             name="start", shape=(self.channels, self.bases), trainable=False
         )
 
-    def attend(self, x):
+    def attend(self, x: Tensor) -> Tensor:
         _, height, width, channels = ops.shape(x)
         flat = ops.reshape(x, (-1, height * width, channels))
         features = ops.stop_gradient(
@@ -234,7 +237,7 @@ class ExpectationMaximizationAttention(Attention):
         y = _linear(ops.relu(z @ ops.transpose(mu, (0, 2, 1))), self.convolution_2)
         return ops.reshape(y, ops.shape(x))
 
-    def flops(self, height, width):
+    def flops(self, height: int, width: int) -> int:
         n = height * width
         return 4 * n * self.channels**2 + (4 * self.steps + 2) * n * self.channels * self.bases
 
@@ -250,7 +253,7 @@ class EfficientAttention(Attention):
         super().build(input_shape)
         self.query_key_value_kernels()
 
-    def attend(self, x):
+    def attend(self, x: Tensor) -> Tensor:
         _, height, width, channels = ops.shape(x)
         flat = ops.reshape(x, (-1, height * width, channels))
         query = ops.softmax(_linear(flat, self.query), axis=-1)
@@ -258,7 +261,7 @@ class EfficientAttention(Attention):
         context = ops.transpose(key, (0, 2, 1)) @ _linear(flat, self.value)
         return ops.reshape(query @ context, ops.shape(x))
 
-    def flops(self, height, width):
+    def flops(self, height: int, width: int) -> int:
         n = height * width
         return self.query_key_value_flops(n) + 4 * n * self.key_dim * self.channels
 
@@ -296,7 +299,7 @@ ALL_METHODS = (*METHODS, *HALF_METHODS)
 class TrainingStep(keras.layers.Layer):
     """A scalar out of all that a model gives in training."""
 
-    def __init__(self, model, **kwargs):
+    def __init__(self, model: keras.Model, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.model = model
 
@@ -317,7 +320,9 @@ def _make_model(name, shape, training):
     return step
 
 
-def make_layer(name, shape, frequencies=8, dtype="float32", training=False):
+def make_layer(
+    name: str, shape: tuple, frequencies: int = 8, dtype: DType = "float32", training: bool = False
+) -> keras.Layer:
     """A built layer of a method, with random weights that do not depend on the backend.
 
     Args:
@@ -345,14 +350,14 @@ def make_layer(name, shape, frequencies=8, dtype="float32", training=False):
     return layer
 
 
-def flops(layer, height, width):
+def flops(layer: keras.Layer, height: int, width: int) -> int:
     """Operations of a forward pass for one picture: see `keras_fsa.flops`."""
     if isinstance(layer, FrequencySelfAttention):
         return attention_flops(layer, height, width)
     return layer.flops(height, width)
 
 
-def memory_of_regular(shape, itemsize=4):
+def memory_of_regular(shape: tuple, itemsize: int = 4) -> int:
     """Bytes of regular attention that holds its table of pairs once, and q, k, v and the output.
 
     Backends may take more: a softmax that is not done in place holds a second table.

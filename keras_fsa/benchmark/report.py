@@ -1,5 +1,7 @@
 """The table and the plot of a benchmark's rows."""
 
+from typing import Any
+
 from keras_fsa.arguments import optional_import
 from keras_fsa.benchmark.bars import PAPER_SAVINGS
 
@@ -20,7 +22,7 @@ def _markdown(header, alignment, lines):
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in table)
 
 
-def markdown(rows):
+def markdown(rows: list[dict]) -> str:
     """A Markdown table of rows: what each method costs, and in units of regular and of a copy."""
     lines = []
     for row in rows:
@@ -49,7 +51,7 @@ def markdown(rows):
     return _markdown(header, alignment, lines)
 
 
-def markdown_bars(bars):
+def markdown_bars(bars: list[dict]) -> str:
     """A Markdown table of bars, or an empty string."""
     lines = [
         [bar["bar"], bar["mode"], bar["required"], _number(bar["measured"]), bar["holds"]]
@@ -78,7 +80,7 @@ _LINES = {
 }
 
 
-def plot(rows):
+def plot(rows: list[dict]) -> Any:
     """Time, memory and operations against the number of positions, on logarithmic axes.
 
     Shaded is where the paper's savings lie, taken from the regular attention of this run. One row

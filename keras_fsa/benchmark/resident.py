@@ -13,12 +13,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 from keras_fsa.benchmark import measuring
 from keras_fsa.benchmark.methods import make_layer
 
 
-def peak_memory_in_child(name, shape, frequencies, dtype, training, mode):
+def peak_memory_in_child(
+    name: str, shape: tuple, frequencies: int, dtype: str, training: bool, mode: str
+) -> int:
     """Bytes of one call of a method.
 
     Raises:
@@ -41,7 +44,7 @@ def peak_memory_in_child(name, shape, frequencies, dtype, training, mode):
     return int(done.stdout.splitlines()[-1])
 
 
-def main(name, shape, frequencies, dtype, training, mode):
+def main(name: str, shape: tuple, frequencies: int, dtype: str, training: bool, mode: str) -> None:
     def prepare(shape):
         layer = make_layer(name, shape, frequencies, dtype, training)
         x = measuring.make_map(shape, layer.dtype_policy.name)
@@ -53,7 +56,7 @@ def main(name, shape, frequencies, dtype, training, mode):
     print(resident_peak(prepare(shape).run))
 
 
-def resident_peak(run):
+def resident_peak(run: Callable) -> int:
     """Bytes by which a function's call raises the peak of the process' resident pages. Linux."""
 
     def status(key):

@@ -6,6 +6,8 @@ another archive, whose masks hold instances, not these classes.) Source: B. Zhou
 Parsing through ADE20K Dataset, CVPR 2017; http://sceneparsing.csail.mit.edu.
 """
 
+from typing import Any
+
 import numpy as np
 
 from keras_fsa.datasets.archives import (
@@ -81,7 +83,7 @@ class Ade20k(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First version."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(SOURCES)
 
-    def __init__(self, *, skip_unreadable=False, **kwargs):
+    def __init__(self, *, skip_unreadable: bool = False, **kwargs: Any) -> None:
         self._skip_unreadable = skip_unreadable
         super().__init__(**kwargs)
 

@@ -3,8 +3,11 @@
 import os
 import shutil
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +15,7 @@ from keras_fsa.arguments import optional_import
 from keras_fsa.datasets.folder import read_pair
 
 
-def import_tfds():
+def import_tfds() -> ModuleType:
     """TensorFlow Datasets, or an `ImportError` with the pip command."""
     # TFDS asks for neither of the first two: its builders need importlib_resources; where
     # TensorFlow is missing, importing TFDS succeeds but leaves it without its contents.
@@ -36,12 +39,12 @@ class Source:
     url: str
     by_hand: bool = False
 
-    def find(self, manual_dir):
+    def find(self, manual_dir: str | os.PathLike) -> Path | None:
         """The path of the first of the files that is there, or `None`."""
         paths = (Path(manual_dir) / name for name in self.files)
         return next((path for path in paths if path.exists()), None)
 
-    def unpack(self, dl_manager):
+    def unpack(self, dl_manager: Any) -> Path:
         """The folder that the files are in, after unpacking or downloading them if need be."""
         try:
             path = self.find(dl_manager.manual_dir)
@@ -54,7 +57,7 @@ class Source:
         return Path(os.fspath(root))
 
 
-def below(root, content):
+def below(root: Path, content: str) -> Path:
     """The folder, `root` or at most two levels below it, that holds the relative path `content`."""
     for pattern in (content, f"*/{content}", f"*/*/{content}"):
         for found in sorted(root.glob(pattern)):
@@ -65,7 +68,7 @@ def below(root, content):
     )
 
 
-def instructions(sources):
+def instructions(sources: Sequence[Source]) -> str:
     """What TFDS says of files given by hand."""
     return "\n".join(
         f"Put {' or '.join(source.files)} (from {source.url}) here, or let TFDS download it."
@@ -73,7 +76,7 @@ def instructions(sources):
     )
 
 
-def require_files(sources, manual_dir, download):
+def require_files(sources: Sequence[Source], manual_dir: Path, download: bool) -> None:
     """Raises a `FileNotFoundError` that says where to get what is not there, and where to put it.
 
     With `download`, only what cannot be downloaded must be there.
@@ -93,7 +96,9 @@ def require_files(sources, manual_dir, download):
         )
 
 
-def require_space(sources, manual_dir, data_dir, url_infos):
+def require_space(
+    sources: Sequence[Source], manual_dir: Path, data_dir: Path, url_infos: dict
+) -> None:
     """Raises an `OSError` unless the disk has room to download, unpack and prepare.
 
     Pictures hardly compress, so each of the three steps takes about the size of the archive.
@@ -119,7 +124,9 @@ def require_space(sources, manual_dir, data_dir, url_infos):
         )
 
 
-def read_examples(pairs, num_classes, left_out=None, ids_of=None):
+def read_examples(
+    pairs: list, num_classes: int, left_out: list | None = None, ids_of: Callable | None = None
+) -> Iterator:
     """Yields the TFDS examples of pairs of files, each file decoded once and checked.
 
     Args:
@@ -165,7 +172,7 @@ def read_examples(pairs, num_classes, left_out=None, ids_of=None):
         )
 
 
-def pairs_info(builder, description, homepage):
+def pairs_info(builder: Any, description: str, homepage: str) -> Any:
     """`tfds.core.DatasetInfo` of examples as `read_examples` yields them."""
     tfds = import_tfds()
     return tfds.core.DatasetInfo(

@@ -19,8 +19,11 @@ Keras' augmentation layers (`RandomFlip`, `RandomCrop`) draw from a generator wi
 and their crop needs a size that is known beforehand; hence stateless operations of TensorFlow.
 """
 
+from typing import Any
+
 from keras_fsa.arguments import optional_import, positive_int
 from keras_fsa.metrics import IGNORE_LABEL
+from keras_fsa.types import Dataset, Tensor
 
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's mean colour, (123.675, 116.28, 103.53), in 8 bits."""
@@ -28,7 +31,15 @@ MEAN_COLOUR = (124, 116, 104)
 _TRIES = 10
 
 
-def training_batches(dataset, crop, batch, seed, start_step=0, part=(0, 1), **augmentation):
+def training_batches(
+    dataset: Dataset,
+    crop: tuple[int, int],
+    batch: int,
+    seed: int,
+    start_step: int = 0,
+    part: tuple[int, int] = (0, 1),
+    **augmentation: Any,
+) -> Dataset:
     """Endless shuffled, augmented batches of a data set.
 
     Example `p` of the stream belongs to epoch `p // n` of the `n` examples. The order of an epoch
@@ -99,7 +110,9 @@ def training_batches(dataset, crop, batch, seed, start_step=0, part=(0, 1), **au
     return stream.batch(batch // parts, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def augment(image, mask, seed, crop, **augmentation):
+def augment(
+    image: Tensor, mask: Tensor, seed: Tensor, crop: tuple[int, int], **augmentation: Any
+) -> tuple[Tensor, Tensor]:
     """A random piece of a picture and the piece of its mask that belongs to it.
 
     - Scale: a ratio is drawn from `scales`, evenly. Without `base_size` it is the scale. With it,

@@ -7,9 +7,12 @@ import numpy as np
 
 from keras_fsa.arguments import optional_import
 from keras_fsa.metrics import IGNORE_LABEL
+from keras_fsa.types import Dataset
 
 
-def check(dataset, num_classes, expected=None, fail_fast=False):
+def check(
+    dataset: Dataset, num_classes: int, expected: int | None = None, fail_fast: bool = False
+) -> tuple[np.ndarray, list[str]]:
     """Reads every example once and gathers what is wrong.
 
     Wrong are: a number of examples other than the expected one, an example that cannot be read

@@ -8,12 +8,14 @@
 
 import os
 import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from keras_fsa import types
 from keras_fsa.arguments import optional_import, positive_int
 from keras_fsa.datasets.indexed import indexed_dataset
 from keras_fsa.metrics import IGNORE_LABEL
@@ -22,7 +24,7 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 """Endings of the files that are read, in lower case; the case of a file's own ending is free."""
 
 
-def match_pairs(images, masks):
+def match_pairs(images: types.Path, masks: types.Path) -> list[tuple[Path, Path]]:
     """Matches the pictures of one folder with the masks of another.
 
     A picture and its mask have the same name up to the extension: `images/0001.jpg` and
@@ -59,7 +61,7 @@ def match_pairs(images, masks):
     return [(image_files[name], mask_files[name]) for name in sorted(image_files)]
 
 
-def check_pairs(pairs, num_classes, ignore_label=IGNORE_LABEL):
+def check_pairs(pairs: Sequence, num_classes: int, ignore_label: int = IGNORE_LABEL) -> None:
     """Opens every picture and every mask once, and reports all that would break a training.
 
     Looked for are: a file that does not open or is cut short, a picture and a mask of different
@@ -116,7 +118,14 @@ def check_pairs(pairs, num_classes, ignore_label=IGNORE_LABEL):
         )
 
 
-def folder_dataset(images, masks, num_classes, size=None, ignore_label=IGNORE_LABEL, check=True):
+def folder_dataset(
+    images: types.Path | Sequence,
+    masks: types.Path | Sequence,
+    num_classes: int,
+    size: tuple[int, int] | None = None,
+    ignore_label: int = IGNORE_LABEL,
+    check: bool = True,
+) -> types.Dataset:
     """Pictures and masks of two folders, ready for `model.fit` once they are batched.
 
     A picture that carries an EXIF orientation, as photographs of telephones do, is turned upright
@@ -228,7 +237,13 @@ def _files(argument, directory):
     return files
 
 
-def read_pair(image_path, mask_path, num_classes, ignore_label, ids_of=None):
+def read_pair(
+    image_path: types.Path,
+    mask_path: types.Path,
+    num_classes: int,
+    ignore_label: int,
+    ids_of: Callable | None = None,
+) -> tuple:
     """Decodes a picture and its mask.
 
     Args:
@@ -283,7 +298,7 @@ def _read_image(path):
     return image, mode in ("RGB", "L") and orientation == 1
 
 
-def read_ids(path):
+def read_ids(path: types.Path) -> np.ndarray:
     """The ids in the file of a mask, as they are: one channel, palette indices for a palette."""
     pillow = optional_import("PIL.Image", "examples")
     with pillow.open(path) as file:

@@ -5,10 +5,13 @@ A shuffle of a whole epoch, and a training that goes on in the middle of one, bo
 key for each example (a path, a place in a file) and the function that reads it from its key.
 """
 
+from collections.abc import Callable
+
 from keras_fsa.arguments import optional_import
+from keras_fsa.types import Dataset
 
 
-def indexed_dataset(keys, read, name):
+def indexed_dataset(keys: tuple, read: Callable, name: Callable) -> Dataset:
     """A `tf.data.Dataset` of `read(*key)` that remembers its keys.
 
     Args:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_fsa import types
 from keras_fsa.arguments import one_of, optional_import
 from keras_fsa.datasets import ade20k, cityscapes, signal_harbor, voc_aug
 from keras_fsa.datasets.archives import import_tfds, require_files, require_space
@@ -71,7 +72,7 @@ NAMES = tuple(_LAYOUTS)
 """The names that `describe` and `load` know."""
 
 
-def describe(name):
+def describe(name: str) -> Description:
     """The `Description` of a data set: class names, colours, splits. Reads no file.
 
     Raises:
@@ -84,7 +85,14 @@ def describe(name):
     return Description(name, tuple(module.CLASSES), palette, dict(module.SPLITS))
 
 
-def load(name, split, data_dir=None, download=False, manual_dir=None, skip_unreadable=False):
+def load(
+    name: str,
+    split: str,
+    data_dir: types.Path | None = None,
+    download: bool = False,
+    manual_dir: types.Path | None = None,
+    skip_unreadable: bool = False,
+) -> types.Dataset:
     """The examples of a data set, which TFDS prepares on first use.
 
     ```python

@@ -121,7 +121,7 @@ PAINTS = np.array(
 )
 
 
-def scene_rng(split, index):
+def scene_rng(split: str, index: int) -> np.random.Generator:
     """Returns the random number generator that example `index` of a split is drawn from.
 
     Args:
@@ -142,7 +142,9 @@ def scene_rng(split, index):
     return np.random.default_rng((list(SPLITS).index(split), index))
 
 
-def draw_scene(rng, signal=None):
+def draw_scene(
+    rng: np.random.Generator, signal: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws one picture of the harbour and its mask.
 
     Args:

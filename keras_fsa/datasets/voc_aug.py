@@ -11,9 +11,11 @@ Contours from Inverse Detectors, ICCV 2011.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from keras_fsa import types
 from keras_fsa.arguments import optional_import
 from keras_fsa.datasets.archives import (
     Source,
@@ -78,7 +80,7 @@ class VocAug(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First version."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(SOURCES)
 
-    def __init__(self, *, skip_unreadable=False, **kwargs):
+    def __init__(self, *, skip_unreadable: bool = False, **kwargs: Any) -> None:
         self._skip_unreadable = skip_unreadable
         super().__init__(**kwargs)
 
@@ -120,7 +122,7 @@ class VocAug(tfds.core.GeneratorBasedBuilder):
         return examples
 
 
-def sbd_ids(path):
+def sbd_ids(path: types.Path) -> np.ndarray:
     """The ids of one of SBD's masks: the field `GTcls.Segmentation` of a MATLAB file."""
     content = optional_import("scipy.io", "examples").loadmat(path)
     return content["GTcls"]["Segmentation"][0, 0]

@@ -1,6 +1,7 @@
 """A process of its own for each frequency band."""
 
 import itertools
+from typing import Any
 
 import keras
 from keras import ops
@@ -33,7 +34,7 @@ class ChannelGain(keras.layers.Layer):
     (2, 64, 16)
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         # Under mixed precision, neither tokens nor gains are rounded: see `keras_fsa.spectral`.
         super().__init__(**{**kwargs, "autocast": False})
 
@@ -118,7 +119,7 @@ class FrequencyBands(keras.layers.Layer):
     library's.
     """
 
-    def __init__(self, bands, data_format=None, **kwargs):
+    def __init__(self, bands: list, data_format: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         one_of("data_format", data_format, ("channels_last", "channels_first", None))
         self.data_format = data_format or keras.config.image_data_format()

@@ -1,11 +1,14 @@
 """Frequency self-attention: the paper."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_fsa import affinity as affinities
 from keras_fsa import spectral
 from keras_fsa.layers.self_attention import SelfAttention
+from keras_fsa.types import Frequencies, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -93,18 +96,18 @@ class FrequencySelfAttention(SelfAttention):
 
     def __init__(
         self,
-        frequencies=8,
-        affinity="dot_product",
-        recurrence=1,
-        key_dim=None,
-        value_dim=None,
-        use_bias=False,
-        residual="gain",
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
-        data_format=None,
-        **kwargs,
-    ):
+        frequencies: Frequencies = 8,
+        affinity: str = "dot_product",
+        recurrence: int = 1,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        use_bias: bool = False,
+        residual: str = "gain",
+        kernel_initializer: Any = "glorot_uniform",
+        kernel_regularizer: Any = None,
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             affinity=affinity,
             recurrence=recurrence,
@@ -130,7 +133,7 @@ class FrequencySelfAttention(SelfAttention):
         x += ops.cast(inputs, self.token_dtype)
         return ops.cast(x, self.compute_dtype)
 
-    def map_update(self, inputs, training=None):
+    def map_update(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """What the layer adds to its input: a map in the dtype of tokens."""
         height, width = self.spatial_size(ops.shape(inputs))
         if self.affinity == "dot_product":

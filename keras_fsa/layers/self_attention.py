@@ -1,11 +1,14 @@
 """What self-attention between frequencies and between positions have in common."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_fsa import spectral
 from keras_fsa.arguments import one_of, positive_int
 from keras_fsa.layers.batch_normalization import TokenBatchNormalization
+from keras_fsa.types import Shape, Size, Tensor
 
 RESIDUALS = ("gain", "batch_norm")
 
@@ -21,17 +24,17 @@ class SelfAttention(keras.layers.Layer):
 
     def __init__(
         self,
-        affinity,
-        recurrence,
-        key_dim,
-        value_dim,
-        use_bias,
-        residual,
-        kernel_initializer,
-        kernel_regularizer,
-        data_format,
-        **kwargs,
-    ):
+        affinity: str,
+        recurrence: int,
+        key_dim: int | None,
+        value_dim: int | None,
+        use_bias: bool,
+        residual: str,
+        kernel_initializer: Any,
+        kernel_regularizer: Any,
+        data_format: str | None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         one_of("affinity", affinity, self.affinities)
         positive_int("recurrence", recurrence)
@@ -59,7 +62,7 @@ class SelfAttention(keras.layers.Layer):
                 name="norm",
             )
 
-    def spatial_size(self, shape):
+    def spatial_size(self, shape: Shape) -> tuple[Size, Size]:
         """Height and width out of a map's shape."""
         return spectral.spatial_size(shape, self.data_format)
 
@@ -116,7 +119,9 @@ class SelfAttention(keras.layers.Layer):
             return x + ops.cast(bias, x.dtype)
         return spectral.add_constant(x, bias, positions)
 
-    def query_key_value(self, x, positions=None):
+    def query_key_value(
+        self, x: Tensor, positions: Size | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Linear maps of a flattened map `(B, N, C)`, or of tokens if `positions` is given."""
         return (
             self._linear(x, self.query_kernel, self.query_bias, positions),
@@ -124,11 +129,13 @@ class SelfAttention(keras.layers.Layer):
             self._linear(x, self.value_kernel, self.value_bias, positions),
         )
 
-    def project(self, value):
+    def project(self, value: Tensor) -> Tensor:
         """The output projection, where there is one. It commutes with every attention's sum."""
         return value if self.output_kernel is None else self._linear(value, self.output_kernel)
 
-    def update(self, y, positions=None, training=None):
+    def update(
+        self, y: Tensor, positions: Size | None = None, training: bool | None = None
+    ) -> Tensor:
         """What is added to the input: `gain * (y + bias)` or the batch norm of `y`."""
         if self.residual == "batch_norm":
             return self.norm(y, positions=positions, training=training)

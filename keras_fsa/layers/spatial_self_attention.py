@@ -1,11 +1,14 @@
 """Self-attention between positions: what frequency self-attention equals, and replaces."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_fsa import affinity as affinities
 from keras_fsa import spectral
 from keras_fsa.layers.self_attention import SelfAttention
+from keras_fsa.types import Frequencies
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -49,18 +52,18 @@ class SpatialSelfAttention(SelfAttention):
 
     def __init__(
         self,
-        affinity="softmax",
-        low_pass=None,
-        recurrence=1,
-        key_dim=None,
-        value_dim=None,
-        use_bias=False,
-        residual="gain",
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
-        data_format=None,
-        **kwargs,
-    ):
+        affinity: str = "softmax",
+        low_pass: Frequencies | None = None,
+        recurrence: int = 1,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        use_bias: bool = False,
+        residual: str = "gain",
+        kernel_initializer: Any = "glorot_uniform",
+        kernel_regularizer: Any = None,
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             affinity=affinity,
             recurrence=recurrence,

@@ -8,12 +8,14 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_fsa import types
 from keras_fsa.arguments import one_of, optional_import
 
 # The ending of the file, and for each backend that writes it the packages this takes. PyTorch is
@@ -30,7 +32,14 @@ FORMATS = {
 SIZES = ((97, 131), (128, 72), (75, 110))
 
 
-def picture_spec(model, filepath, format, input_signature, output, input_dtype):
+def picture_spec(
+    model: keras.Model,
+    filepath: types.Path,
+    format: str,
+    input_signature: list | None,
+    output: str,
+    input_dtype: str,
+) -> keras.InputSpec:
     """Check what is asked of `FsaNet.export`, before any work.
 
     Returns:
@@ -147,7 +156,7 @@ def write_saved_model(path, model, pictures, output, view=None, **kwargs):
 
 
 @contextlib.contextmanager
-def written_at_once(filepath):
+def written_at_once(filepath: types.Path) -> Iterator[str]:
     """A temporary path, whose files take their place when the block ends well.
 
     Raises:
@@ -173,7 +182,7 @@ def written_at_once(filepath):
             os.replace(written, place)
 
 
-def load_exported(filepath):
+def load_exported(filepath: types.Path) -> Callable:
     """An exported file in its own runtime, as a function of a NumPy array.
 
     Args:
@@ -254,7 +263,9 @@ def _load_openvino(path):
     return lambda x: compiled([x])[0], dtype
 
 
-def largest_deviation(model, serve, sizes=None, seed=0):
+def largest_deviation(
+    model: keras.Model, serve: Callable, sizes: Sequence | None = None, seed: int = 0
+) -> float:
     """By how much an exported file and its model differ, at most, on random pictures.
 
     Args:

@@ -1,5 +1,7 @@
 """FsaNet: a picture in, logits at its size out."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -12,6 +14,7 @@ from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import PictureNormalization, choose_normalization
 from keras_fsa.models.presets import preset_arguments
 from keras_fsa.resize import resize_bilinear
+from keras_fsa.types import Frequencies, Path, Shape
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -80,24 +83,24 @@ class FsaNet(keras.Model):
 
     def __init__(
         self,
-        num_classes,
-        backbone="resnet101",
-        image_shape=(None, None, 3),
-        output_stride=8,
-        attention="frequency",
-        frequencies=8,
-        affinity=None,
-        recurrence=2,
-        head_channels=512,
-        dropout=0.1,
-        auxiliary_loss_weight=0.4,
-        align_corners=False,
-        normalization="auto",
-        backbone_weights=None,
-        auxiliary_channels=None,
-        auxiliary_use_bias=False,
-        **kwargs,
-    ):
+        num_classes: int,
+        backbone: str | keras.Model = "resnet101",
+        image_shape: Shape = (None, None, 3),
+        output_stride: int = 8,
+        attention: str | keras.Layer | None = "frequency",
+        frequencies: Frequencies = 8,
+        affinity: str | None = None,
+        recurrence: int = 2,
+        head_channels: int = 512,
+        dropout: float = 0.1,
+        auxiliary_loss_weight: float = 0.4,
+        align_corners: bool = False,
+        normalization: str | tuple | None = "auto",
+        backbone_weights: Path | None = None,
+        auxiliary_channels: int | None = None,
+        auxiliary_use_bias: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{"name": "fsanet", **kwargs, "autocast": False})
         positive_int("num_classes", num_classes)
         if num_classes > IGNORE_LABEL:
@@ -162,7 +165,7 @@ class FsaNet(keras.Model):
         self.build((None, *self.image_shape))
 
     @classmethod
-    def from_preset(cls, name, **arguments):
+    def from_preset(cls, name: str, **arguments: Any) -> "FsaNet":
         """The network of a published setting, with random weights.
 
         `keras_fsa.load_pytorch_weights` brings in the authors' weights of that setting, or, into
@@ -207,7 +210,9 @@ class FsaNet(keras.Model):
                 "model with another `image_shape`."
             )
 
-    def compile(self, optimizer=None, loss=None, metrics=None, **kwargs):
+    def compile(
+        self, optimizer: Any = None, loss: Any = None, metrics: list | None = None, **kwargs: Any
+    ) -> None:
         """Configure training, with defaults for whatever is left out.
 
         Args:
@@ -257,14 +262,14 @@ class FsaNet(keras.Model):
 
     def export(
         self,
-        filepath,
-        format="tf_saved_model",
-        verbose=None,
-        input_signature=None,
-        output="logits",
-        input_dtype="float32",
-        **kwargs,
-    ):
+        filepath: Path,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: list | None = None,
+        output: str = "logits",
+        input_dtype: str = "float32",
+        **kwargs: Any,
+    ) -> None:
         """Export for inference, as a file that needs no Keras.
 
         | format | file | written under |

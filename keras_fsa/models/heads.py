@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from keras_fsa.spectral import token_dtype
+from keras_fsa.types import DType, Shape
 
 
 def _convolution(x, filters, name, dtype, use_bias=False):
@@ -21,7 +22,14 @@ def _classifier(x, num_classes, dropout, dtype):
     return layers.Conv2D(num_classes, 1, dtype=wide, name="logits")(x)
 
 
-def fsa_head(feature_shape, num_classes, attention, channels, dropout, dtype):
+def fsa_head(
+    feature_shape: Shape,
+    num_classes: int,
+    attention: keras.Layer | None,
+    channels: int,
+    dropout: float,
+    dtype: DType,
+) -> keras.Model:
     """The head of FsaNet.
 
     A 3x3 convolution to `channels`, the attention, a second 3x3 convolution; the result beside the
@@ -58,7 +66,14 @@ def fsa_head(feature_shape, num_classes, attention, channels, dropout, dtype):
     return keras.Model(feature, _classifier(x, num_classes, dropout, dtype), name="head")
 
 
-def auxiliary_head(feature_shape, num_classes, channels, dropout, dtype, use_bias=False):
+def auxiliary_head(
+    feature_shape: Shape,
+    num_classes: int,
+    channels: int,
+    dropout: float,
+    dtype: DType,
+    use_bias: bool = False,
+) -> keras.Model:
     """The head on stage 4 that only training sees: 3x3 convolution, dropout, 1x1 convolution.
 
     Args and Returns as in `fsa_head`; `use_bias` is of the 3x3 convolution.

@@ -1,10 +1,13 @@
 """From pictures of 0 to 255 to what a backbone was trained on."""
 
 import os
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_fsa.types import Path
 
 # Mean and standard deviation of each channel, red first; whether the network wants blue first.
 STATISTICS = {
@@ -14,7 +17,9 @@ STATISTICS = {
 }
 
 
-def choose_normalization(normalization, weights, channels):
+def choose_normalization(
+    normalization: str | tuple | None, weights: Path | None, channels: int
+) -> str | tuple | None:
     """The preprocessing that a backbone's weights want, where the user leaves it open.
 
     Args:
@@ -66,7 +71,7 @@ class PictureNormalization(keras.layers.Layer):
         ValueError: for anything else, or where the channels do not fit the statistics.
     """
 
-    def __init__(self, normalization="imagenet", **kwargs):
+    def __init__(self, normalization: str | tuple | None = "imagenet", **kwargs: Any) -> None:
         # A half-precision cast before the subtraction would cost grey levels.
         super().__init__(**{**kwargs, "autocast": False})
         self.normalization = normalization

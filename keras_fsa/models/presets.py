@@ -1,5 +1,7 @@
 """The published settings: a name for each network that the authors trained."""
 
+from typing import Any
+
 from keras_fsa.arguments import one_of
 from keras_fsa.backbones.resnet import deep_stem_resnet
 from keras_fsa.layers import FrequencySelfAttention
@@ -49,7 +51,7 @@ for _data_set in CLASSES:
             PRESETS[_name] = _preset("mmseg", _affinity, _recurrence, _data_set, _frequencies)
 
 
-def preset_arguments(name, **changes):
+def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
     """The arguments with which `FsaNet` is the network of a published setting.
 
     | | ccnet | mmseg |

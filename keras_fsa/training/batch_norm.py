@@ -5,14 +5,14 @@ import keras
 from keras_fsa.layers.batch_normalization import TokenBatchNormalization
 
 
-def batch_norm_layers(model):
+def batch_norm_layers(model: keras.Model) -> list[keras.Layer]:
     """All batch norm layers of a model, however deep."""
     found = (keras.layers.BatchNormalization,)
     # Keras makes public only the layers of models, not those in layers, as in attention's residual.
     return [layer for layer in model._flatten_layers() if isinstance(layer, found)]
 
 
-def use_moving_statistics(model, enabled=True):
+def use_moving_statistics(model: keras.Model, enabled: bool = True) -> None:
     """Let batch norm normalise by its moving statistics in training, while scale and shift learn.
 
     With small batches, and from a pretrained backbone, the statistics of ImageNet serve better than
@@ -33,7 +33,7 @@ def use_moving_statistics(model, enabled=True):
                 variable.trainable = True
 
 
-def synchronize(model, enabled=True):
+def synchronize(model: keras.Model, enabled: bool = True) -> None:
     """Let batch norm take the statistics of the batches of all devices together.
 
     On TensorFlow that is the layers' `synchronized`. On JAX there is nothing to do: a compiled step

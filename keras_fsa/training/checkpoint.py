@@ -13,14 +13,19 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
+import keras
 import numpy as np
 from keras import ops
 
+from keras_fsa import types
+
 
 @contextlib.contextmanager
-def atomic_file(path):
+def atomic_file(path: types.Path) -> Iterator[IO[bytes]]:
     """Open a binary file for writing that appears under its name once it is complete.
 
     Args:
@@ -48,7 +53,7 @@ def atomic_file(path):
         os.close(folder)
 
 
-def check_writable(folder):
+def check_writable(folder: types.Path) -> None:
     """Make a folder, and see that files can be written there.
 
     Raises:
@@ -65,7 +70,7 @@ def check_writable(folder):
         ) from error
 
 
-def check_room(folder, model, names):
+def check_room(folder: types.Path, model: keras.Model, names: Sequence[str]) -> None:
     """See that the disk holds files of a compiled model's whole state, and a temporary one.
 
     Args:
@@ -89,7 +94,9 @@ def check_room(folder, model, names):
         )
 
 
-def save_checkpoint(path, model, step, settings, history=()):
+def save_checkpoint(
+    path: types.Path, model: keras.Model, step: int, settings: dict, history: Sequence[dict] = ()
+) -> None:
     """Write the weights, the random states, the optimizer's state, the step and the settings.
 
     Args:
@@ -125,7 +132,9 @@ def save_checkpoint(path, model, step, settings, history=()):
         )
 
 
-def restore_checkpoint(path, model, settings):
+def restore_checkpoint(
+    path: types.Path, model: keras.Model, settings: dict
+) -> tuple[int, list[dict]]:
     """Bring a compiled model to the state of a checkpoint.
 
     Args:

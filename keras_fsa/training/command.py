@@ -3,10 +3,13 @@
 import argparse
 from dataclasses import fields, replace
 
+import keras
+
 from keras_fsa.training.loop import train
+from keras_fsa.training.recipe import Recipe
 
 
-def main(recipe, description, arguments=None):
+def main(recipe: Recipe, description: str, arguments: list[str] | None = None) -> keras.Model:
     """Train by a recipe, with the settings that the command line gives in place of its own.
 
     Args:
@@ -54,7 +57,7 @@ def main(recipe, description, arguments=None):
     return train(recipe, len(names), batches, validation, class_names=names, palette=about.palette)
 
 
-def parse(recipe, description, arguments=None):
+def parse(recipe: Recipe, description: str, arguments: list[str] | None = None) -> Recipe:
     """The recipe with the settings that the flags override: `data_dir` by `--data-dir`, and so on.
 
     A size takes one number, or two: height and width; a list any. `none` stands for None.

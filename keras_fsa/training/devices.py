@@ -46,7 +46,7 @@ class Devices:
     scope: Callable = contextlib.nullcontext
 
 
-def find_devices(devices):
+def find_devices(devices: str) -> Devices:
     """The devices to train on. To be called before any Keras model is made.
 
     Args:
@@ -102,7 +102,7 @@ def _torch():
     return Devices(count, torch.distributed.get_rank(), count)
 
 
-def join_gradients(model, devices):
+def join_gradients(model: keras.Model, devices: Devices) -> None:
     """Let a compiled model train with the gradients of all devices.
 
     Only torch needs it: Keras has no distribution there, and its `train_step` calls the model past
@@ -140,7 +140,7 @@ def _mean(value, processes):
     return value / processes
 
 
-def part_of_batches(devices):
+def part_of_batches(devices: Devices) -> tuple[int, int]:
     """Which part of each batch this process reads: its number, and how many parts there are.
 
     All of it but under torch: TensorFlow and Keras on JAX take their parts themselves.
@@ -150,7 +150,7 @@ def part_of_batches(devices):
     return devices.process, devices.processes
 
 
-def add_up(variable, devices):
+def add_up(variable: keras.Variable, devices: Devices) -> None:
     """Make a variable of a metric the sum over all processes, where its engine does not."""
     if keras.backend.backend() == "torch" and devices.processes > 1:
         import torch

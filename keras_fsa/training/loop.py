@@ -6,6 +6,7 @@ import io
 import math
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -31,12 +32,20 @@ from keras_fsa.training.devices import (
     part_of_batches,
 )
 from keras_fsa.training.optimizer import SGD, poly_decay
+from keras_fsa.training.recipe import Recipe
+from keras_fsa.types import Dataset
 from keras_fsa.visualize import comparison
 
 
 def train(
-    recipe, num_classes, batches, validation=None, build=None, class_names=None, palette=None
-):
+    recipe: Recipe,
+    num_classes: int,
+    batches: Callable,
+    validation: Dataset | None = None,
+    build: Callable | None = None,
+    class_names: Sequence[str] | None = None,
+    palette: np.ndarray | None = None,
+) -> keras.Model:
     """Train FsaNet by a recipe, or go on with a training that was stopped.
 
     In the folder `recipe.output` there are, at any moment, complete files or none:
@@ -125,7 +134,7 @@ def train(
     return model
 
 
-def build_model(recipe, num_classes):
+def build_model(recipe: Recipe, num_classes: int) -> FsaNet:
     """The network of a recipe: the head of its preset on its backbone."""
     own = {} if recipe.backbone == "preset" else {"backbone": recipe.backbone}
     arguments = preset_arguments(
@@ -149,7 +158,7 @@ def build_model(recipe, num_classes):
     return FsaNet(**arguments)
 
 
-def fit_into(examples, size):
+def fit_into(examples: Dataset, size: tuple[int, int]) -> Dataset:
     """Shrink pictures and masks to fit into a size, where larger, and fill up to that size.
 
     All pictures then have one shape, for which the step is compiled once. What is filled has the

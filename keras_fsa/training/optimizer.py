@@ -1,5 +1,7 @@
 """Stochastic gradient descent as the authors' framework, PyTorch, defines it."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -30,7 +32,14 @@ class SGD(keras.optimizers.SGD):
         ValueError: for a negative `l2`, or Nesterov's momentum, which has another rule.
     """
 
-    def __init__(self, learning_rate=0.01, momentum=0.9, l2=0.0, name="sgd", **kwargs):
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        momentum: float = 0.9,
+        l2: float = 0.0,
+        name: str = "sgd",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate, momentum=momentum, name=name, **kwargs)
         if not l2 >= 0:
             raise ValueError(f"`l2` must be at least 0. Received: l2={l2!r}. The usual is 1e-4.")
@@ -54,7 +63,9 @@ class SGD(keras.optimizers.SGD):
         return {**super().get_config(), "l2": self.l2}
 
 
-def poly_decay(start, end, steps):
+def poly_decay(
+    start: float, end: float, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """The learning rate `(start - end) * (1 - step / steps) ** 0.9 + end`.
 
     Keras' `PolynomialDecay` in the argument order of papers; both families of the authors' code

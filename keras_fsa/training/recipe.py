@@ -1,12 +1,15 @@
 """All settings of a training, by their names in the field."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from keras_fsa.arguments import one_of, positive_int
 from keras_fsa.models.presets import PRESETS
 
 
-def setting(help, default=None, choices=None, elsewhere=False):
+def setting(
+    help: str, default: Any = None, choices: tuple | None = None, elsewhere: bool = False
+) -> Any:
     """A field of `Recipe`; `elsewhere`: it may change when a training goes on."""
     metadata = {"help": help, "choices": choices, "elsewhere": elsewhere}
     return field(default=default, metadata=metadata)
@@ -96,7 +99,7 @@ class Recipe:
                 "Change one of them."
             )
 
-    def what_must_stay(self):
+    def what_must_stay(self) -> dict[str, Any]:
         """The settings that a training cannot change when it goes on, as a dict."""
         return {
             item.name: getattr(self, item.name)
