@@ -244,7 +244,10 @@ def _pair(name, value):
     return pair
 
 
-def window_and_stride(window, stride):
+def window_and_stride(
+    window: int | tuple[int, int] | None, stride: int | tuple[int, int] | None
+) -> tuple[tuple, tuple]:
+    """Heights and widths of window and stride, checked; None for no window."""
     if window is None:
         if stride is not None:
             raise ValueError(
@@ -262,7 +265,8 @@ def window_and_stride(window, stride):
     return window, stride
 
 
-def check_scales(scales):
+def check_scales(scales: Sequence[float]) -> None:
+    """Raise a `ValueError` where scales are none, or not positive."""
     if not len(scales) or any(not scale > 0 for scale in scales):
         raise ValueError(
             f"`scales` must be one or more positive numbers. Received: scales={scales!r}. "
@@ -270,7 +274,8 @@ def check_scales(scales):
         )
 
 
-def check_fit(fit):
+def check_fit(fit: tuple[int, int] | None) -> None:
+    """Raise a `ValueError` where `fit` is not None or (long, short)."""
     if fit is None:
         return
     long, short = _pair("fit", fit)

@@ -4,6 +4,8 @@
 TensorFlow graph around the model, so that an exported file holds it all.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from keras_fsa.arguments import optional_import
@@ -15,6 +17,8 @@ from keras_fsa.inference import (
     window_and_stride,
 )
 from keras_fsa.models import exporting
+from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.types import Path
 
 
 class SlidingWindow:
@@ -46,14 +50,14 @@ class SlidingWindow:
 
     def __init__(
         self,
-        model,
-        window=None,
-        stride=None,
-        scales=(1.0,),
-        flip=False,
-        fit=None,
-        align_corners=None,
-    ):
+        model: FsaNet,
+        window: int | tuple[int, int] | None = None,
+        stride: int | tuple[int, int] | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        fit: tuple[int, int] | None = None,
+        align_corners: bool | None = None,
+    ) -> None:
         window_and_stride(window, stride)
         check_scales(scales)
         check_fit(fit)
@@ -69,14 +73,20 @@ class SlidingWindow:
             "align_corners": align_corners,
         }
 
-    def __call__(self, pictures):
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
         return class_map(self.model, pictures, **self.settings)
 
-    def probabilities(self, pictures):
+    def probabilities(self, pictures: np.ndarray) -> np.ndarray:
         """Probabilities: float32 `(H, W, num_classes)`, or `(B, H, W, num_classes)` of a batch."""
         return probabilities(self.model, pictures, **self.settings)
 
-    def export(self, filepath, output="logits", input_dtype="float32", verbose=None):
+    def export(
+        self,
+        filepath: Path,
+        output: str = "logits",
+        input_dtype: str = "float32",
+        verbose: bool | None = None,
+    ) -> None:
         """Write one SavedModel that takes pictures of any size, windows and all.
 
         Beside pictures it takes the bytes of files, as that of `FsaNet.export` does.

@@ -193,7 +193,7 @@ def pairs_info(builder: Any, description: str, homepage: str) -> Any:
     )
 
 
-def left_out_list(builder, split, skip_unreadable):
+def left_out_list(builder: Any, split: str, skip_unreadable: bool) -> list | None:
     """`left_out` of `read_examples` for a split, kept with the prepared data; or `None`."""
     if not skip_unreadable:
         return None

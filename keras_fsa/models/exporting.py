@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -83,7 +84,7 @@ def picture_spec(
     return pictures
 
 
-def with_classes(model, pictures):
+def with_classes(model: keras.Model, pictures: keras.InputSpec) -> keras.Model:
     """The model that gives the class of each pixel, uint8 `(B, H, W)`, in place of logits."""
     inputs = keras.Input(tuple(pictures.shape)[1:], dtype=pictures.dtype, name="pictures")
     logits = model(inputs)
@@ -93,7 +94,14 @@ def with_classes(model, pictures):
     return keras.Model(inputs, ops.cast(best, "uint8"), name=f"{model.name}_classes")
 
 
-def write_saved_model(path, model, pictures, output, view=None, **kwargs):
+def write_saved_model(
+    path: types.Path,
+    model: keras.Model,
+    pictures: keras.InputSpec,
+    output: str,
+    view: Callable | None = None,
+    **kwargs: Any,
+) -> None:
     """Write a SavedModel, with a signature for pictures as files.
 
     Its signatures are `serve`, which is also `serving_default`; `logits`, the model itself; and
@@ -289,7 +297,7 @@ def largest_deviation(
     return largest
 
 
-def deviation(served, scores):
+def deviation(served: np.ndarray, scores: np.ndarray) -> float:
     """The same for one batch: served `scores` `(B, H, W, C)` or classes `(B, H, W)`, and scores."""
     if served.ndim == 3:
         chosen = np.take_along_axis(scores, served[..., None].astype("int64"), axis=-1)[..., 0]
