@@ -263,7 +263,9 @@ class _Progress(keras.callbacks.Callback):
         filling = filling.repeat(count - 1)
         batches = examples.concatenate(filling).batch(count, drop_remainder=True)
         number, parts = part_of_batches(self.devices)
-        return batches.rebatch(count // parts).shard(parts, number).prefetch(1)
+        if parts > 1:
+            batches = batches.rebatch(count // parts).shard(parts, number)
+        return batches.prefetch(1)
 
     def restore(self, model):
         if self.path.exists():
