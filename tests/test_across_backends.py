@@ -12,7 +12,6 @@ from tests.test_export import tiny
 def test_the_other_backends_open_the_file(rng, tmp_path, other):
     bands = FrequencyBands([FrequencySelfAttention(2), (((2, 4), (0, 4)), ChannelGain())])
     models = {
-        "dot_product": tiny(),
         "linear_softmax": tiny(affinity="linear_softmax", align_corners=True),
         "bands": tiny(attention=bands),
     }
