@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -154,23 +154,8 @@ def test_fit_into_keeps_what_fits_and_shrinks_what_does_not(rng):
     assert small.shape == (11, 4, 3) and (labels != 255).sum() == 3 * 4
 
 
-@pytest.fixture
-def tensorboard(monkeypatch):
-    """TensorBoard; where it is not installed, its function that TensorFlow's summaries call."""
-
-    def scalar(name, data, step=None, description=None):
-        tf.summary.write(name, tf.cast(data, "float32"), step)
-
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        for name in ("tensorboard", "tensorboard.summary", "tensorboard.summary.v2"):
-            monkeypatch.setitem(sys.modules, name, ModuleType(name))
-        sys.modules["tensorboard.summary.v2"].scalar = scalar
-
-
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
-def test_a_training_learns_and_leaves_its_files(tmp_path, dtype, tensorboard, capsys):
+def test_a_training_learns_and_leaves_its_files(tmp_path, dtype, capsys):
     # One precision with each kind of batch norm and of loss saves a compilation.
     other = dtype != "float32"
     model = tiny_training.run(

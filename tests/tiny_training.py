@@ -27,6 +27,7 @@ def recipe(output, **settings):
         "validate_every": 4,
         "validation_size": CROP,
         "drawn_pictures": None,
+        "tensorboard": False,
     }
     return Recipe(**{**defaults, **settings})
 

@@ -79,7 +79,7 @@ class Recipe:
         4,
         elsewhere=True,
     )
-    tensorboard: bool = setting("whether to log for TensorBoard, too", False, elsewhere=True)
+    tensorboard: bool = setting("whether to log for TensorBoard, too", True, elsewhere=True)
     validate_every: int = setting("steps between validations", 5000, elsewhere=True)
     checkpoint_every: int = setting("steps between checkpoints", 500, elsewhere=True)
     devices: str = setting("devices to train on", "one", ("one", "all"), elsewhere=True)
