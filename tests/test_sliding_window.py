@@ -139,7 +139,7 @@ def test_pictures_as_files(rng, tmp_path):
 
 
 def test_the_command(rng, tmp_path, monkeypatch, capsys):
-    model = randomize(small_model(), rng)
+    model = randomize(small_model(head_channels=64), rng, 0.1)
     model.save(tmp_path / "model.keras")
 
     def run(*arguments):
@@ -163,6 +163,9 @@ def test_the_command(rng, tmp_path, monkeypatch, capsys):
     picture = rng.integers(0, 256, (1, 97, 131, 3)).astype("uint8")
     want = probabilities(model, picture, window=61, stride=50, flip=True)
     np.testing.assert_allclose(np.exp(load_exported(served)(picture)), want, atol=CLOSE)
+    # The weights are there once.
+    written = sum(path.stat().st_size for path in (served / "variables").iterdir())
+    assert written < 1.2 * 4 * model.count_params()
 
 
 @pytest.mark.parametrize(
