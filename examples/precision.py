@@ -60,6 +60,7 @@ def main():
     add("pictures", type=Path, help="folder of pictures")
     add("--model", type=Path, required=True, help="a .keras file")
     add("--limit", type=int, default=20, help="how many pictures at most")
+    add("--policies", nargs="+", default=POLICIES, help="the first is the measure of the rest")
     add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="resize the pictures")
     add("--save", type=Path, help="folder for the .keras files; default: they are deleted")
     args = parser.parse_args()
@@ -76,17 +77,17 @@ def main():
 
     model = keras.saving.load_model(args.model, compile=False)
     print(f"{len(pictures)} pictures, Keras {keras.__version__} on {keras.backend.backend()}\n")
-    print("| dtype policy | file, MiB | ms for a picture | pixels as in float32 |")
+    print(f"| dtype policy | file, MiB | ms for a picture | pixels as in {args.policies[0]} |")
     print("| --- | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.save or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for policy in POLICIES:
+        for policy in args.policies:
             file = folder / f"{policy}.keras"
             with_policy(model, policy).save(file)
             # From the file: what is measured is what can be kept.
             classes, milliseconds = predict(keras.saving.load_model(file, compile=False), pictures)
-            if policy == "float32":
+            if policy == args.policies[0]:
                 expected = classes
             same, size = np.mean(classes == expected), file.stat().st_size / 2**20
             print(

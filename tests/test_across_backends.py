@@ -5,20 +5,26 @@ import pytest
 
 from keras_fsa.layers import ChannelGain, FrequencyBands, FrequencySelfAttention
 from tests.helpers import BACKEND, predict_in_new_process, randomize
-from tests.test_export import tiny
+from tests.test_inference import small_model
 
 
 @pytest.mark.parametrize("other", sorted({"tensorflow", "jax", "torch"} - {BACKEND}))
 def test_the_other_backends_open_the_file(rng, tmp_path, other):
     bands = FrequencyBands([FrequencySelfAttention(2), (((2, 4), (0, 4)), ChannelGain())])
     models = {
-        "linear_softmax": tiny(affinity="linear_softmax", align_corners=True),
-        "bands": tiny(attention=bands),
+        "linear_softmax": small_model(affinity="linear_softmax", align_corners=True),
+        "bands": small_model(attention=bands),
     }
     inputs = {name: rng.integers(0, 256, (2, 37, 53, 3)).astype("uint8") for name in models}
     for model in models.values():
         randomize(model, rng)
-    outputs = predict_in_new_process(models, inputs, tmp_path, KERAS_BACKEND=other)
+    outputs = predict_in_new_process(
+        models,
+        inputs,
+        tmp_path,
+        prologue=f"import keras; assert keras.backend.backend() == {other!r}\n",
+        KERAS_BACKEND=other,
+    )
     for name, model in models.items():
         expected = model.predict_on_batch(inputs[name])
         assert expected.std() > 0.1

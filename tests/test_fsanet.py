@@ -217,6 +217,10 @@ def test_saved_model_serves_any_size(rng, tmp_path):
         served = loaded.serve(x.astype("float32")).numpy()
         expected = model.predict(x, verbose=0)
         np.testing.assert_allclose(served, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+    # The last pictures as files give classes.
+    files = tf.stack([tf.io.encode_png(picture) for picture in x])
+    (classes,) = loaded.signatures["serving_bytes"](encoded=files).values()
+    np.testing.assert_array_equal(classes, served.argmax(-1))
 
 
 def test_inside_another_model(rng):

@@ -21,9 +21,8 @@ def small_model(**settings):
         5,
         backbone,
         frequencies=3,
-        head_channels=8,
         auxiliary_loss_weight=0,
-        **settings,
+        **{"head_channels": 8, **settings},
     )
 
 

@@ -10,37 +10,34 @@ import numpy as np
 from PIL import Image
 
 from tests.helpers import randomize
-from tests.test_export import tiny
+from tests.test_inference import small_model
 
 EXAMPLE = Path(__file__).parent.parent / "examples/precision.py"
+POLICIES = ["float32", "bfloat16"]
 
 
 def test_table(rng, tmp_path, monkeypatch, capsys):
     # Wide enough for weights to be most of the file.
-    model = randomize(tiny(head_channels=64), rng, 0.1)
+    model = randomize(small_model(head_channels=64), rng, 0.1)
     model.save(tmp_path / "model.keras")
     (tmp_path / "pictures").mkdir()
     for i in range(2):
         picture = rng.integers(0, 256, (40, 56, 3)).astype("uint8")
         Image.fromarray(picture).save(tmp_path / f"pictures/{i}.png")
     arguments = ["precision.py", tmp_path / "pictures", "--model", tmp_path / "model.keras"]
-    arguments += ["--size", 24, 32, "--save", tmp_path / "saved"]
+    arguments += ["--size", 24, 32, "--save", tmp_path / "saved", "--policies", *POLICIES]
     monkeypatch.setattr(sys, "argv", [str(a) for a in arguments])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     out = capsys.readouterr().out
     row = r"^\| (\w+) \| ([\d.]+) \| \d+ \| ([\d.]+) % \|$"
     rows = {name: (float(size), float(same)) for name, size, same in re.findall(row, out, re.M)}
-    assert list(rows) == ["float32", "mixed_bfloat16", "bfloat16", "mixed_float16", "float16"]
-    assert rows["float32"][1] == 100
-    for name, (size, same) in rows.items():
-        half = not name.startswith("mixed") and name != "float32"
-        assert 0.45 < size / rows["float32"][0] < 0.75 if half else size >= rows["float32"][0]
-        assert same > (98 if "bfloat16" in name else 99.5)
-        saved = keras.saving.load_model(tmp_path / f"saved/{name}.keras")
-        for layer in (saved.backbone.layers[1], saved.head.get_layer("fuse_conv")):
-            assert layer.dtype_policy.name == name
-        variables = {w.dtype for w in saved.backbone.weights}
-        assert variables == {name if half else "float32"}
+    assert list(rows) == POLICIES and rows["float32"][1] == 100
+    size, same = rows["bfloat16"]
+    assert 0.45 < size / rows["float32"][0] < 0.75 and same > 96
+    saved = keras.saving.load_model(tmp_path / "saved/bfloat16.keras")
+    for layer in (saved.backbone.layers[1], saved.head.get_layer("fuse_conv")):
+        assert layer.dtype_policy.name == "bfloat16"
+    assert {w.dtype for w in saved.backbone.weights} == {"bfloat16"}
     # Logits and gains stay float32: each weight is rounded to what it is stored in.
     for weight, stored in zip(model.get_weights(), saved.get_weights(), strict=True):
         np.testing.assert_array_equal(stored, weight.astype(stored.dtype))

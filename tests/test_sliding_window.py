@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import keras_fsa
-from keras_fsa.inference import class_map, probabilities
+from keras_fsa.inference import probabilities
 from keras_fsa.models.exporting import load_exported
 from tests.helpers import BACKEND, randomize, run_python
 from tests.test_inference import small_model
@@ -81,26 +81,20 @@ def refused(files):
         return True
 
 folder = sys.argv[1]
-outputs = {}
-for kind in ("whole", "slide"):
-    # The signature alone would not keep the weights alive.
-    loaded = tf.saved_model.load(f"{folder}/{kind}")
-    serve = loaded.signatures["serving_bytes"]
-    files = {}
-    with open(f"{folder}/smaller.png", "rb") as file:
-        smaller = file.read()
-    for name in os.listdir(f"{folder}/pictures"):
-        with open(f"{folder}/pictures/{name}", "rb") as file:
-            files[name] = file.read()
-        (outputs[f"{kind} {name}"],) = serve(encoded=tf.constant([files[name]])).values()
-    if kind == "slide":
-        continue
-    # Pictures of one call have one size.
-    pair = [files["rgb.png"], files["alpha.png"]]
-    (both,) = serve(encoded=tf.constant(pair)).values()
-    assert np.array_equal(both[0], outputs[f"{kind} rgb.png"][0])
-    assert refused([files["rgb.png"], smaller])
-    assert refused([files["rgb.png"][:-40]]) and refused([b"no picture"])
+# The signature alone would not keep the weights alive.
+loaded = tf.saved_model.load(f"{folder}/served")
+serve = loaded.signatures["serving_bytes"]
+files, outputs = {}, {}
+for name in os.listdir(f"{folder}/pictures"):
+    with open(f"{folder}/pictures/{name}", "rb") as file:
+        files[name] = file.read()
+    (outputs[name],) = serve(encoded=tf.constant([files[name]])).values()
+# Pictures of one call have one size.
+(both,) = serve(encoded=tf.constant([files["rgb.png"], files["alpha.png"]])).values()
+assert np.array_equal(both[0], outputs["rgb.png"][0])
+with open(f"{folder}/smaller.png", "rb") as file:
+    assert refused([files["rgb.png"], file.read()])
+assert refused([files["rgb.png"][:-40]]) and refused([b"no picture"])
 np.savez(f"{folder}/outputs.npz", **outputs)
 print(sorted(libraries & set(sys.modules) - before))
 """
@@ -109,13 +103,12 @@ print(sorted(libraries & set(sys.modules) - before))
 def test_pictures_as_files(rng, tmp_path):
     """In a process that has TensorFlow only."""
     model = randomize(small_model(), rng)
-    slide = keras_fsa.SlidingWindow(model, window=17, stride=11)
+    predict = keras_fsa.SlidingWindow(model, window=17, stride=11)
     if BACKEND == "torch":
         with pytest.raises(ValueError, match="under the torch backend.*KERAS_BACKEND=tensorflow"):
-            slide.export(tmp_path / "slide")
+            predict.export(tmp_path / "served")
         return
-    model.export(tmp_path / "whole", verbose=False)
-    slide.export(tmp_path / "slide", output="classes", verbose=False)
+    predict.export(tmp_path / "served", verbose=False)
     (tmp_path / "pictures").mkdir()
     # Smooth, or JPEG would not keep it.
     small = Image.fromarray(rng.integers(0, 256, (7, 9, 4)).astype("uint8"))
@@ -129,17 +122,16 @@ def test_pictures_as_files(rng, tmp_path):
     rgb.convert("L").save(tmp_path / "pictures/grey.jpg", quality=98)
     assert run_python(SERVE_FILES, tmp_path) == "[]\n"
     outputs = np.load(tmp_path / "outputs.npz")
-    assert len(outputs.files) == 10
+    assert len(outputs.files) == 5
     for path in (tmp_path / "pictures").iterdir():
         picture = np.asarray(Image.open(path).convert("RGB"))
-        for kind, settings in (("whole", {}), ("slide", slide.settings)):
-            served = outputs[f"{kind} {path.name}"]
-            assert served.dtype == np.uint8 and len(np.unique(served)) > 1
-            np.testing.assert_array_equal(served, class_map(model, picture[None], **settings))
+        served = outputs[path.name]
+        assert served.dtype == np.uint8 and len(np.unique(served)) > 1
+        np.testing.assert_array_equal(served, predict(picture[None]))
 
 
 def test_the_command(rng, tmp_path, monkeypatch, capsys):
-    model = randomize(small_model(), rng)
+    model = randomize(small_model(head_channels=64), rng, 0.1)
     model.save(tmp_path / "model.keras")
 
     def run(*arguments):
@@ -163,6 +155,9 @@ def test_the_command(rng, tmp_path, monkeypatch, capsys):
     picture = rng.integers(0, 256, (1, 97, 131, 3)).astype("uint8")
     want = probabilities(model, picture, window=61, stride=50, flip=True)
     np.testing.assert_allclose(np.exp(load_exported(served)(picture)), want, atol=CLOSE)
+    # The weights are there once.
+    written = sum(path.stat().st_size for path in (served / "variables").iterdir())
+    assert written < 1.2 * 4 * model.count_params()
 
 
 @pytest.mark.parametrize(

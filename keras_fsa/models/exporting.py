@@ -118,14 +118,16 @@ def write_saved_model(
     """
     tf = optional_import("tensorflow", "tensorflow")
     *size, channels = tuple(pictures.shape)[1:]
+    archive = keras.export.ExportArchive()
     if keras.backend.backend() == "jax":
         # Gradients would tie the graph to the traced size.
         kwargs.setdefault("jax2tf_kwargs", {"with_gradient": False})
-    archive = keras.export.ExportArchive()
+        # Under TensorFlow that would only write all weights a second time.
+        archive.track(model)
     seen = pictures
     if view is not None:
         seen = keras.InputSpec(shape=(None, *model.image_shape), dtype="float32")
-    forward = archive.track_and_add_endpoint("logits", model, [seen], **kwargs)
+    forward = archive.add_endpoint("logits", model.__call__, [seen], **kwargs)
 
     def whole(pictures):
         return forward(tf.ensure_shape(pictures, seen.shape))
