@@ -12,7 +12,6 @@ rounding; the formulas of the affinities are those of `keras_fsa.affinity`.
 """
 
 import operator
-from typing import Any
 
 from keras import ops
 
@@ -20,9 +19,10 @@ from keras_fsa import affinity as affinities
 from keras_fsa import spectral
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.layers.self_attention import SelfAttention
+from keras_fsa.types import Tensor
 
 
-def attention_at(layer: SelfAttention, feature_map: Any, row: int, column: int) -> Any:
+def attention_at(layer: SelfAttention, feature_map: Tensor, row: int, column: int) -> Tensor:
     """The spatial attention of one position, in the first application of a layer.
 
     Args:

@@ -5,14 +5,13 @@ and each frequency has a share in that energy. Where few frequencies hold nearly
 attention loses little by seeing these alone: the paper's premise, which this module measures.
 """
 
-from typing import Any
-
 from keras import ops
 
 from keras_fsa import spectral
+from keras_fsa.types import Tensor
 
 
-def energy_shares(feature_map: Any, without_mean: bool = False) -> Any:
+def energy_shares(feature_map: Tensor, without_mean: bool = False) -> Tensor:
     """The share of each frequency in the energy of a map, over all its channels.
 
     `E[u, v] = sum_c X[u, v, c]^2 / sum_n,c x[n, c]^2`, with `X` the DCT of the map `x`.
@@ -42,7 +41,7 @@ def energy_shares(feature_map: Any, without_mean: bool = False) -> Any:
     return ops.reshape(energy / ops.where(total > 0, total, 1), shape[:2])
 
 
-def energy_held(shares: Any) -> Any:
+def energy_held(shares: Tensor) -> Tensor:
     """The share that the `k x k` lowest frequencies hold together, for each `k`.
 
     Args:

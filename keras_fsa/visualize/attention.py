@@ -7,7 +7,8 @@ from keras import ops
 
 from keras_fsa.attention_map import attention_at
 from keras_fsa.layers.self_attention import SelfAttention
-from keras_fsa.visualize.figure import Path, finish, new_figure
+from keras_fsa.types import Path
+from keras_fsa.visualize.figure import finish, new_figure
 
 
 def attention_picture(
@@ -16,7 +17,7 @@ def attention_picture(
     row: int,
     column: int,
     picture: np.ndarray | None = None,
-    path: Path = None,
+    path: Path | None = None,
 ) -> Any:
     """The attention maps of one position, of several layers side by side.
 

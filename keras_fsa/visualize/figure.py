@@ -4,8 +4,7 @@ import os
 from typing import Any
 
 from keras_fsa.arguments import optional_import
-
-Path = str | os.PathLike | None
+from keras_fsa.types import Path
 
 # Okabe and Ito's blue and vermillion first, for what is compared most often.
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -17,7 +16,7 @@ def new_figure(width: float, height: float) -> Any:
     return figures.Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def finish(figure: Any, path: Path) -> Any:
+def finish(figure: Any, path: Path | None) -> Any:
     """Write the figure as a PNG, unless `path` is None, and return it."""
     if path is not None:
         unfinished = f"{os.fspath(path)}.unfinished"

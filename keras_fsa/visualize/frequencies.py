@@ -8,10 +8,11 @@ from keras import ops
 from keras_fsa import spectral
 from keras_fsa.arguments import optional_import
 from keras_fsa.energy import energy_held, energy_shares
-from keras_fsa.visualize.figure import LINE_COLOURS, Path, finish, new_figure
+from keras_fsa.types import Frequencies, Path
+from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure
 
 
-def spectrum_picture(feature_map: Any, frequencies: int = 8, path: Path = None) -> Any:
+def spectrum_picture(feature_map: Any, frequencies: int = 8, path: Path | None = None) -> Any:
     """Where the energy of a feature map lies, and how much of it `k x k` frequencies hold.
 
     On the left the share of each frequency, on a logarithmic scale, with a frame around the band;
@@ -70,7 +71,7 @@ def spectrum_picture(feature_map: Any, frequencies: int = 8, path: Path = None) 
     return finish(figure, path)
 
 
-def truncation_picture(image: Any, frequencies: Any = 8, path: Path = None) -> Any:
+def truncation_picture(image: Any, frequencies: Frequencies = 8, path: Path | None = None) -> Any:
     """A picture, its low frequencies, and the difference, side by side.
 
     The low frequencies are what attention sees. The difference holds the edges; it passes attention

@@ -6,7 +6,8 @@ import numpy as np
 
 from keras_fsa.arguments import optional_import
 from keras_fsa.metrics import IGNORE_LABEL
-from keras_fsa.visualize.figure import Path, finish, new_figure
+from keras_fsa.types import Path
+from keras_fsa.visualize.figure import finish, new_figure
 
 _IGNORE_COLOUR = (0, 0, 0)
 
@@ -47,7 +48,7 @@ def comparison(
     predictions: Any,
     class_names: Any = None,
     palette: Any = None,
-    path: Path = None,
+    path: Path | None = None,
     titles: Any = ("prediction",),
 ) -> Any:
     """Pictures, truth and predictions side by side, with a legend.
@@ -118,7 +119,7 @@ def overlay(image: Any, mask: Any, palette: Any, opacity: float = 0.55) -> np.nd
 
 
 def overlay_picture(
-    image: Any, mask: Any, class_names: Any = None, palette: Any = None, path: Path = None
+    image: Any, mask: Any, class_names: Any = None, palette: Any = None, path: Path | None = None
 ) -> Any:
     """A picture and, beside it, its mask laid over it; the legend says how much is of what.
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_fsa.visualize.figure import LINE_COLOURS, Path, finish, new_figure
+from keras_fsa.types import Path
+from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure
 
 # Columns of a log that are no scores.
 _NOT_SCORES = ("epoch", "step", "learning_rate", "seconds_per_step")
@@ -14,7 +15,7 @@ _NOT_SCORES = ("epoch", "step", "learning_rate", "seconds_per_step")
 _VALIDATION = ("val_", "validation_")
 
 
-def training_picture(history: Any, path: Path = None) -> Any:
+def training_picture(history: Any, path: Path | None = None) -> Any:
     """Loss and metrics over time, training and validation in one panel for each.
 
     Args:
@@ -69,7 +70,7 @@ def iou_picture(
     scores: Any,
     class_names: list[str] | None = None,
     titles: tuple[str, ...] = ("IoU",),
-    path: Path = None,
+    path: Path | None = None,
 ) -> Any:
     """The IoU of each class as bars, with the mean below them.
 
@@ -131,7 +132,7 @@ def iou_picture(
 
 
 def confusion_picture(
-    confusion: Any, class_names: list[str] | None = None, path: Path = None
+    confusion: Any, class_names: list[str] | None = None, path: Path | None = None
 ) -> Any:
     """A confusion matrix as a picture: what became of the pixels of each class, in percent.
 
