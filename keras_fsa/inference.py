@@ -147,6 +147,13 @@ def _logits(forward, pictures, size, window, stride, align_corners):
     for (top, bottom), rows in axes[0]:
         for (left, right), columns in axes[1]:
             logits = np.asarray(forward(pictures[:, top:bottom, left:right]))
+            if logits.ndim != 4 or logits.shape[1:3] != (bottom - top, right - left):
+                raise ValueError(
+                    "`model` must give logits (B, H, W, num_classes) of the size of its pictures. "
+                    f"Received: an output of shape {logits.shape} for pictures of "
+                    f"{bottom - top} x {right - left}. Classes cannot be averaged: export the file "
+                    "with logits."
+                )
             if total is None:
                 total = np.zeros((len(pictures), *size, logits.shape[-1]), "float32")
             _add_resized(total, logits, rows, columns)

@@ -191,6 +191,11 @@ def test_errors(settings, message):
         probabilities(lambda x: x, PICTURE, **settings)
 
 
+def test_classes_in_place_of_logits():
+    with pytest.raises(ValueError, match=r"must give logits.*Received: an output of shape \(1, "):
+        probabilities(lambda x: x[..., 0], PICTURE)
+
+
 def test_rank_error():
     with pytest.raises(ValueError, match=r"Received: pictures of shape \(8, 9\)"):
         probabilities(lambda x: x, PICTURE[..., 0])
