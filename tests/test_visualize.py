@@ -45,7 +45,7 @@ def test_palette_has_distinct_colours():
 def test_colour_mask():
     mask = np.array([[0, 1], [255, 1]], "uint8")
     palette = [(1, 2, 3), (4, 5, 6)]
-    expected = [[(1, 2, 3), (4, 5, 6)], [(0, 0, 0), (4, 5, 6)]]
+    expected = [[(1, 2, 3), (4, 5, 6)], [(224, 224, 192), (4, 5, 6)]]
     np.testing.assert_array_equal(colour_mask(mask, palette), expected)
 
 
@@ -76,7 +76,9 @@ def test_overlay(rng):
     palette = np.array([(10, 20, 30), (200, 100, 0)])
     mixed = overlay(image, mask, palette, opacity=0.25)
     assert mixed.dtype == "uint8"
-    np.testing.assert_array_equal(mixed[0], np.round(0.75 * image[0]))
+    np.testing.assert_array_equal(
+        mixed[0], np.round(0.75 * image[0] + 0.25 * np.array([224, 224, 192]))
+    )
     expected = np.round(0.75 * image[1:] + 0.25 * palette[mask[1:]])
     np.testing.assert_array_equal(mixed[1:], expected)
 
@@ -93,7 +95,7 @@ def test_overlay_picture(rng, tmp_path):
     assert legend(figure.legends[0]) == ["c 75.0 %", "a 22.5 %", "ignored 2.5 %"]
     colours = [patch.get_facecolor()[:3] for patch in figure.legends[0].get_patches()]
     palette = default_palette(3) / 255
-    np.testing.assert_allclose(colours, [palette[2], palette[0], (0, 0, 0)])
+    np.testing.assert_allclose(colours, [palette[2], palette[0], np.array([224, 224, 192]) / 255])
     assert legend(overlay_picture(image, mask).legends[0])[0] == "class 2 75.0 %"
 
 

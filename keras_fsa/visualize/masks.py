@@ -9,7 +9,8 @@ from keras_fsa.metrics import IGNORE_LABEL
 from keras_fsa.types import Path
 from keras_fsa.visualize.figure import finish, new_figure
 
-_IGNORE_COLOUR = (0, 0, 0)
+# Pale, as VOC draws its void: black is its background.
+_IGNORE_COLOUR = (224, 224, 192)
 
 
 def default_palette(num_classes: int) -> np.ndarray:
@@ -36,7 +37,7 @@ def default_palette(num_classes: int) -> np.ndarray:
 
 
 def colour_mask(mask: Any, palette: Any) -> np.ndarray:
-    """Class ids `(..., H, W)` as RGB uint8 `(..., H, W, 3)`; ids without a colour are black."""
+    """Class ids `(..., H, W)` as RGB uint8 `(..., H, W, 3)`; ids without a colour are pale."""
     table = np.full((256, 3), _IGNORE_COLOUR, "uint8")
     table[: len(palette)] = palette
     return table[np.asarray(mask).astype("uint8")]
@@ -55,7 +56,7 @@ def comparison(
 
     Args:
         images: uint8 `(n, H, W, 3)`.
-        masks: class ids `(n, H, W)`; 255, the ignore label, is black.
+        masks: class ids `(n, H, W)`; 255, the ignore label, is pale.
         predictions: class ids `(n, H, W)`, or a list of such arrays, one for each of `titles`.
         class_names: names for the legend.
         palette: RGB colours `(num_classes, 3)`, 0 to 255. Default: `default_palette`.
@@ -103,7 +104,7 @@ def comparison(
 def overlay(image: Any, mask: Any, palette: Any, opacity: float = 0.55) -> np.ndarray:
     """The colours of a mask laid over the picture: `(1 - opacity) image + opacity colour`.
 
-    Ignored pixels are black, as in `colour_mask`.
+    Ignored pixels are pale, as in `colour_mask`.
 
     Args:
         image: uint8 `(H, W, 3)`.
@@ -163,8 +164,7 @@ def overlay_picture(
 def _legend(figure, labels, palette):
     """Names of classes by their ids, below the panels."""
     patches = optional_import("matplotlib.patches", "examples")
-    colours = {id: np.asarray(colour) / 255 for id, colour in enumerate(palette)}
-    colours[IGNORE_LABEL] = _IGNORE_COLOUR
+    colours = dict(zip(labels, colour_mask(list(labels), palette) / 255, strict=True))
     handles = [
         patches.Patch(facecolor=colours[id], edgecolor="0.3", label=name)
         for id, name in labels.items()
