@@ -19,6 +19,8 @@ from tests.helpers import BACKEND
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+# What reads the file that a command wrote.
+(SERVING,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
 # Of the blocks, and of the text what begins like a command.
 LINES = [
     *"".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).splitlines(),
@@ -111,6 +113,9 @@ def test_commands_run(ran, monkeypatch, capsys):
         elif BACKEND == "tensorflow":
             start(words, monkeypatch)
             assert "Largest deviation" in capsys.readouterr().out
+            served = {}
+            exec(compile(SERVING, "README.md", "exec"), served)
+            assert served["classes"].shape == (1, *picture.shape[:2])
     written = {path.name for path in (folder / "outputs").rglob("*.png")}
     assert written == {"picture_overlay.png", "other_overlay.png", "picture_attention.png"}
     assert (folder / "saved_model").exists() == (BACKEND == "tensorflow")
