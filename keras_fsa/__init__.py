@@ -6,6 +6,7 @@ from keras_fsa.checkpoints import load_pytorch_weights
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import PRESETS
 from keras_fsa.sliding_window import SlidingWindow
+from keras_fsa.spectral import xla_scope
 from keras_fsa.truncation import to_frequency, to_spatial
 
 __version__ = "0.1.0"
@@ -18,4 +19,5 @@ __all__ = [
     "spectral",
     "to_frequency",
     "to_spatial",
+    "xla_scope",
 ]

@@ -14,6 +14,7 @@ the gradient of the output.
 | PyTorch    | nothing or Inductor | FlopCounterMode       | profile of allocations, allocator     |
 """
 
+import contextlib
 import os
 import platform
 import time
@@ -23,6 +24,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fsa.spectral import xla_scope
 from keras_fsa.types import DType, Tensor
 
 BACKEND = keras.backend.backend()
@@ -145,12 +147,16 @@ class TensorFlowCall:
             weights = [weight.value for weight in layer.trainable_variables]
             return y, tape.gradient(y, [x, *weights], x if y.shape.rank else tf.ones_like(y))
 
+        def traced(x):
+            with contextlib.nullcontext() if mode == "graph" else xla_scope():
+                return step(x)
+
         self._tf, self._x = tf, x
         signature = None
         if mode == "unknown sizes":
             signature = [tf.TensorSpec((x.shape[0], None, None, x.shape[-1]), x.dtype)]
         self._step = tf.function(
-            step, jit_compile=mode != "graph", autograph=False, input_signature=signature
+            traced, jit_compile=mode != "graph", autograph=False, input_signature=signature
         )
         self._on_gpu = bool(tf.config.list_physical_devices("GPU"))
         self.memory_source = "allocator's peak" if self._on_gpu else "resident pages of a child"

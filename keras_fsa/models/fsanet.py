@@ -1,5 +1,6 @@
 """FsaNet: a picture in, logits at its size out."""
 
+import contextlib
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import PictureNormalization, choose_normalization
 from keras_fsa.models.presets import preset_arguments
 from keras_fsa.resize import resize_bilinear
+from keras_fsa.spectral import xla_scope
 from keras_fsa.types import Frequencies, Path, Shape
 
 
@@ -259,6 +261,24 @@ class FsaNet(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
         return super().compute_metrics(x, y, logits, sample_weight)
+
+    # Keras compiles these, and tells the model whether with XLA.
+
+    def train_step(self, *args, **kwargs):
+        with self._compiler_scope():
+            return super().train_step(*args, **kwargs)
+
+    def test_step(self, *args, **kwargs):
+        with self._compiler_scope():
+            return super().test_step(*args, **kwargs)
+
+    def predict_step(self, *args, **kwargs):
+        with self._compiler_scope():
+            return super().predict_step(*args, **kwargs)
+
+    def _compiler_scope(self):
+        xla = keras.backend.backend() == "tensorflow" and self.jit_compile
+        return xla_scope() if xla else contextlib.nullcontext()
 
     def export(
         self,
