@@ -75,10 +75,11 @@ def check(result: dict) -> list[dict]:
     for (mode, height, width, training), rows in tables.items():
         size = f"{height}x{width}"
         if mode == "unknown sizes":
+            step = ", training" if training else ""
             known = tables.get(("jit", height, width, training), {})
             for method, row in rows.items():
                 measured = _ratio({**known, "unknown": row}, "unknown", method, "time")
-                at_most(f"{method}: unknown over known sizes at {size}", 1.2, measured, mode)
+                at_most(f"{method}: unknown over known sizes at {size}{step}", 1.2, measured, mode)
         small = tables.get((mode, 97, 97, training), {})
         if (height, width) == (385, 385) and not training:
             for method in ("dot_product", "linear_softmax"):

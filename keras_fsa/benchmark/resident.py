@@ -3,9 +3,9 @@
 Usage: python -m keras_fsa.benchmark.resident '{"name": METHOD, "shape": [...], ...}', which prints
 a number of bytes: by how much the call raises the peak of the process' resident pages.
 
-TensorFlow keeps what it has once allocated, so it must be the first large call of the process.
-Calls on two small maps come before, which load and warm what a process needs to start, to trace and
-to compile. What it takes to compile the large call, beyond them, is in the figure: a few MiB.
+It is the call's second run, when all is traced and compiled. The first one's memory must be given
+back by then: oneDNN, whose pool keeps it, is off. XLA does not use oneDNN; TensorFlow's own kernels
+may, and then take another amount than measured here.
 """
 
 import gc
@@ -32,7 +32,7 @@ def peak_memory_in_child(
     done = subprocess.run(
         [sys.executable, "-m", "keras_fsa.benchmark.resident", json.dumps(call)],
         # Large buffers stay out of the heap, where they could reuse pages that count already.
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "TF_ENABLE_ONEDNN_OPTS": "0"},
         capture_output=True,
         text=True,
     )
@@ -45,15 +45,11 @@ def peak_memory_in_child(
 
 
 def main(name: str, shape: tuple, frequencies: int, dtype: str, training: bool, mode: str) -> None:
-    def prepare(shape):
-        layer = make_layer(name, shape, frequencies, dtype, training)
-        x = measuring.make_map(shape, layer.dtype_policy.name)
-        return measuring.Call(layer, x, training, mode)
-
-    batch, height, width, channels = shape
-    for side in (frequencies + 8, frequencies + 11):
-        prepare((batch, min(side, height), min(side + 3, width), channels)).run()
-    print(resident_peak(prepare(shape).run))
+    layer = make_layer(name, shape, frequencies, dtype, training)
+    x = measuring.make_map(tuple(shape), layer.dtype_policy.name)
+    call = measuring.Call(layer, x, training, mode)
+    call.run()
+    print(resident_peak(call.run))
 
 
 def resident_peak(run: Callable) -> int:
