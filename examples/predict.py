@@ -17,7 +17,6 @@ and, for all together, `shares.csv`: the share of each class in per cent of the 
 
 import argparse
 import csv
-import os
 from pathlib import Path
 
 import keras
@@ -26,6 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 import keras_fsa  # noqa: F401  (a .keras file needs its layers)
 from keras_fsa.attention_map import softmax_twin
+from keras_fsa.files import whole_file
 from keras_fsa.inference import probabilities
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.visualize import attention_picture, overlay_picture, spectrum_picture
@@ -147,12 +147,11 @@ def class_table(args):
 
 
 def write_shares(path, names, rows):
-    unfinished = path.with_name(path.name + ".unfinished")
-    with open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["picture", *names])
-        writer.writerows([picture, *(f"{share:.4f}" for share in row)] for picture, row in rows)
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        with open(unfinished, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["picture", *names])
+            writer.writerows([picture, *(f"{share:.4f}" for share in row)] for picture, row in rows)
 
 
 def main():

@@ -1,7 +1,6 @@
 """`python -m keras_fsa.benchmark`: what attention costs, on this backend and this device."""
 
 import argparse
-import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -9,6 +8,7 @@ import os
 import sys
 
 from keras_fsa.benchmark import bars, measuring, methods, report, resident
+from keras_fsa.files import whole_file
 
 FREQUENCY_METHODS = ("dot_product", "linear_softmax")
 
@@ -56,19 +56,6 @@ def parse(arguments):
 
 def _say(text):
     print(text, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _whole_file(path):
-    """A temporary name to write to, which takes the file's place when all went well."""
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{os.getpid()}.{name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def _too_large(method, shape, training, kind):
@@ -249,10 +236,10 @@ def main(arguments=None):
     if measuring.BACKEND == "torch":
         print("Sizes are never fixed under torch: known and unknown ones are the same call.")
     if options.json:
-        with _whole_file(options.json) as name, open(name, "w") as file:
+        with whole_file(options.json) as name, open(name, "w") as file:
             json.dump(result, file, indent=1)
     if options.plot:
-        with _whole_file(options.plot) as name:
+        with whole_file(options.plot) as name:
             report.plot(result["rows"]).savefig(name, dpi=100)
     return result
 

@@ -1,56 +1,24 @@
 """The whole state of a training in one file that is always complete.
 
-It is written under a temporary name beside the file, flushed to the disk, then renamed over the old
-one, which file systems do at once or not at all. So a process that is killed, wherever, leaves
-either the old state or the new one. (`keras.callbacks.BackupAndRestore` overwrites its file in
-place and knows epochs, not steps.)
+A process that is killed, wherever, leaves either the old state or the new one, see
+`keras_fsa.files`. (`keras.callbacks.BackupAndRestore` overwrites its file in place and knows
+epochs, not steps.)
 """
 
-import contextlib
 import json
 import math
-import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_fsa import types
-
-
-@contextlib.contextmanager
-def atomic_file(path: types.Path) -> Iterator[IO[bytes]]:
-    """Open a binary file for writing that appears under its name once it is complete.
-
-    Args:
-        path: the file; its folder is made.
-
-    Raises:
-        OSError: where it cannot be written. The old file then stands as it was.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One temporary name: what a killed process left is overwritten, not gathered.
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    with contextlib.suppress(OSError):  # Windows opens no folders
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+from keras_fsa.files import whole_file
 
 
 def check_writable(folder: types.Path) -> None:
@@ -124,7 +92,7 @@ def save_checkpoint(
         "weights": _describe(model.variables),
         "optimizer": _describe(model.optimizer.variables),
     }
-    with atomic_file(path) as file:
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
             header=np.frombuffer(json.dumps(header).encode(), "uint8"),

@@ -1,8 +1,6 @@
 """From a recipe and batches to a trained FsaNet."""
 
 import csv
-import functools
-import io
 import math
 import sys
 import time
@@ -13,13 +11,13 @@ import keras
 import numpy as np
 
 from keras_fsa.arguments import optional_import
+from keras_fsa.files import whole_file
 from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import preset_arguments
 from keras_fsa.training.batch_norm import synchronize, use_moving_statistics
 from keras_fsa.training.checkpoint import (
-    atomic_file,
     check_room,
     check_writable,
     restore_checkpoint,
@@ -130,7 +128,8 @@ def train(
             )
         _plain_batch_norm(model)
         if devices.process == 0:
-            _write_whole(Path(recipe.output) / "model.keras", model.save)
+            with whole_file(Path(recipe.output) / "model.keras") as path:
+                model.save(path)
     return model
 
 
@@ -327,12 +326,11 @@ class _Progress(keras.callbacks.Callback):
             save_checkpoint(self.path, self.model, self.step, recipe.what_must_stay(), self.history)
             if self.tensorboard:
                 self._log(row)
-            text = io.StringIO()
-            writer = csv.DictWriter(text, row)
-            writer.writeheader()
-            writer.writerows(self.history)
-            with atomic_file(self.path.with_name("history.csv")) as file:
-                file.write(text.getvalue().encode())
+            with whole_file(self.path.with_name("history.csv")) as path:
+                with open(path, "w", newline="") as file:
+                    writer = csv.DictWriter(file, row)
+                    writer.writeheader()
+                    writer.writerows(self.history)
         hours = seconds * (recipe.steps - self.step) / 3600
         self._print(
             "  ".join(f"{name} {value:.5g}" for name, value in row.items() if value is not None)
@@ -353,14 +351,13 @@ class _Progress(keras.callbacks.Callback):
             ids.append(np.argmax(logits[0], axis=-1))
         if self.devices.process == 0:
             path = self.path.parent / f"predictions/step_{self.step:06}.png"
-            path.parent.mkdir(exist_ok=True)
-            draw = functools.partial(comparison, images, masks, ids, self.class_names, self.palette)
-            _write_whole(path, lambda file: draw(path=file))
+            comparison(images, masks, ids, self.class_names, self.palette, path=path)
 
     def _save_best(self):
         if self.devices.process == 0:
             _plain_batch_norm(self.model)
-            _write_whole(self.path.with_name("best.keras"), self.model.save)
+            with whole_file(self.path.with_name("best.keras")) as path:
+                self.model.save(path)
             _prepare_batch_norm(self.model, self.recipe, self.devices)
 
     def _log(self, row):
@@ -372,10 +369,3 @@ class _Progress(keras.callbacks.Callback):
     def _print(self, text):
         if self.devices.process == 0:
             print(text, flush=True)
-
-
-def _write_whole(path, write):
-    """Let a function write a file under another name of the same ending, then rename it."""
-    temporary = path.with_name(f"{path.stem}.partial{path.suffix}")
-    write(temporary)
-    temporary.replace(path)

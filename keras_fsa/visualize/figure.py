@@ -1,9 +1,9 @@
 """What every picture shares: a figure of a README's width, and the file it becomes."""
 
-import os
 from typing import Any
 
 from keras_fsa.arguments import optional_import
+from keras_fsa.files import whole_file
 from keras_fsa.types import Path
 
 # Okabe and Ito's blue and vermillion first, for what is compared most often.
@@ -19,7 +19,6 @@ def new_figure(width: float, height: float) -> Any:
 def finish(figure: Any, path: Path | None) -> Any:
     """Write the figure as a PNG, unless `path` is None, and return it."""
     if path is not None:
-        unfinished = f"{os.fspath(path)}.unfinished"
-        figure.savefig(unfinished, format="png")
-        os.replace(unfinished, path)
+        with whole_file(path) as unfinished:
+            figure.savefig(unfinished, format="png")
     return figure
