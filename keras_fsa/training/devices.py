@@ -117,6 +117,9 @@ def join_gradients(model: keras.Model, devices: Devices) -> None:
     class ThroughParallel:
         """The model, for `train_step`, that is called through the wrapper."""
 
+        # `super()` in a model's own `train_step` takes only what is of the model's class.
+        __class__ = type(model)
+
         def __call__(self, *args, **kwargs):
             return parallel(*args, **kwargs)
 
