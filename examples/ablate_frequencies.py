@@ -29,16 +29,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from matplotlib.figure import Figure
 from quickstart import train
 from train_folder import evaluate
 
 import keras_fsa
 import keras_fsa.datasets
 from keras_fsa.datasets.folder import folder_dataset
+from keras_fsa.files import whole_file
 from keras_fsa.flops import attention_flops
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.spectral import check_band_fits
+from keras_fsa.visualize.figure import finish, new_figure
 
 COLUMNS = ("k", "mIoU", "attention MFLOP", "ms per picture")
 
@@ -56,7 +57,8 @@ def main():
         data = data.cache().shuffle(640, seed=args.seed).batch(8).prefetch(2)
         attention = SpatialSelfAttention(residual="batch_norm")
         model = train(attention, data, args.epochs, args.seed)
-        model.save(args.output / "model.keras")
+        with whole_file(args.output / "model.keras") as unfinished:
+            model.save(unfinished)
     if args.images:
         data = folder_dataset(
             args.images, args.masks, model.num_classes, args.size, args.ignore_label
@@ -81,7 +83,8 @@ def main():
 
     table = as_markdown(rows)
     print(table)
-    (args.output / "frequencies.md").write_text(table)
+    with whole_file(args.output / "frequencies.md") as unfinished:
+        unfinished.write_text(table)
     plot(rows, args.output / "frequencies.png")
     print(f"Written to {args.output}")
 
@@ -113,7 +116,7 @@ def as_markdown(rows):
 def plot(rows, path):
     """One panel for each measure; the model as it was trained is the dashed line."""
     (_, *untruncated), *truncated = rows
-    figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")
+    figure = new_figure(11, 3.4)
     for i, axis in enumerate(figure.subplots(1, 3), start=1):
         axis.plot([row[0] for row in truncated], [row[i] for row in truncated], "o-")
         axis.axhline(untruncated[i - 1], color="0.4", linestyle="--", label="as trained")
@@ -124,7 +127,7 @@ def plot(rows, path):
             axis.set_ylim(0, 1.2 * max(row[i] for row in rows))
         axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
-    figure.savefig(path)
+    finish(figure, path)
 
 
 def parse_arguments():

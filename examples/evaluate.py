@@ -39,6 +39,7 @@ import keras_fsa  # noqa: F401 (the model's class)
 from keras_fsa.datasets import cityscapes, describe, folder_dataset, load
 from keras_fsa.datasets.folder import EXTENSIONS, match_pairs
 from keras_fsa.datasets.registry import NAMES
+from keras_fsa.files import whole_file
 from keras_fsa.inference import batches_by_size, class_map
 from keras_fsa.metrics import boundary_scores, confusion_matrix, confusion_scores, nan_mean
 from keras_fsa.models.exporting import load_exported
@@ -127,8 +128,8 @@ def write_submission(folder, name, ids, data_set):
     raw_ids = {"cityscapes": cityscapes.RAW_IDS, "ade20k": range(1, 151)}.get(data_set)
     if raw_ids is not None:
         ids = np.array(raw_ids, "uint8")[ids]
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(ids).save(folder / f"{Path(name).name}.png")
+    with whole_file(folder / f"{Path(name).name}.png") as unfinished:
+        Image.fromarray(ids).save(unfinished)
 
 
 def report(confusion, boundaries, count, args):
@@ -156,7 +157,6 @@ def report(confusion, boundaries, count, args):
         # JSON has no NaN.
         return None if np.isnan(value) else float(value)
 
-    args.output.mkdir(parents=True, exist_ok=True)
     result = {
         **{name: number(value) for name, value in means.items()},
         "classes": {
@@ -168,7 +168,8 @@ def report(confusion, boundaries, count, args):
         "arguments": vars(args),
     }
     text = json.dumps(result, indent=2, default=str) + "\n"
-    (args.output / "scores.json").write_text(text)
+    with whole_file(args.output / "scores.json") as unfinished:
+        unfinished.write_text(text)
     confusion_picture(confusion, args.class_names, args.output / "confusion.png")
     print(f"Written to {args.output}")
 

@@ -180,7 +180,6 @@ def main():
             )
         mask = result.argmax(axis=-1)
         target = args.output / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         overlay_picture(picture, mask, names, palette, f"{target}_overlay.png")
         if inspects:
             draw_attention(model, picture, file, target, args.spectrum, args.attention_at)

@@ -30,6 +30,7 @@ import tensorflow as tf
 import keras_fsa
 from keras_fsa.datasets.augment import training_batches
 from keras_fsa.datasets.folder import folder_dataset, match_pairs
+from keras_fsa.files import whole_file
 from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
 from keras_fsa.visualize import comparison
 
@@ -117,7 +118,8 @@ def main():
         "parameters": model.count_params(),
         "arguments": vars(args),
     }
-    (args.output / "metrics.json").write_text(json.dumps(metrics, indent=2, default=str) + "\n")
+    with whole_file(args.output / "metrics.json") as unfinished:
+        unfinished.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
 
     images, masks = next(val.unbatch().batch(4).as_numpy_iterator())
     comparison(
