@@ -1,6 +1,7 @@
 """ImageNet's weights, in their true file format but with random values: no network."""
 
 import os
+import sys
 
 import h5py
 import keras
@@ -86,7 +87,8 @@ def test_backbone_weights(rng, published, file, tmp_path, monkeypatch):
         asked.append((name, url, kwargs["cache_subdir"]))
         return str(file)
 
-    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    # Where Keras' own networks look it up, wherever that is.
+    monkeypatch.setattr(sys.modules[keras.utils.get_file.__module__], "get_file", get_file)
     arguments = {"backbone": "resnet50", "head_channels": 8, "frequencies": 2}
     model = keras_fsa.FsaNet(3, backbone_weights="imagenet", output_stride=32, **arguments)
     name = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
