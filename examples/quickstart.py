@@ -80,6 +80,7 @@ def export_saved_model(model, keras_file, folder):
     )
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
     subprocess.run([sys.executable, "-c", code, keras_file, folder], env=environment, check=True)
+    return None
 
 
 def main():

@@ -1,29 +1,107 @@
-"""Checks of arguments: an error says the rule, what came, and what to do."""
+"""Checks of arguments: an error states the rule, then what was received, then the fix."""
 
 import importlib
+import math
+import numbers
+import operator
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
+
+def integer(name: str, value: Any, minimum: int = 1, optional: bool = False) -> None:
+    """Raise a `ValueError` unless the value is an int of at least `minimum`."""
+    if optional and value is None:
+        return
+    if not _is_integer(value) or value < minimum:
+        kind = {0: "a non-negative int", 1: "a positive int"}.get(
+            minimum, f"an int of at least {minimum}"
+        )
+        raise ValueError(
+            f"`{name}` must be {kind}{' or None' if optional else ''}. "
+            f"Received: {name}={_shown(value)}. Give a whole number of at least {minimum}."
+        )
+
 
 def positive_int(name: str, value: Any, optional: bool = False) -> None:
     """Raise a `ValueError` unless the value is an int of one or more (or None, if optional)."""
+    integer(name, value, 1, optional)
+
+
+def number(
+    name: str,
+    value: Any,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    optional: bool = False,
+) -> None:
+    """Raise a `ValueError` unless the value is a finite real number in a range.
+
+    Args:
+        name, value: the argument.
+        minimum, maximum: bounds that the value may be equal to.
+        above, below: bounds that it may not be equal to.
+        optional: whether None will do.
+    """
     if optional and value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        rule = "a positive int" + (" or None" if optional else "")
+    real = isinstance(value, (numbers.Real, np.number)) and not isinstance(value, (bool, np.bool_))
+    if real and math.isfinite(value) and minimum <= value <= maximum and above < value < below:
+        return
+    bounds = [
+        f"{words} {bound:g}"
+        for words, bound in (
+            ("at least", minimum),
+            ("above", above),
+            ("at most", maximum),
+            ("below", below),
+        )
+        if math.isfinite(bound)
+    ]
+    rule = " ".join(["a finite number", " and ".join(bounds)]).strip()
+    raise ValueError(
+        f"`{name}` must be {rule}{' or None' if optional else ''}. "
+        f"Received: {name}={_shown(value)}. Give a number in that range."
+    )
+
+
+def boolean(name: str, value: Any) -> None:
+    """Raise a `ValueError` unless the value is True or False: `"no"` would count as true."""
+    if not isinstance(value, (bool, np.bool_)):
         raise ValueError(
-            f"`{name}` must be {rule}. Received: {name}={value!r}. Give a whole number of at least "
-            "one."
+            f"`{name}` must be True or False. Received: {name}={_shown(value)}. Choose one of "
+            "the two."
+        )
+
+
+def positive_ints(name: str, value: Any, count: int, optional: bool = False) -> None:
+    """Raise a `ValueError` unless the value is a sequence of `count` ints of one or more."""
+    if optional and value is None:
+        return
+    sequence = isinstance(value, (tuple, list))
+    if (
+        not sequence
+        or len(value) != count
+        or not all(_is_integer(item) and item > 0 for item in value)
+    ):
+        raise ValueError(
+            f"`{name}` must be {count} positive ints{' or None' if optional else ''}. "
+            f"Received: {name}={_shown(value)}. Give a tuple of {count} whole numbers."
         )
 
 
 def one_of(name: str, value: Any, known: Sequence) -> None:
     """Raise a `ValueError` unless the value is one of the known ones."""
-    if value not in known:
+    # Arrays compare element by element, and unhashable values are no key of a dict.
+    if not any(isinstance(value, type(item)) and value == item for item in known):
         names = ", ".join(repr(item) for item in known)
         raise ValueError(
-            f"`{name}` must be one of {names}. Received: {name}={value!r}. Choose one of the list."
+            f"`{name}` must be one of {names}. Received: {name}={_shown(value)}. Choose one of the "
+            "list."
         )
 
 
@@ -40,3 +118,15 @@ def optional_import(module: str, extra: str) -> ModuleType:
             f"This needs the package {module!r}, which did not import ({error}). "
             f'Received: no working {module!r}. Run: pip install "keras_fsa[{extra}]"'
         ) from error
+
+
+def _is_integer(value):
+    try:
+        return not isinstance(value, (bool, np.bool_)) and operator.index(value) == value
+    except TypeError:
+        return False
+
+
+def _shown(value, length=200):
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}..."

@@ -40,7 +40,6 @@ def attention_at(layer: SelfAttention, feature_map: Tensor, row: int, column: in
             position outside the map.
 
     Example:
-
     >>> import keras
     >>> from keras_fsa.attention_map import attention_at
     >>> x = keras.random.normal((1, 24, 32, 16))

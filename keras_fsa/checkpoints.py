@@ -127,7 +127,6 @@ def load_pytorch_weights(
         ImportError: where torch or safetensors is missing, with the pip command.
 
     Example:
-
         model = keras_fsa.FsaNet.from_preset("ccnet_dot_r2_cityscapes")
         keras_fsa.load_pytorch_weights(model, "CS_scenes_60000.pth")
     """

@@ -51,7 +51,6 @@ def energy_held(shares: Tensor) -> Tensor:
         A tensor `(min(H, W),)`; entry `k - 1` belongs to `frequencies=k`.
 
     Example:
-
     >>> import keras
     >>> from keras_fsa.energy import energy_held, energy_shares
     >>> flat = keras.ops.ones((6, 8, 3))

@@ -43,7 +43,6 @@ def attention_flops(layer: SelfAttention, height: int, width: int) -> int:
         ValueError: for another layer, one that is not built, or a size that is not a positive int.
 
     Example:
-
     >>> layer = keras_fsa.layers.FrequencySelfAttention(frequencies=8)
     >>> layer.build((None, 97, 97, 512))
     >>> keras_fsa.flops.attention_flops(layer, 97, 97) / 1e9

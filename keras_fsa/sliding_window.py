@@ -40,7 +40,6 @@ class SlidingWindow:
         ValueError: for a wrong argument.
 
     Example:
-
     >>> import numpy as np
     >>> model = keras_fsa.FsaNet(19, backbone="resnet18")
     >>> predict = keras_fsa.SlidingWindow(model, window=65, stride=43, flip=True)

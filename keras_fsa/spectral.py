@@ -355,7 +355,6 @@ def low_pass(x: Tensor, frequencies: Frequencies, data_format: str = "channels_l
         ValueError: for a frequency at or beyond a known height or width.
 
     Example:
-
     >>> import keras
     >>> x = keras.random.normal((1, 97, 131, 3))
     >>> tuple(keras_fsa.spectral.low_pass(x, frequencies=8).shape)

@@ -52,7 +52,6 @@ def to_frequency(
             a subclassed model, where it is not known how it is called.
 
     Example:
-
     >>> model = keras_fsa.FsaNet(19, backbone="resnet18", attention="spatial")
     >>> fast = keras_fsa.to_frequency(model, frequencies=8, affinity="linear")
     """

@@ -50,15 +50,15 @@ def test_tokens_hold_the_row_of_the_low_passed_map(rng, affinity, band):
     assert_rows(layer, x, affinity, band)
 
 
-@pytest.mark.parametrize("band", (None, BANDS[0]), ids=("all", "low-passed"))
-@pytest.mark.parametrize("affinity", (*LINEAR_FORMS, "softmax"))
+@pytest.mark.parametrize("band", [None, BANDS[0]], ids=("all", "low-passed"))
+@pytest.mark.parametrize("affinity", [*LINEAR_FORMS, "softmax"])
 def test_spatial_attention(rng, affinity, band):
     x = rng.standard_normal((HEIGHT, WIDTH, CHANNELS)).astype("float32")
     layer = build(SpatialSelfAttention, rng, low_pass=band, affinity=affinity)
     assert_rows(layer, x, affinity, band)
 
 
-@pytest.mark.parametrize("cls", (FrequencySelfAttention, SpatialSelfAttention))
+@pytest.mark.parametrize("cls", [FrequencySelfAttention, SpatialSelfAttention])
 def test_row_times_values_is_what_the_layer_adds(rng, cls):
     """With a gain of one and no biases, the layer's own output tells its affinities."""
     settings = {"frequencies": 4} if cls is FrequencySelfAttention else {"low_pass": 4}
@@ -92,7 +92,7 @@ def test_channels_first_half_precision_and_small_maps(rng):
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("residual", ("gain", "batch_norm"))
+@pytest.mark.parametrize("residual", ["gain", "batch_norm"])
 def test_softmax_twin(rng, residual):
     layer = build(FrequencySelfAttention, rng, frequencies=4, residual=residual, value_dim=7)
     twin = softmax_twin(layer)

@@ -345,7 +345,9 @@ def test_what_is_no_checkpoint(ccnet, checkpoint, tmp_path):
         keras_fsa.load_pytorch_weights(resnet("resnet18"), checkpoint)
 
 
-@pytest.mark.parametrize("module, suffix", [("torch", "pth"), ("safetensors.numpy", "safetensors")])
+@pytest.mark.parametrize(
+    ("module", "suffix"), [("torch", "pth"), ("safetensors.numpy", "safetensors")]
+)
 def test_missing_packages(ccnet, tmp_path, monkeypatch, module, suffix):
     path = tmp_path / f"checkpoint.{suffix}"
     path.write_bytes(b"")

@@ -309,7 +309,7 @@ def test_wrong_names():
 
 
 @pytest.mark.parametrize(
-    "name, message",
+    ("name", "message"),
     [
         ("cityscapes", r"leftImg8bit_trainvaltest\.zip \(from https.*without gtFine.*Put it into"),
         ("ade20k", r"2016\.zip \(from http://data\.csail.*Put it into .*archives, .*download=True"),

@@ -8,7 +8,7 @@ from tests.helpers import array
 HEIGHT, WIDTH = 7, 11
 
 
-@pytest.mark.parametrize("without_mean", (False, True))
+@pytest.mark.parametrize("without_mean", [False, True])
 def test_shares_and_what_squares_of_them_hold(rng, without_mean):
     x = rng.standard_normal((HEIGHT, WIDTH, 3)).astype("float32") + 2
     rows, columns = reference.dct_basis(HEIGHT, 0, HEIGHT), reference.dct_basis(WIDTH, 0, WIDTH)

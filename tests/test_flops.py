@@ -54,7 +54,7 @@ def test_regular_attention_by_hand():
 
 if keras.backend.backend() == "torch":
 
-    @pytest.mark.parametrize("kind, arguments", LAYERS)
+    @pytest.mark.parametrize(("kind", "arguments"), LAYERS)
     def test_equals_what_torch_runs(kind, arguments):
         from torch.nn.attention import SDPBackend, sdpa_kernel
         from torch.utils.flop_counter import FlopCounterMode
@@ -79,7 +79,7 @@ if keras.backend.backend() == "jax":
         (SpatialSelfAttention, {"affinity": "dot_product"}),
     ]
 
-    @pytest.mark.parametrize("kind, arguments", XLA_CASES)
+    @pytest.mark.parametrize(("kind", "arguments"), XLA_CASES)
     def test_agrees_with_xla(kind, arguments):
         import jax
 

@@ -333,13 +333,13 @@ def test_num_classes_fits_into_masks(folders, num_classes):
 
 @pytest.mark.parametrize("size", [(4,), (4, 0), (4, 6, 3)])
 def test_size_is_height_and_width(folders, size):
-    images, masks, write = folders
+    images, masks, _write = folders
     with pytest.raises(ValueError, match=r"`size` must be two positive numbers.*size=\("):
         folder_dataset(images, masks, 3, size=size)
 
 
 def test_images_and_masks_are_of_one_kind(folders):
-    images, masks, write = folders
+    images, _masks, write = folders
     write("a")
     files = [os.fspath(images / "a.png")]
     for wrong, received in (

@@ -432,8 +432,10 @@ def test_wrong_arguments():
         ([(0, gain)], r"`frequencies` must be a positive int.*Received: frequencies=0\. For"),
         (
             [attention, (BELOW, gain), (((3, 5), (3, 4)), ChannelGain())],
-            r"must not overlap.*Received: bands\[0\]=\(\(0, 4\), \(0, 4\)\) and "
-            r"bands\[2\]=\(\(3, 5\), \(3, 4\)\), whose rows and columns both intersect\. Shrink",
+            (
+                r"must not overlap.*Received: bands\[0\]=\(\(0, 4\), \(0, 4\)\) and "
+                r"bands\[2\]=\(\(3, 5\), \(3, 4\)\), whose rows and columns both intersect\. Shrink"
+            ),
         ),
         (
             [(BESIDE, gain), (BELOW, ChannelGain()), (((10, 12), (0, 9)), ChannelGain())],
@@ -449,8 +451,8 @@ def test_wrong_arguments():
         ),
         (
             [FrequencySelfAttention(4, data_format="channels_first")],
-            r"data format of the layer\. Received: bands\[0\]\.data_format='channels_first' with "
-            r"data_format='channels_last'\. Give both the same",
+            r"data format of the layer\. Received: bands\[0\]\.data_format='channels_first' "
+            r"with data_format='channels_last'\. Give both the same",
         ),
     ):
         with pytest.raises(ValueError, match=message):
@@ -494,7 +496,7 @@ def test_a_band_beyond_a_known_size(data_format, item):
 
 
 @pytest.mark.parametrize(
-    "process, made",
+    ("process", "made"),
     [
         (layers.Dense(5), r"\(None, 20, 5\)"),
         (layers.Flatten(), r"\(None, 120\)"),

@@ -116,7 +116,7 @@ def test_uint8_and_float_pictures_are_the_same(rng):
 
 
 @pytest.mark.parametrize(
-    "attention, affinity",
+    ("attention", "affinity"),
     [("frequency", None), ("frequency", "linear_softmax"), ("spatial", None), (None, None)],
 )
 def test_attention(rng, attention, affinity):
@@ -262,7 +262,7 @@ def test_pictures_of_other_channels(rng):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"num_classes": 0}, r"`num_classes` must be a positive int\. Received: num_classes=0"),
         ({"num_classes": 256}, r"at most 255, .* Received: num_classes=256\. Merge"),

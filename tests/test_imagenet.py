@@ -137,7 +137,7 @@ def test_pictures_of_other_channels(published):
 
 
 @pytest.mark.parametrize(
-    "asked, weights, channels, expected",
+    ("asked", "weights", "channels", "expected"),
     [
         ("auto", None, 3, "imagenet"),
         ("auto", "imagenet", 3, "caffe"),

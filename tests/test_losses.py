@@ -35,7 +35,7 @@ WEIGHTS = (0.5, 1.0, 2.0, 3.0, 0.25)
 
 @pytest.mark.parametrize("class_weights", [None, WEIGHTS])
 @pytest.mark.parametrize(
-    "threshold, keep", [(0.7, 20), (0.05, 61), (0.7, 10_000), (0.0, 1), (1.0, 3)]
+    ("threshold", "keep"), [(0.7, 20), (0.05, 61), (0.7, 10_000), (0.0, 1), (1.0, 3)]
 )
 def test_ohem_equals_the_definition(rng, threshold, keep, class_weights):
     masks, logits = batch(rng)
@@ -116,7 +116,7 @@ def test_configuration_round_trip():
 
 
 @pytest.mark.parametrize(
-    "build, message",
+    ("build", "message"),
     [
         (lambda: OhemCrossEntropy(1.5), r"from 0 to 1. Received: threshold=1.5. The usual"),
         (lambda: OhemCrossEntropy(keep=0), r"`keep` must be a positive int. Received: keep=0"),

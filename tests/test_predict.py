@@ -74,7 +74,7 @@ def read_shares(path):
     return header, {Path(name).name: [float(x) for x in row] for name, *row in rows}
 
 
-@pytest.mark.parametrize("model", ("model.keras", "saved"))
+@pytest.mark.parametrize("model", ["model.keras", "saved"])
 def test_folder(predict, folder, tmp_path, capsys, model):
     predict("--model", folder / model, folder / "in", "--output", tmp_path)
     header, shares = read_shares(tmp_path / "shares.csv")
@@ -154,7 +154,7 @@ def test_data_set_names_and_upright_pictures(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    (
+    [
         (("--model", "none.keras", "in"), "--model must exist. Received: .*none.keras"),
         (("--model", "in/notes.txt", "in"), "a .keras file, or a folder with .*notes.txt"),
         (("--model", "in", "in"), "a .keras file, or a folder with a saved_model.pb.*Write one"),
@@ -171,7 +171,7 @@ def test_data_set_names_and_upright_pictures(folder, tmp_path):
             ("--model", "model.keras", "in/a.png", "--attention-at", "41,0"),
             "a pixel of the picture. Received: 41,0 for .*a.png, which is 41 pixels wide and 29",
         ),
-    ),
+    ],
 )
 def test_errors(predict, folder, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(folder)
@@ -184,10 +184,10 @@ def test_errors(predict, folder, tmp_path, monkeypatch, arguments, message):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    (
+    [
         (("--attention-at", "1"), "two whole numbers, column and row of a pixel, not '1'"),
         (("--dataset", "ade20k", "--class-names", "a"), "exclude each other"),
-    ),
+    ],
 )
 def test_wrong_flags(predict, capsys, arguments, message):
     with pytest.raises(SystemExit):

@@ -11,7 +11,7 @@ def features(model, x):
     return {name: array(y) for name, y in model(x).items()}
 
 
-@pytest.mark.parametrize("name, output_strides", [("resnet18", (8, 16)), ("resnet50", (8,))])
+@pytest.mark.parametrize(("name", "output_strides"), [("resnet18", (8, 16)), ("resnet50", (8,))])
 def test_dilated_features_are_the_strided_ones_at_more_positions(rng, name, output_strides):
     x = rng.standard_normal((1, 33, 65, 3)).astype("float32")
     strided = resnet(name, output_stride=32)

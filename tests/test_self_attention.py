@@ -96,7 +96,7 @@ def test_channels_first(make, rng):
 
 
 @each_layer
-@pytest.mark.parametrize("dtype, unit", [("mixed_float16", 2**-11), ("mixed_bfloat16", 2**-8)])
+@pytest.mark.parametrize(("dtype", "unit"), [("mixed_float16", 2**-11), ("mixed_bfloat16", 2**-8)])
 def test_half_precision(make, rng, dtype, unit):
     full, half = ready(make, rng), make(dtype=dtype)
     half.build(SHAPE)
@@ -301,7 +301,7 @@ def test_in_a_subclassed_model(rng):
 
 @pytest.mark.parametrize("cls", [FrequencySelfAttention, SpatialSelfAttention])
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"affinity": "cosine"}, r"`affinity` must be one of .*'linear'\. Received: affinity="),
         ({"recurrence": 0}, r"`recurrence` must be a positive int\. Received: recurrence=0\. Give"),

@@ -98,7 +98,7 @@ def test_add_constant(rng):
 
 
 @pytest.mark.parametrize(
-    "frequencies, band",
+    ("frequencies", "band"),
     [
         (8, ((0, 8), (0, 8))),
         ((3, 5), ((0, 3), (0, 5))),

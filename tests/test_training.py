@@ -310,7 +310,7 @@ def test_flags_override_a_recipe():
 
 
 @pytest.mark.parametrize(
-    "flags, message",
+    ("flags", "message"),
     [
         ("--loss hinge", "invalid choice: 'hinge'"),
         ("--batch 0", "`batch` must be a positive int. Received: batch=0"),
@@ -325,7 +325,7 @@ def test_wrong_flags(capsys, flags, message):
 
 
 @pytest.mark.parametrize(
-    "build, message",
+    ("build", "message"),
     [
         (lambda: SGD(l2=-1), r"`l2` must be at least 0. Received: l2=-1. The usual"),
         (lambda: SGD(nesterov=True), r"must be False. Received: nesterov=True. Use keras"),

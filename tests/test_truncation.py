@@ -124,7 +124,7 @@ def test_affinity_concerns_softmax_only(rng, affinity):
 
 
 @pytest.mark.parametrize(
-    "layer, kind",
+    ("layer", "kind"),
     [
         (FrequencySelfAttention(((1, 7), (0, 8)), "linear", name="attention"), "Frequency"),
         (SpatialSelfAttention("linear", low_pass=8, name="attention"), "Frequency"),
@@ -546,7 +546,7 @@ def test_a_model_without_attention(rng):
 
 
 @pytest.mark.parametrize(
-    "layer, frequencies",
+    ("layer", "frequencies"),
     [
         (FrequencySelfAttention(5, name="attention"), 6),
         (FrequencySelfAttention(((2, 6), (1, 4)), name="attention"), 3),
@@ -574,7 +574,7 @@ def test_a_band_beyond_the_map(rng, affinity):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"frequencies": 0}, r"`frequencies` must be a positive int, .*Received: frequencies=0\."),
         ({"affinity": "dot_product"}, r"`affinity` must be one of None, 'linear'\. Received: aff"),

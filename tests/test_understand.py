@@ -30,7 +30,7 @@ def test_script(monkeypatch, tmp_path, capsys):
         assert Image.open(tmp_path / f"{name}.png").size[0] > 1000
 
 
-@pytest.mark.parametrize("signal", ("green", "red"))
+@pytest.mark.parametrize("signal", ["green", "red"])
 def test_boats_are_named_by_the_lamp_alone(signal):
     functions = runpy.run_path(SCRIPT)
     layer = functions["attention_layer"](FrequencySelfAttention, frequencies=8)

@@ -99,7 +99,7 @@ def test_overlay_picture(rng, tmp_path):
     assert legend(overlay_picture(image, mask).legends[0])[0] == "class 2 75.0 %"
 
 
-@pytest.mark.parametrize("affinity", ("dot_product", "linear_softmax"))
+@pytest.mark.parametrize("affinity", ["dot_product", "linear_softmax"])
 def test_attention_picture(rng, affinity, tmp_path):
     layer = FrequencySelfAttention(3, affinity)
     layer.build((None, 7, 11, 5))

@@ -61,7 +61,7 @@ if BACKEND == "tensorflow":
             assert products_as_large_as_a_map(layer, x) == 0
         assert products_as_large_as_a_map(layer, x) > 0
 
-    @pytest.mark.parametrize("dtype, unit", [("float32", 1e-6), ("mixed_bfloat16", 2**-8)])
+    @pytest.mark.parametrize(("dtype", "unit"), [("float32", 1e-6), ("mixed_bfloat16", 2**-8)])
     @each_layer
     def test_compiled_for_any_size(rng, name, dtype, unit):
         layer = make(name, rng, dtype=dtype)

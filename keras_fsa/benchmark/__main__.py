@@ -1,7 +1,7 @@
 """`python -m keras_fsa.benchmark`: what attention costs, on this backend and this device."""
 
 import argparse
-import datetime
+import datetime as dt
 import importlib.metadata
 import json
 import os
@@ -26,6 +26,7 @@ def _size(text):
 
 
 def parse(arguments):
+    """The command line's options."""
     parser = argparse.ArgumentParser(
         prog="python -m keras_fsa.benchmark",
         description="Time, operations and memory of frequency self-attention, of what it replaces "
@@ -180,6 +181,7 @@ def measure_model(backbone, size, mode, options):
 
 
 def main(arguments=None):
+    """Measure, print the tables and write the files that the options ask for."""
     options = parse(arguments)
     kind, device_name = measuring.device()
     compiled = options.compile
@@ -191,7 +193,7 @@ def main(arguments=None):
     modes = measuring.modes(compiled)
     versions = ("keras", "numpy", measuring.BACKEND)
     result = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "backend": measuring.BACKEND,
         "device": {"kind": kind, "name": device_name},
         "threads": measuring.threads(),

@@ -31,6 +31,8 @@ BACKEND = keras.backend.backend()
 
 
 class JaxCall:
+    """A layer on a map, compiled by JAX."""
+
     flops_source = "XLA, before compiling"
 
     def __init__(
@@ -73,6 +75,8 @@ class JaxCall:
 
 
 class TorchCall:
+    """A layer on a map under torch, eager or compiled."""
+
     flops_source = "torch.utils.flop_counter"
 
     def __init__(
@@ -107,9 +111,9 @@ class TorchCall:
         from torch.utils.flop_counter import FlopCounterMode
 
         # The fused attention of the CPU is not in torch's list of counted operations.
-        with self._torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            with FlopCounterMode(display=False) as counter:
-                self._layer(self._x)
+        math = sdpa_kernel(SDPBackend.MATH)
+        with self._torch.no_grad(), math, FlopCounterMode(display=False) as counter:
+            self._layer(self._x)
         return counter.get_total_flops()
 
     def peak_memory(self) -> int | None:
@@ -131,6 +135,8 @@ class TorchCall:
 
 
 class TensorFlowCall:
+    """A layer on a map, compiled by TensorFlow's XLA or run as a graph."""
+
     flops_source = None
 
     def __init__(

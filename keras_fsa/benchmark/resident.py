@@ -45,6 +45,7 @@ def peak_memory_in_child(
 
 
 def main(name: str, shape: tuple, frequencies: int, dtype: str, training: bool, mode: str) -> None:
+    """Print the peak memory of one method's call, in a process of its own."""
     layer = make_layer(name, shape, frequencies, dtype, training)
     x = measuring.make_map(tuple(shape), layer.dtype_policy.name)
     call = measuring.Call(layer, x, training, mode)

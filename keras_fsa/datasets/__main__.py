@@ -17,6 +17,7 @@ from keras_fsa.datasets.registry import NAMES, describe, load
 
 
 def main(argv=None):
+    """Run the command; its exit status."""
     args = _parse(argv)
     if args.name:
         description = describe(args.name)

@@ -275,7 +275,7 @@ def _landscape(rng, land, mood):
     sand = _mix(rng, SAND) * rng.uniform(0.9, 1.08) * light
     sand = sand * (1 + 0.06 * patches + 0.03 * mottle) * (2 * shade - 1)
     wet = np.exp(-np.clip(Y - land["shore"], 0, None) / 2)[..., None]
-    sand = _over(sand, 0.72 * sand, wet * (Y > horizon + 20)[..., None])
+    sand = _over(sand, 0.72 * sand, wet * (horizon + 20 < Y)[..., None])
 
     # Rows of an even noise, taken ever more sparsely towards the horizon, look like waves
     # seen at a low angle.

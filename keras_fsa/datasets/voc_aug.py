@@ -10,6 +10,7 @@ Sources: M. Everingham et al., The PASCAL VOC Challenge, IJCV 2010; B. Hariharan
 Contours from Inverse Detectors, ICCV 2011.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class VocAug(tfds.core.GeneratorBasedBuilder):
             split: (voc / f"ImageSets/Segmentation/{split}.txt").read_text().split()
             for split in ("train", "val")
         }
-        pictures = {name: voc / f"JPEGImages/{name}.jpg" for name in sum(names.values(), [])}
+        pictures = {name: voc / f"JPEGImages/{name}.jpg" for name in chain(*names.values())}
         masks = {name: voc / f"SegmentationClass/{name}.png" for name in pictures}
         for mask in extra_masks:
             name = mask.stem

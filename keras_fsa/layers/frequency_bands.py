@@ -28,7 +28,6 @@ class ChannelGain(keras.layers.Layer):
         `(B, T, C)`, in the dtype of the tokens, under mixed precision too.
 
     Example:
-
     >>> import keras
     >>> tuple(keras_fsa.layers.ChannelGain()(keras.random.normal((2, 64, 16))).shape)
     (2, 64, 16)
@@ -102,7 +101,6 @@ class FrequencyBands(keras.layers.Layer):
             of the tokens.
 
     Example:
-
     >>> import keras
     >>> from keras_fsa.layers import ChannelGain, FrequencyBands, FrequencySelfAttention
     >>> layer = FrequencyBands(

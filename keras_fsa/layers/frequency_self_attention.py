@@ -67,7 +67,6 @@ class FrequencySelfAttention(SelfAttention):
             channels are unknown, or a band beyond a height or width known when the layer is built.
 
     Example:
-
     >>> import keras
     >>> x = keras.random.normal((2, 97, 97, 512))
     >>> tuple(keras_fsa.layers.FrequencySelfAttention(frequencies=8)(x).shape)

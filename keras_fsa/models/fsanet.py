@@ -74,7 +74,6 @@ class FsaNet(keras.Model):
         ConnectionError: where a download fails; it says which file to put where.
 
     Example:
-
     >>> import numpy as np
     >>> model = keras_fsa.FsaNet(19, backbone="resnet18")
     >>> model.predict(np.zeros((1, 97, 131, 3), "uint8"), verbose=0).shape

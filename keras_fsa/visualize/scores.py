@@ -173,7 +173,10 @@ def confusion_picture(
                 colour = "white" if value > 60 else "black"
                 axis.text(
                     *(column, row, f"{value:.0f}"),
-                    **{"ha": "center", "va": "center", "color": colour, "fontsize": 0.85 * font},
+                    ha="center",
+                    va="center",
+                    color=colour,
+                    fontsize=0.85 * font,
                 )
     figure.colorbar(image, shrink=0.8, label="percent of the true class")
     return finish(figure, path)
