@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from benchmarks.bars import PAPER_SAVINGS
 from keras_fsa.arguments import optional_import
-from keras_fsa.benchmark.bars import PAPER_SAVINGS
 
 _LABELS = {
     "time": "time, ms",
@@ -61,8 +61,45 @@ def markdown_bars(bars: list[dict]) -> str:
     return _markdown(header, ["---", "---", "---", "---:", "---"], lines) if lines else ""
 
 
+def markdown_comparison(before: dict, now: dict, tolerance: float = 0.1) -> str:
+    """A Markdown table of two runs' times and memory, row by row, and what got worse.
+
+    Args:
+        before, now: results, as `--json` writes them.
+        tolerance: share by which a figure may grow before it counts as worse.
+
+    Returns:
+        The table of the rows that both runs hold; a ratio above 1 is worse than before.
+
+    Raises:
+        ValueError: where the runs have no row in common.
+    """
+    keys = ("method", "mode", "training", "height", "width", "dtype")
+    earlier = {tuple(row[key] for key in keys): row for row in before["rows"]}
+    lines = []
+    for row in now["rows"]:
+        other = earlier.get(tuple(row[key] for key in keys))
+        if other is None:
+            continue
+        ratios = {
+            key: row[key] / other[key] if row[key] and other[key] else None
+            for key in ("time", "memory")
+        }
+        worse = [key for key, ratio in ratios.items() if ratio and ratio > 1 + tolerance]
+        name = row["method"] + (", training" if row["training"] else "")
+        size = f"{row['height']}x{row['width']}"
+        lines.append([size, name, row["mode"], *map(_number, ratios.values()), " and ".join(worse)])
+    if not lines:
+        raise ValueError(
+            "Two runs must have rows in common to be compared. Received: runs of "
+            f"{len(earlier)} and {len(now['rows'])} rows. Give both the same sizes and methods."
+        )
+    header = ["size", "method", "mode", f"time / {before['date'][:10]}", "memory", "worse"]
+    return _markdown(header, ["---"] * 3 + ["---:"] * 2 + ["---"], lines)
+
+
 # Ours are the thick lines. Colours of Okabe and Ito, which colour-blind readers can tell apart.
-_LINES = {
+_LINES: dict[str, dict] = {
     "copy": {"color": "0.5", "linestyle": ":"},
     "regular": {"color": "black"},
     "fused": {"color": "black", "linestyle": "--"},
@@ -94,7 +131,7 @@ def plot(rows: list[dict]) -> Any:
         ImportError: where matplotlib is missing, with the pip command.
     """
     figures = optional_import("matplotlib.figure", "examples")
-    groups = {}
+    groups: dict[str, dict] = {}
     for row in rows:
         if row["mode"] == "unknown sizes":
             continue

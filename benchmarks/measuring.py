@@ -3,7 +3,7 @@
 A *call* is one layer on one map, compiled as users compile: it has `run()`, which comes back when
 the device has finished; `counted_flops()`, the backend's own count of a forward pass, or None where
 it has no counter; and `peak_memory()`, the bytes that a call takes beyond its input and the
-weights, output included, or None where only `keras_fsa.benchmark.resident` can tell. In training a
+weights, output included, or None where only `benchmarks.resident` can tell. In training a
 call is the forward pass and the gradients with respect to map and weights; the map itself serves as
 the gradient of the output.
 
@@ -63,7 +63,9 @@ class JaxCall:
         return self._jax.block_until_ready(self._compiled(*self._arguments))
 
     def counted_flops(self) -> float:
-        return self._forward.lower(*self._arguments).cost_analysis()["flops"]
+        costs = self._forward.lower(*self._arguments).cost_analysis()
+        assert costs is not None
+        return costs["flops"]
 
     def peak_memory(self) -> int | None:
         if self._on_cpu:
@@ -71,6 +73,7 @@ class JaxCall:
             # regular attention at 97 x 97 x 512 it says 21 MiB, but 400 MiB are touched.
             return None
         plan = self._compiled.memory_analysis()
+        assert plan is not None
         return plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
 
 
@@ -175,7 +178,7 @@ class TensorFlowCall:
     def traces(self) -> int:
         return self._step.experimental_get_tracing_count()
 
-    def counted_flops(self) -> float:
+    def counted_flops(self) -> float | None:
         return None
 
     def peak_memory(self) -> int | None:
@@ -189,7 +192,7 @@ class TensorFlowCall:
         return memory.get_memory_info("GPU:0")["peak"] - before
 
 
-CALLS = {"jax": JaxCall, "torch": TorchCall, "tensorflow": TensorFlowCall}
+CALLS: dict[str, Any] = {"jax": JaxCall, "torch": TorchCall, "tensorflow": TensorFlowCall}
 Call = CALLS[BACKEND]
 
 
@@ -240,8 +243,8 @@ def retraces(layer: keras.Layer, maps: list) -> int | None:
 
 
 def time_round_robin(
-    runs: dict[str, Callable], rounds: int, seconds: float, clock: Callable = time.perf_counter
-) -> dict[str, tuple]:
+    runs: dict[Any, Callable], rounds: int, seconds: float, clock: Callable = time.perf_counter
+) -> dict[Any, tuple]:
     """Median times of several functions, taken in turns so that drift of the machine hits all.
 
     Each function is called once to warm up and once to learn how long it takes. Slow ones then
@@ -262,7 +265,8 @@ def time_round_robin(
         return clock() - start
 
     share = seconds / max(1, len(runs))
-    times, parts = {}, {}
+    times: dict[str, list] = {}
+    parts = {}
     for name, run in runs.items():
         run()
         parts[name] = min(rounds, max(3, int(share / max(timed(run), 1e-9))))

@@ -1,4 +1,4 @@
-"""`python -m keras_fsa.benchmark`: what attention costs, on this backend and this device."""
+"""`python -m benchmarks`: what attention costs, on this backend and this device."""
 
 import argparse
 import datetime as dt
@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-from keras_fsa.benchmark import bars, measuring, methods, report, resident
+from benchmarks import bars, measuring, methods, report, resident
 from keras_fsa.files import whole_file
 
 FREQUENCY_METHODS = ("dot_product", "linear_softmax")
@@ -28,7 +28,7 @@ def _size(text):
 def parse(arguments):
     """The command line's options."""
     parser = argparse.ArgumentParser(
-        prog="python -m keras_fsa.benchmark",
+        prog="python -m benchmarks",
         description="Time, operations and memory of frequency self-attention, of what it replaces "
         "and of what could be taken instead. Prints a Markdown table.",
     )
@@ -52,6 +52,7 @@ def parse(arguments):
     add("--model-size", type=_size, default=(513, 513), metavar="HxW")
     add("--json", metavar="FILE")
     add("--plot", metavar="FILE")
+    add("--compare", metavar="FILE", help="an earlier --json: print which rows got slower")
     return parser.parse_args(arguments)
 
 
@@ -79,7 +80,8 @@ def _first_line(error):
 def measure_size(names, shape, options, modes, kind):
     """Rows of all methods at one size."""
     _, height, width, _ = shape
-    rows, calls = {}, {}
+    rows: dict[tuple, dict] = {}
+    calls = {}
     passes = (False, True) if options.training else (False,)
     for mode in modes:
         for training in passes:
@@ -123,9 +125,9 @@ def measure_size(names, shape, options, modes, kind):
                     row["note"] = _first_line(error)
                     continue
                 calls[name, mode, training] = call
-    for key in calls:
+    for name, mode, training in calls:
+        key = (name, mode, training)
         if rows[key]["memory"] is None:
-            name, mode, training = key
             _say(f"{height}x{width}: memory of {name}, in a child process")
             rows[key]["memory"] = resident.peak_memory_in_child(
                 name, shape, options.frequencies, options.dtype, training, mode
@@ -228,7 +230,7 @@ def main(arguments=None):
     about = result["threads"] | result["versions"]
     print(f"{device_name}, {result['date']},", ", ".join(f"{k} {v}" for k, v in about.items()))
     given = " ".join(sys.argv[1:] if arguments is None else map(str, arguments))
-    print(f"`python -m keras_fsa.benchmark {given}`\n")
+    print(f"`python -m benchmarks {given}`\n")
     print(report.markdown(result["rows"]))
     print("\n" + report.markdown_bars(result["bars"]))
     sources = sorted({row["memory_by"] for row in result["rows"] if row["memory_by"]})
@@ -237,6 +239,9 @@ def main(arguments=None):
         print("Sizes are always known under jax.jit: each new one is compiled once.")
     if measuring.BACKEND == "torch":
         print("Sizes are never fixed under torch: known and unknown ones are the same call.")
+    if options.compare:
+        with open(options.compare) as file:
+            print("\n" + report.markdown_comparison(json.load(file), result))
     if options.json:
         with whole_file(options.json) as name, open(name, "w") as file:
             json.dump(result, file, indent=1)

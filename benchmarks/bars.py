@@ -4,7 +4,7 @@ Each bar is computed only where a run holds what it needs. The bars against regu
 set at 97 x 97 x 512, one picture, float32, 8 frequencies: the paper's case.
 """
 
-from keras_fsa.benchmark.methods import memory_of_regular
+from benchmarks.methods import memory_of_regular
 
 PAPER = {"channels": 512, "batch": 1, "frequencies": 8, "dtype": "float32"}
 # Savings that the paper reports against regular self-attention.
@@ -37,7 +37,7 @@ def check(result: dict) -> list[dict]:
         return None if ratio is None else 1 - ratio
 
     setting = result["setting"]
-    tables = {}
+    tables: dict[tuple, dict] = {}
     for row in result["rows"]:
         key = (row["mode"], row["height"], row["width"], row["training"])
         tables.setdefault(key, {})[row["method"]] = row
@@ -54,13 +54,14 @@ def check(result: dict) -> list[dict]:
             continue
         # What a backend takes beyond one table of pairs to compute a softmax is its own affair.
         once = {"memory": memory_of_regular((1, height, width, setting["channels"]))}
-        for method, limits in {
+        limits_of: dict[str, dict] = {
             "dot_product": {"flops": 0.997, "time": 0.988, "memory": 0.92},
             "linear_softmax": {"flops": 0.997, "time": 0.985, "memory": 0.901},
-        }.items():
-            for key, limit in limits.items():
-                measured = saving(_ratio(rows, method, "regular", key))
-                at_least(f"{method}: {key} below regular attention", limit, measured, mode)
+        }
+        for method, limits in limits_of.items():
+            for quantity, limit in limits.items():
+                measured = saving(_ratio(rows, method, "regular", quantity))
+                at_least(f"{method}: {quantity} below regular attention", limit, measured, mode)
             measured = saving(_ratio({**rows, "once": once}, method, "once", "memory"))
             bar = f"{method}: memory below regular attention that holds its pairs once"
             at_least(bar, limits["memory"], measured, mode)
@@ -97,7 +98,7 @@ def check(result: dict) -> list[dict]:
                 if rows.get(name, {}).get("time") and rows.get(ours, {}).get("time")
             }
             if fused and min(height, width) >= 33:
-                ours = min(fused, key=fused.get)
+                ours = min(fused, key=fused.__getitem__)
                 measured = fused[ours] / rows[ours]["time"]
                 at_least(f"{ours}: times faster than fused attention at {size}", 1, measured, mode)
             large = {**PAPER, "batch": 4}

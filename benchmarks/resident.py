@@ -1,6 +1,6 @@
 """A process of its own that tells the memory of a call, where no allocator or compiler does.
 
-Usage: python -m keras_fsa.benchmark.resident '{"name": METHOD, "shape": [...], ...}', which prints
+Usage: python -m benchmarks.resident '{"name": METHOD, "shape": [...], ...}', which prints
 a number of bytes: by how much the call raises the peak of the process' resident pages.
 
 It is the call's second run, when all is traced and compiled. The first one's memory must be given
@@ -14,9 +14,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from keras_fsa.benchmark import measuring
-from keras_fsa.benchmark.methods import make_layer
+from benchmarks import measuring
+from benchmarks.methods import make_layer
 
 
 def peak_memory_in_child(
@@ -30,8 +31,9 @@ def peak_memory_in_child(
     call = {"name": name, "shape": list(shape), "frequencies": frequencies}
     call.update(dtype=dtype, training=training, mode=mode)
     done = subprocess.run(
-        [sys.executable, "-m", "keras_fsa.benchmark.resident", json.dumps(call)],
+        [sys.executable, "-m", "benchmarks.resident", json.dumps(call)],
         # Large buffers stay out of the heap, where they could reuse pages that count already.
+        cwd=Path(__file__).parent.parent,
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "TF_ENABLE_ONEDNN_OPTS": "0"},
         capture_output=True,
         text=True,
