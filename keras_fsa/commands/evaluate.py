@@ -36,7 +36,15 @@ import keras
 import numpy as np
 
 from keras_fsa.arguments import optional_import
-from keras_fsa.commands.command import (
+from keras_fsa.commands.command import command
+from keras_fsa.commands.data import as_pairs, keep_tensorflow_off_gpus
+from keras_fsa.commands.models import load_model, num_classes_of
+from keras_fsa.commands.predict import Names
+from keras_fsa.files import whole_file
+from keras_fsa.images import MAX_PIXELS, read_image
+from keras_fsa.inference import batches_by_size, class_map
+from keras_fsa.metrics import boundary_scores, confusion_matrix, confusion_scores, nan_mean
+from keras_fsa.settings import (
     Count,
     ExistingFolder,
     ExistingPath,
@@ -45,15 +53,7 @@ from keras_fsa.commands.command import (
     Pixels,
     Real,
     Scale,
-    command,
 )
-from keras_fsa.commands.data import as_pairs, keep_tensorflow_off_gpus
-from keras_fsa.commands.models import load_model, num_classes_of
-from keras_fsa.commands.predict import Names
-from keras_fsa.files import whole_file
-from keras_fsa.images import MAX_PIXELS, read_image
-from keras_fsa.inference import batches_by_size, class_map
-from keras_fsa.metrics import boundary_scores, confusion_matrix, confusion_scores, nan_mean
 
 
 @dataclass(frozen=True)
@@ -215,9 +215,7 @@ def _open_data(settings, split, num_classes) -> tuple[Iterator, int, bool]:
         return stream, len(files), False
     if settings.images:
         pairs = match_pairs(settings.images, settings.masks)
-        data = folder_dataset(
-            *zip(*pairs, strict=True), num_classes, None, settings.ignore_label
-        )
+        data = folder_dataset(*zip(*pairs, strict=True), num_classes, None, settings.ignore_label)
     else:
         data = load(
             settings.dataset,

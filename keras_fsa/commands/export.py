@@ -31,9 +31,10 @@ import keras
 import numpy as np
 
 import keras_fsa
-from keras_fsa.commands.command import ExistingFile, OutputPath, Pixels, Scale, command
+from keras_fsa.commands.command import command
 from keras_fsa.commands.models import load_keras_model
 from keras_fsa.models.exporting import SIZES, deviation, largest_deviation, load_exported
+from keras_fsa.settings import ExistingFile, OutputPath, Pixels, Scale
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -82,3 +83,27 @@ def num_classes_of(model: keras.Model | Callable) -> int | None:
     if hasattr(model, "num_classes"):
         return model.num_classes
     return model.output_shape[-1] if isinstance(model, keras.Model) else None
+
+
+def with_policy(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
+    """A new model of the same configuration under another dtype policy, in every layer.
+
+    Args:
+        model: any Keras model.
+        policy: name of a dtype policy.
+        **changes: other values of its configuration.
+
+    Returns:
+        The new model. Its weights are random.
+    """
+
+    def convert(config):
+        if isinstance(config, dict):
+            if config.get("class_name") == "DTypePolicy":
+                return keras.dtype_policies.serialize(keras.DTypePolicy(policy))
+            return {key: convert(value) for key, value in config.items()}
+        if isinstance(config, (list, tuple)):
+            return type(config)(map(convert, config))
+        return config
+
+    return type(model).from_config({**convert(model.get_config()), **changes})

@@ -27,12 +27,13 @@ from tyro.conf import Positional
 from tyro.constructors import PrimitiveConstructorSpec
 
 from keras_fsa.attention_map import softmax_twin
-from keras_fsa.commands.command import Count, ExistingPath, OutputFolder, Pixels, command
+from keras_fsa.commands.command import command
 from keras_fsa.commands.models import load_model, num_classes_of
 from keras_fsa.files import whole_file
 from keras_fsa.images import MAX_PIXELS, read_image
 from keras_fsa.inference import probabilities
 from keras_fsa.layers.self_attention import SelfAttention
+from keras_fsa.settings import Count, ExistingPath, OutputFolder, Pixels
 from keras_fsa.visualize import attention_picture, overlay_picture, spectrum_picture
 
 
@@ -180,9 +181,7 @@ def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     return [(file, name) for name, file in found.items()]
 
 
-def class_table(
-    settings: Predict, model: object
-) -> tuple[Sequence[str] | None, np.ndarray | None]:
+def class_table(settings: Predict, model: object) -> tuple[Sequence[str] | None, np.ndarray | None]:
     """Names and colours of the classes, None where nothing is known of them."""
     names, palette = settings.class_names, None
     if settings.dataset:

@@ -1,4 +1,4 @@
-"""`python -m keras_fsa.commands` is the console script `keras_fsa`."""
+"""`python -m keras_fsa` is the console script `keras_fsa`."""
 
 from keras_fsa.commands import main
 
