@@ -195,7 +195,7 @@ def main(arguments=None):
     modes = measuring.modes(compiled)
     versions = ("keras", "numpy", measuring.BACKEND)
     result = {
-        "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "backend": measuring.BACKEND,
         "device": {"kind": kind, "name": device_name},
         "threads": measuring.threads(),

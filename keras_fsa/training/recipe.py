@@ -1,7 +1,6 @@
 """All settings of a training, by their names in the field."""
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from keras_fsa._deprecation import renamed_arguments
