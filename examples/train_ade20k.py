@@ -2,9 +2,9 @@
 
     python examples/train_ade20k.py --data-dir data --manual-dir archives
 
-`archives` holds ADEChallengeData2016.zip, see keras_fsa/datasets/ade20k.py. The same command resumes a
-training that was stopped. It runs on TensorFlow, JAX and torch: set KERAS_BACKEND. Several
-devices: `--devices all`, see keras_fsa/training/devices.py. `--help` lists all flags.
+`archives` holds ADEChallengeData2016.zip, see keras_fsa/datasets/ade20k.py. The same command
+resumes a training that was stopped. It runs on TensorFlow, JAX and torch: set KERAS_BACKEND.
+Several devices: `--devices all`, see keras_fsa/training/devices.py. `--help` lists all flags.
 
 What comes out, in outputs/ade20k: model.keras, best.keras (by validation), history.csv,
 tensorboard, predictions of the first validation images, and checkpoint.npz to resume from.

@@ -3,8 +3,8 @@ r"""Trains FsaNet on Cityscapes, with the settings behind the paper's Cityscapes
     python examples/train_cityscapes.py --data-dir data --manual-dir archives
 
 `archives` holds leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, from
-https://www.cityscapes-dataset.com/downloads (with a login). The same command goes on where a
-killed one stopped. It runs on TensorFlow, JAX and torch: set KERAS_BACKEND. Several devices:
+https://www.cityscapes-dataset.com/downloads (with a login). The same command resumes a
+training that was stopped. It runs on TensorFlow, JAX and torch: set KERAS_BACKEND. Several devices:
 `--devices all`, see keras_fsa/training/devices.py. `--help` lists all flags.
 
 What comes out, in outputs/cityscapes: model.keras, best.keras (by validation), history.csv,

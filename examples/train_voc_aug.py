@@ -3,7 +3,8 @@
     python examples/train_voc_aug.py --data-dir data --manual-dir archives
 
 `archives` holds VOCtrainval_11-May-2012.tar and SBD's benchmark.tgz, see
-keras_fsa/datasets/voc_aug.py. The same command goes on where a killed one stopped. It runs on
+keras_fsa/datasets/voc_aug.py. The same command resumes a training that was stopped. It
+runs on
 TensorFlow, JAX and torch: set KERAS_BACKEND. Several devices: `--devices all`, see
 keras_fsa/training/devices.py. `--help` lists all flags.
 

@@ -173,14 +173,14 @@ def _modern(arguments, kind):
 
 def _without_box(text):
     """What tyro says of an error, without the frame, hints and help."""
+    # The frame is of ASCII where the terminal's encoding wants that.
+    text = text.translate(str.maketrans("╭╮╰╯─│", "++++-|"))
     lines = []
-    for line in text.splitlines():
-        line = line.strip("│ ")
-        if line.startswith("╭") or not line:
-            continue
-        if line.startswith(("──", "╰")):
+    for line in (line.strip("| ") for line in text.splitlines()):
+        if line.startswith("--") and " " not in line:
             break
-        lines.append(line)
+        if line and not line.startswith("+"):
+            lines.append(line)
     text = re.sub(r"\[/?bold\]", "", " ".join(lines))
     wrong = r"Error parsing (\S+): no type matching (.+?) could be instantiated from \[(.*?)\]\."
     if found := re.match(wrong, text):

@@ -77,7 +77,7 @@ class Evaluate:
     masks: ExistingFolder | None = None
     """Folder of their masks; none for predictions only."""
     class_names: Names | None = None
-    """For --images: such as sky,road,car."""
+    """For --images: such as sky,road,car; none: class 0, class 1, ..."""
     ignore_label: Label = 255
     """For --masks: id of the pixels of no class."""
     mode: Literal["whole", "slide"] = "whole"
@@ -117,10 +117,6 @@ class Evaluate:
             ),
             (self.masks and not self.images, "--masks needs the --images they belong to"),
             (
-                not self.class_names and not self.dataset,
-                "--images needs --class-names, or the --dataset whose classes they are",
-            ),
-            (
                 self.mode == "slide" and self.stride > self.window,
                 f"--stride must be at most the window. Received: {self.stride} for {self.window}",
             ),
@@ -150,6 +146,14 @@ def evaluate(settings: Evaluate) -> None:
         names = names or description.class_names
         split = split or list(description.splits)[-1]
     model = load_model(settings.model)
+    if not names:
+        count = num_classes_of(model)
+        if not count:
+            raise ValueError(
+                "`class_names` or `dataset` must be given for an exported model. Received: "
+                f"neither, for {settings.model}. Name every class once."
+            )
+        names = [f"class {i}" for i in range(count)]
     view = {
         "window": settings.window if settings.mode == "slide" else None,
         "stride": settings.stride if settings.mode == "slide" else None,
