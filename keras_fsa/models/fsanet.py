@@ -14,6 +14,7 @@ from keras_fsa.models import exporting
 from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import PictureNormalization, choose_normalization
 from keras_fsa.models.presets import preset_arguments
+from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.resize import resize_bilinear
 from keras_fsa.spectral import xla_scope
 from keras_fsa.types import Frequencies, Path, Shape
@@ -164,6 +165,7 @@ class FsaNet(keras.Model):
                 auxiliary_use_bias,
             )
         self.build((None, *self.image_shape))
+        avoid_copies(self)
 
     @classmethod
     def from_preset(cls, name: str, **arguments: Any) -> "FsaNet":
