@@ -126,7 +126,7 @@ def draw_attention(model, picture, name, target, spectrum, pixel):
         spectrum_picture(feature_map, k, f"{target}_spectrum.png")
     if pixel:
         row, column = position_of_pixel(pixel, picture, feature_map, name)
-        layers = {layer.affinity.replace("_", " "): layer}
+        layers = {layer.affinity.name.replace("_", " "): layer}
         if layer.affinity != "softmax" or layer.low_pass is not None:
             layers = {f"this model: {title}": layer for title in layers}
             layers["softmax, all frequencies"] = softmax_twin(layer)

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_fsa import spectral
+from keras_fsa import affinities, spectral
 from keras_fsa.attention_map import attention_at, softmax_twin
 from keras_fsa.datasets.signal_harbor import (
     CLASSES,
@@ -162,7 +162,7 @@ def main():
     truncation_picture(image, k, args.output / "truncation.png")
 
     print("\n3. Attention between tokens is attention between positions of the low-passed map")
-    for affinity in FrequencySelfAttention.affinities:
+    for affinity in affinities.names(spectral=True):
         frequency = attention_layer(FrequencySelfAttention, affinity=affinity, frequencies=k)
         spatial = attention_layer(SpatialSelfAttention, affinity=affinity, low_pass=k)
         added = [ops.convert_to_numpy(layer(x[None])) - x for layer in (frequency, spatial)]
