@@ -24,7 +24,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fsa.spectral import xla_scope
+from keras_fsa.compilation import xla_scope
 from keras_fsa.types import DType, Tensor
 
 BACKEND = keras.backend.backend()

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_fsa import spectral
+from keras_fsa import affinities, spectral
 from keras_fsa.attention_map import attention_at, softmax_twin
 from keras_fsa.commands.command import command
 from keras_fsa.datasets.signal_harbor import (
@@ -172,7 +172,7 @@ def understand(settings):
     truncation_picture(image, k, output / "truncation.png")
 
     print("\n3. Attention between tokens is attention between positions of the low-passed map")
-    for affinity in FrequencySelfAttention.affinities:
+    for affinity in affinities.names(spectral=True):
         frequency = attention_layer(FrequencySelfAttention, affinity=affinity, frequencies=k)
         spatial = attention_layer(SpatialSelfAttention, affinity=affinity, low_pass=k)
         added = [ops.convert_to_numpy(layer(x[None])) - x for layer in (frequency, spatial)]

@@ -260,8 +260,8 @@ def draw_attention(
         spectrum_picture(feature_map, k, f"{target}_spectrum.png")
     if pixel:
         row, column = position_of_pixel(pixel, image, feature_map, name)
-        layers = {layer.affinity.replace("_", " "): layer}
-        if layer.affinity != "softmax" or layer.low_pass is not None:
+        layers = {layer.affinity.name.replace("_", " "): layer}
+        if layer.affinity.name != "softmax" or layer.low_pass is not None:
             layers = {f"this model: {title}": layer for title in layers}
             layers["softmax, all frequencies"] = softmax_twin(layer)
         attention_picture(feature_map, layers, row, column, image, f"{target}_attention.png")
