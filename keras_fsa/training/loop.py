@@ -201,9 +201,9 @@ def _loss(recipe):
             recipe.ohem_threshold,
             recipe.ohem_keep,
             class_weights=recipe.class_weights,
-            ignore_class=IGNORE_LABEL,
+            ignore_label=IGNORE_LABEL,
         )
-    return CrossEntropy(recipe.class_weights, ignore_class=IGNORE_LABEL)
+    return CrossEntropy(recipe.class_weights, ignore_label=IGNORE_LABEL)
 
 
 def _prepare_batch_norm(model, recipe, devices):
@@ -316,6 +316,7 @@ class _Progress(keras.callbacks.Callback):
         if self.validation and (last or self.step % recipe.validate_every == 0):
             self.model.evaluate(self.validation, verbose=0)
             add_up(self.iou.total_cm, self.devices)
+            add_up(self.iou.unscored, self.devices)
             score = row["validation_mean_iou"] = float(self.iou.result())
             self._draw()
             scores = [before["validation_mean_iou"] for before in self.history]
