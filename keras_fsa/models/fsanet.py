@@ -19,6 +19,7 @@ from keras_fsa.arguments import (
 from keras_fsa.backbones.features import build_backbone, feature_shapes
 from keras_fsa.compilation import announces_xla
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
+from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
 from keras_fsa.models import exporting
 from keras_fsa.models.heads import auxiliary_head, fsa_head
@@ -268,17 +269,16 @@ class FsaNet(keras.Model):
             optimizer: default `keras.optimizers.SGD(0.01, momentum=0.9)`. For the usual
                 poly decay, pass it as the learning rate:
                 `keras.optimizers.schedules.PolynomialDecay(0.01, steps, 1e-4, power=0.9)`.
-            loss: a loss of masks and logits. Default: sparse categorical cross entropy that ignores
-                the label 255. The auxiliary head's logits enter the same loss, with their weight.
+            loss: a loss of masks and logits. Default: `keras_fsa.losses.CrossEntropy()`, which
+                ignores the label 255 and is NaN where a mask has an id that is no class. The
+                auxiliary head's logits enter the same loss, with their weight.
             metrics: default: mean IoU that ignores the label 255. `[]` for none.
             **kwargs: of `keras.Model.compile`.
         """
         if optimizer is None:
             optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
         if loss is None:
-            loss = keras.losses.SparseCategoricalCrossentropy(
-                from_logits=True, ignore_class=IGNORE_LABEL
-            )
+            loss = CrossEntropy()
         if metrics is None:
             metrics = [
                 MeanIoU(
@@ -353,7 +353,7 @@ class FsaNet(keras.Model):
                 would write a file that is wrong at other sizes. The way round is in the message.
             ImportError: where a package is missing that writes the format, with the pip command.
         """
-        pictures = exporting.picture_spec(
+        pictures = exporting.image_spec(
             self, filepath, format, input_signature, output, input_dtype
         )
         with exporting.written_at_once(filepath) as path:

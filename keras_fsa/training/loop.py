@@ -287,9 +287,9 @@ def build_loss(recipe: Recipe) -> keras.losses.Loss:
             recipe.ohem_threshold,
             recipe.ohem_keep,
             class_weights=recipe.class_weights,
-            ignore_class=IGNORE_LABEL,
+            ignore_label=IGNORE_LABEL,
         )
-    return CrossEntropy(recipe.class_weights, ignore_class=IGNORE_LABEL)
+    return CrossEntropy(recipe.class_weights, ignore_label=IGNORE_LABEL)
 
 
 def _fit(

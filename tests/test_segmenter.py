@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import keras_fsa
 from keras_fsa.inference import probabilities
 from keras_fsa.models.exporting import load_exported
+from keras_fsa.segmenter import Segmenter
+from keras_fsa.sliding_window import SlidingWindow
 from tests.helpers import BACKEND, randomize, run_python
 from tests.test_inference import small_model
 
@@ -21,6 +22,8 @@ SETTINGS = {
     # 0.7 * 45 is just below 31.5 in float64, and rounds to 31; in float32 it would to 32.
     "slide": dict(window=(19, 23), scales=(0.7, 1.5), flip=True, align_corners=True),
     "fit": dict(fit=(61, 23), flip=True),
+    "hann": dict(window=17, stride=9, blend="hann"),
+    "gaussian": dict(window=(19, 23), stride=(11, 13), scales=(1.0, 1.25), blend="gaussian"),
 }
 # Ragged borders; a side smaller than the window.
 SIZES = ((29, 45), (13, 50))
@@ -29,7 +32,7 @@ SIZES = ((29, 45), (13, 50))
 @pytest.mark.parametrize("name", SETTINGS)
 def test_one_graph_for_any_size(rng, tmp_path, name):
     model = randomize(small_model(), rng)
-    predict = keras_fsa.SlidingWindow(model, **SETTINGS[name])
+    predict = Segmenter(model, **SETTINGS[name])
     pictures = [rng.integers(0, 256, (2, *size, 3)).astype("uint8") for size in SIZES]
     want = [probabilities(model, x, **SETTINGS[name]) for x in pictures]
     for x, scores in zip(pictures, want, strict=True):
@@ -47,13 +50,13 @@ def test_one_graph_for_any_size(rng, tmp_path, name):
         served = serve(x)
         np.testing.assert_allclose(np.exp(served), scores, atol=CLOSE)
         np.testing.assert_array_equal(served.argmax(-1), scores.argmax(-1))
-    # They are logits to everything that takes an exported model.
+    # They serve as logits to everything that takes an exported model.
     np.testing.assert_allclose(probabilities(serve, x), scores, atol=CLOSE)
 
 
 def test_a_model_of_one_size_is_the_window(rng, tmp_path):
     model = randomize(small_model(image_shape=(24, 20, 3)), rng)
-    predict = keras_fsa.SlidingWindow(model, window=(24, 20), stride=13)
+    predict = Segmenter(model, window=(24, 20), stride=13)
     x = rng.integers(0, 256, (1, 40, 33, 3)).astype("uint8")
     want = predict(x)
     assert want.shape == (1, 40, 33)
@@ -103,7 +106,7 @@ print(sorted(libraries & set(sys.modules) - before))
 def test_pictures_as_files(rng, tmp_path):
     """In a process that has TensorFlow only."""
     model = randomize(small_model(), rng)
-    predict = keras_fsa.SlidingWindow(model, window=17, stride=11)
+    predict = Segmenter(model, window=17, stride=11)
     if BACKEND == "torch":
         with pytest.raises(ValueError, match="under the torch backend.*KERAS_BACKEND=tensorflow"):
             predict.export(tmp_path / "served")
@@ -165,17 +168,46 @@ def test_the_command(rng, tmp_path, monkeypatch, capsys):
     [
         (dict(window=0), r"`window` must be a positive int. Received: window=0"),
         (dict(window=4, stride=5), r"at most `window`.*Received: window=\(4, 4\), stride=\(5, 5"),
-        (dict(scales=()), r"`scales` must be one or more positive.*Received: scales=\(\)"),
+        (dict(scales=()), r"`scales` must be a sequence of one or more.*Received: scales=\(\)"),
         (dict(fit=(512, 2048)), r"`fit` must be \(long, short\).*Write fit=\(2048, 512\)"),
     ],
 )
 def test_errors(settings, message):
     with pytest.raises(ValueError, match=message):
-        keras_fsa.SlidingWindow(None, **settings)
+        Segmenter(None, **settings)
 
 
 def test_export_errors(tmp_path):
-    predict = keras_fsa.SlidingWindow(small_model())
-    with pytest.raises(ValueError, match=r"`output` must be one of 'logits', 'classes'"):
+    predict = Segmenter(small_model())
+    with pytest.raises(ValueError, match=r"`output` must be one of 'log_probabilities', 'classes'"):
         predict.export(tmp_path / "served", output="overlays")
     assert not list(tmp_path.iterdir())
+
+
+def test_earlier_names(tmp_path):
+    model = small_model()
+    with pytest.warns(DeprecationWarning, match="`SlidingWindow` is deprecated.*Use .*Segmenter`"):
+        segment = SlidingWindow(model, window=9)
+    assert isinstance(segment, Segmenter) and segment.settings["window"] == 9
+    images = np.zeros((8, 9, 3), "uint8")
+    with pytest.warns(DeprecationWarning, match="`pictures`"):
+        ids = segment(pictures=images)
+    np.testing.assert_array_equal(ids, segment(images))
+    if BACKEND != "torch":
+        with pytest.warns(DeprecationWarning, match='Use output="log_probabilities"'):
+            segment.export(tmp_path / "served", output="logits", verbose=False)
+
+
+def test_nan_is_no_class(rng, tmp_path):
+    model = randomize(small_model(), rng)
+    segment = Segmenter(model, window=9, blend="hann")
+    if BACKEND == "torch":
+        pytest.skip("written under TensorFlow and JAX only")
+    segment.export(tmp_path / "served", output="classes", verbose=False)
+    images = np.full((2, 16, 17, 3), 100, "float32")
+    images[1, 3, 4, 0] = np.nan
+    served = load_exported(tmp_path / "served")(images)
+    assert (served[0] < 5).all() and (served[1] == 255).all()
+    model.head.layers[-1].bias.assign([0, np.nan, 0, 0, 0])
+    segment.export(tmp_path / "served", output="classes", verbose=False)
+    assert (load_exported(tmp_path / "served")(images) == 255).all()
