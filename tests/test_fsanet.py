@@ -301,8 +301,14 @@ def test_pictures_of_other_channels(rng):
         ({"frequencies": -3}, r"`frequencies` must be a positive int, .*Received: frequencies=-3"),
         ({"recurrence": 0}, r"`recurrence` must be a positive int"),
         ({"head_channels": 0}, r"`head_channels` must be a positive int"),
-        ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\)\. Received: dropout=1\.0\. Give"),
-        ({"auxiliary_loss_weight": -1}, r"`auxiliary_loss_weight` must be at least 0\. Received:"),
+        (
+            {"dropout": 1.0},
+            r"`dropout` must be .*at least 0 and below 1\. Received: dropout=1\.0",
+        ),
+        (
+            {"auxiliary_loss_weight": -1},
+            r"`auxiliary_loss_weight` must be .*at least 0\. Rec",
+        ),
         ({"image_shape": (64, 64)}, r"`image_shape` must be \(height, .*Received: image_shape="),
         ({"normalization": "unit"}, r"`normalization` must be one of 'imagenet', .*Received: norm"),
         ({"normalization": (0, 0)}, r"a pair \(mean, std\) of finite numbers with std > 0"),
@@ -345,11 +351,9 @@ def test_attention_must_keep_the_shape():
 def test_wrong_pictures(rng):
     model = tiny()
     for shape in ((1, 16, 16, 4), (16, 16, 3)):
-        with pytest.raises(
-            ValueError, match=r"Pictures must have the shape .*Received: pictures of"
-        ):
+        with pytest.raises(ValueError, match=r"Images must have the shape .*Received: images of"):
             model(np.zeros(shape, "uint8"))
-    with pytest.raises(ValueError, match=r"Received: pictures of shape \(1, 32, 40, 3\)"):
+    with pytest.raises(ValueError, match=r"Received: images of shape \(1, 32, 40, 3\)"):
         tiny(image_shape=(32, 32, 3))(np.zeros((1, 32, 40, 3), "uint8"))
 
 
