@@ -365,7 +365,7 @@ def test_truncated_records(places):
     load("ade20k", "train", **places)
     (path,) = places["data_dir"].glob("ade20k/*/*train*tfrecord*")
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match="must be whole.*prepare the data set again"):
+    with pytest.raises(ValueError, match="must be whole.*prepare the dataset again"):
         load("ade20k", "train", **places)
 
 

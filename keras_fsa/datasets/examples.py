@@ -23,7 +23,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 # What `tf.data.Dataset` offers and earlier versions returned.
 _TF_DATA = frozenset(
     "apply as_numpy_iterator cache cardinality concatenate element_spec enumerate filter flat_map "
-    "map options padded_batch prefetch reduce repeat shard shuffle unbatch with_options".split()
+    "map options padded_batch prefetch reduce repeat shard shuffle skip take unbatch "
+    "with_options".split()
 )
 
 
