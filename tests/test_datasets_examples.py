@@ -207,7 +207,7 @@ assert command.main("check --images images --masks masks --num-classes 3".split(
 try:
     load("ade20k", "train", "data")
 except ImportError as error:
-    assert "keras_fsa[examples]" in str(error)
+    assert "keras_fsa[datasets]" in str(error)
 else:
     raise AssertionError
 """

@@ -143,7 +143,7 @@ def load(
     one_of("split", split, tuple(description.splits))
     boolean("download", download)
     boolean("skip_unreadable", skip_unreadable)
-    optional_import("PIL.Image", "data")
+    optional_import("PIL.Image", "tools")
     if name in _PREPARED:
         return _load_prepared(name, split, data_dir, download, manual_dir, skip_unreadable)
     module = _MODULES[name]
@@ -262,7 +262,7 @@ def _records(builder, split):
 
 def _feature_reader(records: list) -> Callable[[int], Any]:
     """A function from the number of a record to its features, in TensorFlow's protocol buffers."""
-    parse = optional_import("tensorflow", "examples").train.Example.FromString
+    parse = optional_import("tensorflow", "datasets").train.Example.FromString
 
     def features(index):
         path, offset, length = records[index]
