@@ -78,6 +78,32 @@ def test_transform():
     assert small[5][0].shape == (2, 7, 3) and (small[5][0] == 5).all()
 
 
+def test_in_memory_reads_each_example_once():
+    reads = []
+
+    def read(index):
+        reads.append(index)
+        return np.full((5, 7, 3), index, "uint8"), np.zeros((5, 7), "uint8")
+
+    kept = Examples(4, read, "image {}".format, (5, 7)).in_memory()
+    assert kept.size == (5, 7) and kept[1:].name(0) == "image 1"
+    for _ in range(2):
+        assert [int(image[0, 0, 0]) for image, _ in kept] == [0, 1, 2, 3]
+    assert sorted(reads) == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="read-only"):
+        kept[0][0][0] = 1
+    crops = training_batches(kept, (5, 7), 2, 0)
+    assert crops[0][0].flags.writeable
+    reads.clear()
+    # Room for two of 140 bytes each.
+    few = Examples(4, read).in_memory(gigabytes=300e-9)
+    for _ in range(2):
+        assert len(list(few)) == 4
+    assert len(reads) == 6
+    with pytest.raises(ValueError, match=r"`gigabytes` must be .*Received: gigabytes=0\."):
+        kept.in_memory(0)
+
+
 def test_reading_ahead_keeps_the_order_and_is_lazy():
     def slow(number):
         time.sleep(0.02 if number % 5 == 0 else 0)
