@@ -239,7 +239,7 @@ def _write_submission(folder, name, ids, dataset):
     """The class map of an image as a PNG of the dataset's raw label ids."""
     from keras_fsa.datasets import cityscapes
 
-    image = optional_import("PIL.Image", "data")
+    image = optional_import("PIL.Image", "tools")
     raw_ids = {"cityscapes": cityscapes.RAW_IDS, "ade20k": range(1, 151)}.get(dataset)
     if raw_ids is not None:
         ids = np.array(raw_ids, "uint8")[ids]
