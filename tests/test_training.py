@@ -344,10 +344,8 @@ def test_tensorflow_datasets_serve_as_before(tmp_path):
     signature = tf.TensorSpec(size, "uint8"), tf.TensorSpec(size[:2], "uint8")
 
     def dataset(first, count):
-        examples = map(tiny_training.example, range(first, first + count))
-        return tf.data.Dataset.from_generator(
-            lambda: iter(list(examples)), output_signature=signature
-        )
+        examples = [tiny_training.example(number) for number in range(first, first + count)]
+        return tf.data.Dataset.from_generator(lambda: iter(examples), output_signature=signature)
 
     def batches(step, part):
         return dataset(4 * step, 20).batch(4).repeat()
