@@ -40,7 +40,8 @@ for name in sys.argv[2:]:
     values |= {f"state {i}": v.numpy() if hasattr(v, "numpy") else np.asarray(v)
                for i, v in enumerate(model.optimizer.variables)}
     names = [[v.name, list(v.shape)] for v in model.optimizer.variables]
-    model.fit(batch["x"], batch["y"], batch_size=2, epochs=1, shuffle=False, verbose=0)
+    if name not in ("functional", "old"):  # whose fit is not another one
+        model.fit(batch["x"], batch["y"], batch_size=2, epochs=1, shuffle=False, verbose=0)
     values |= {f"weight {i}": keras.ops.convert_to_numpy(w) for i, w in enumerate(model.weights)}
     np.savez(f"{folder}/{name}.npz", names=np.array(json.dumps(names)), **values)
 assert not Blocker.blocked & set(sys.modules)
@@ -81,7 +82,9 @@ def trained(tmp_path, rng):
         models[name] = tiny_training.build(recipe, 3)
         models[name].compile(optimizer)
     inputs = keras.Input((16, 24, 3))
-    outputs = keras.layers.Conv2D(3, 1)(FrequencySelfAttention(2)(inputs))
+    outputs = keras.layers.Conv2D(3, 1)(
+        FrequencySelfAttention(2)(keras.layers.Rescaling(1 / 255)(inputs))
+    )
     models["functional"] = keras.Model(inputs, outputs)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
     models["functional"].compile(keras.optimizers.Adam(0.01), loss)
@@ -119,6 +122,8 @@ def test_trained_models_continue_under_the_other_backends(trained, tmp_path):
                 np.testing.assert_allclose(found["logits"], logits, atol=2e-2 if half else 1e-4)
                 for i, value in enumerate(state):
                     np.testing.assert_array_equal(found[f"state {i}"], value)
+                if name in ("functional", "old"):
+                    continue
                 for i, value in enumerate(weights):
                     # Adam divides by the root of small numbers, half of the digits in float16.
                     atol = 2e-2 if half else 1e-3
