@@ -34,6 +34,7 @@ import operator
 import numpy as np
 from keras import backend, ops
 
+from keras_fsa import patches
 from keras_fsa.arguments import MOST
 from keras_fsa.compilation import xla_compiles
 from keras_fsa.compilation import xla_scope as xla_scope  # Its name in 0.1.0.
@@ -99,7 +100,9 @@ def check_band_fits(
 
 
 def spatial_size(shape: Shape, data_format: str) -> tuple[Size, Size]:
-    """Height and width out of the shape of a feature map."""
+    """Height and width out of the shape of a feature map; those of the whole, for a patch of it."""
+    if patches.current() is not None:
+        return patches.current().size
     return shape[1:3] if data_format == "channels_last" else shape[2:4]
 
 
@@ -130,14 +133,16 @@ def _known_basis(size, start, stop):
     return basis
 
 
-def _unknown_basis(size, start, stop, dtype):
-    """`dct_basis` for a size that only the running graph knows.
+def _unknown_basis(size, start, stop, dtype, positions=None):
+    """`dct_basis` for a size that only the running graph knows, or for some positions only.
 
     The angle is brought into the first quarter wave in integers, before it becomes a float: a
     float32 cosine of `pi u (2 i + 1) / (2 n)` itself would be wrong by 1.6e-4 at u = 385.
     """
     u = ops.arange(start, stop, dtype="int32")
-    position = 2 * ops.arange(0, size, dtype="int32") + 1
+    if positions is None:
+        positions = ops.arange(0, size, dtype="int32")
+    position = 2 * positions + 1
     angle = ops.mod(ops.expand_dims(position, 1) * u, 4 * size)
     angle = ops.minimum(angle, 4 * size - angle)
     folded = ops.minimum(angle, 2 * size - angle)
@@ -250,23 +255,46 @@ def analysis(
         ValueError: for a frequency at or beyond a known height or width, unless `strict=False`.
     """
     rows, columns = parse_frequencies(frequencies)
-    ku, kv = rows[1] - rows[0], columns[1] - columns[0]
     dtype = token_dtype(x.dtype)
     x = ops.cast(x, dtype)
+    patch = patches.current()
+    if patch is not None:
+        return patch.sum_of(lambda: _share(x, rows, columns, data_format, patch))
+    height, width = spatial_size(ops.shape(x), data_format)
+    d_h = dct_basis(height, rows, dtype, strict)
+    d_w = dct_basis(width, columns, dtype, strict)
+    return _analysis(x, d_h, d_w, data_format)
+
+
+def _analysis(x, d_h, d_w, data_format):
+    ku, kv = d_h.shape[1], d_w.shape[1]
     if data_format == "channels_last":
-        _, height, width, channels = ops.shape(x)
-        d_h = dct_basis(height, rows, dtype, strict)
-        d_w = dct_basis(width, columns, dtype, strict)
+        _, height, _, channels = ops.shape(x)
         d_w, d_h = ops.transpose(d_w), ops.transpose(d_h)
         x = _gather(_each(d_w, x), x)
         x = ops.reshape(x, (-1, height, kv * channels))
         x = _each(d_h, x) @ x
         return ops.reshape(x, (-1, ku * kv, channels))
-    _, channels, height, width = ops.shape(x)
-    d_h = dct_basis(height, rows, dtype, strict)
-    d_w = dct_basis(width, columns, dtype, strict)
+    channels = ops.shape(x)[1]
     x = ops.transpose(d_h) @ (x @ d_w)
     return ops.transpose(ops.reshape(x, (-1, channels, ku * kv)), (0, 2, 1))
+
+
+def _patch_basis(patch, axis, frequencies, dtype):
+    """The rows of the whole map's `dct_basis` that belong to a patch."""
+    return _unknown_basis(patch.size[axis], *frequencies, dtype, patch.positions(axis))
+
+
+def _share(x, rows, columns, data_format, patch):
+    """What a patch adds to the tokens of the whole map."""
+    d_h, d_w = (
+        _patch_basis(patch, axis, band, x.dtype) * patch.owned(axis, x.dtype)[:, None]
+        for axis, band in enumerate((rows, columns))
+    )
+    if patch.weight is not None:
+        weight = ops.cast(patch.weight, x.dtype)
+        x = x * (weight if data_format == "channels_last" else ops.moveaxis(weight, 3, 1))
+    return _analysis(x, d_h, d_w, data_format)
 
 
 def synthesis(
@@ -303,8 +331,16 @@ def synthesis(
     rows, columns = parse_frequencies(frequencies)
     ku, kv = rows[1] - rows[0], columns[1] - columns[0]
     channels = tokens.shape[-1]
-    d_h = dct_basis(height, rows, tokens.dtype, strict)
-    d_w = dct_basis(width, columns, tokens.dtype, strict)
+    patch = patches.current()
+    if patch is None:
+        d_h = dct_basis(height, rows, tokens.dtype, strict)
+        d_w = dct_basis(width, columns, tokens.dtype, strict)
+    else:
+        d_h, d_w = (
+            _patch_basis(patch, axis, band, tokens.dtype)
+            for axis, band in enumerate((rows, columns))
+        )
+        height = patch.shape[0]
     if data_format == "channels_last":
         x = ops.reshape(tokens, (-1, ku, kv * channels))
         x = ops.reshape(_each(d_h, x) @ x, (-1, height, kv, channels))

@@ -237,6 +237,8 @@ def test_normalization(rng):
     for normalization, expected in (
         ("imagenet", (wide - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]),
         ("caffe", wide[..., ::-1] - [103.939, 116.779, 123.68]),
+        ("tf", wide / 127.5 - 1),
+        ("efficientnet_lite", (wide - 127) / 128),
         ((0, 255), wide / 255),
         (None, wide),
     ):
@@ -246,6 +248,27 @@ def test_normalization(rng):
         np.testing.assert_allclose(array(y), expected, atol=1e-5)
         copy = PictureNormalization.from_config(layer.get_config())
         np.testing.assert_array_equal(array(copy(x)), array(y))
+
+
+@pytest.mark.parametrize("normalization", ["imagenet", "caffe", (0, 255), None])
+def test_half_precision_overflows_nowhere(normalization):
+    """Values beyond the valid range: float32 takes them as they come, float16 clips them."""
+    x = np.array([-1e6, 300, 1e6, np.inf], "float32")[:, None, None, None] + np.zeros((4, 1, 1, 3))
+    half = PictureNormalization(normalization, dtype="mixed_float16")
+    y = array(keras.ops.cast(half(x), "float16"))
+    assert np.isfinite(y).all()
+    full = PictureNormalization(normalization, dtype="float32")
+    valid = np.clip(x, 0, 255) if isinstance(normalization, str) else x
+    limit = np.finfo("float16").max
+    expected = np.clip(array(full(valid)), -limit, limit)
+    np.testing.assert_allclose(array(half(x)), expected, rtol=1e-6)
+    assert np.isinf(array(full(x))[-1]).all()
+
+
+def test_logits_of_any_image_are_finite_in_half_precision(rng):
+    x, _ = pictures_and_masks(rng)
+    model = tiny(backbone=tiny_backbone(dtype="mixed_float16"), dtype="mixed_float16")
+    assert np.isfinite(model.predict(1000.0 * x, verbose=0)).all()
 
 
 def test_gradients_reach_the_pictures(rng):
@@ -267,8 +290,8 @@ def test_pictures_of_other_channels(rng):
         ({"num_classes": 0}, r"`num_classes` must be a positive int\. Received: num_classes=0"),
         ({"num_classes": 256}, r"at most 255, .* Received: num_classes=256\. Merge"),
         ({"backbone": "vgg"}, r"`backbone` must be one of 'resnet18', .*Received: backbone='vgg'"),
-        ({"backbone": 18}, r"the name of a ResNet or a Keras model\. Received: backbone=18\. The"),
-        ({"output_stride": 4}, r"`output_stride` must be one of 8, 16, 32\. Received: output_str"),
+        ({"backbone": 18}, r"name of a backbone or a Keras model\. Received: backbone=18\. The"),
+        ({"output_stride": 4}, r"`output_stride` must be one of 8, 16, 32, None\. Received: ou"),
         (
             {"attention": "local"},
             r"`attention` must be one of 'frequency', .*Received: attention='l",
@@ -290,7 +313,10 @@ def test_pictures_of_other_channels(rng):
         ),
         ({"image_shape": (64, 64)}, r"`image_shape` must be \(height, .*Received: image_shape="),
         ({"normalization": "unit"}, r"`normalization` must be one of 'imagenet', .*Received: norm"),
-        ({"normalization": (0, 0)}, r"a pair \(mean, std\) with std > 0"),
+        ({"normalization": (0, 0)}, r"a pair \(mean, std\) of finite numbers with std > 0"),
+        ({"normalization": (np.nan, 1)}, r"of finite numbers .*Received: normalization=\(nan, 1\)"),
+        ({"normalization": (0, np.nan)}, r"of finite numbers with std > 0"),
+        ({"normalization": (0, np.inf)}, r"of finite numbers with std > 0"),
         ({"normalization": ((1, 2), 1)}, r"one number for each channel .* pictures of 3 channels"),
         (
             {"image_shape": (16, 64, 3), "frequencies": 8},

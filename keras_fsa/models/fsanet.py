@@ -21,11 +21,13 @@ from keras_fsa.arguments import (
 from keras_fsa.backbones.features import build_backbone, feature_shapes
 from keras_fsa.compilation import announces_xla
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
+from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
 from keras_fsa.models import exporting
 from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import PictureNormalization, choose_normalization
 from keras_fsa.models.presets import preset_arguments
+from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.resize import resize_bilinear
 from keras_fsa.spectral import parse_frequencies
 from keras_fsa.types import Frequencies, Path, Shape, Tensor
@@ -43,12 +45,15 @@ class FsaNet(keras.Model):
     Args:
         num_classes: number of classes, at most 255; the label 255 means "ignore this pixel".
         backbone: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"` or `"resnet152"`
-            (KerasCV's); a ResNet of KerasHub or `keras.applications`, of which a copy is dilated;
-            another KerasHub backbone with a feature pyramid, or a Keras model from a picture to a
-            dict of the feature maps `"stage4"` and `"stage5"`, which are taken as they come.
-        image_shape: `(height, width, channels)` of a picture. None for height and width takes
-            pictures of any size.
-        output_stride: ratio of the picture's size to that of stage 5: 8, 16 or 32. For ResNets.
+            (KerasCV's); `"efficientnet_lite0"`, `"efficientnet_lite1"` or `"efficientnet_lite2"`; a
+            ResNet of KerasCV, KerasHub or `keras.applications`, of which a copy is dilated; another
+            KerasHub backbone with a feature pyramid; or a Keras model from an image to a dict of
+            the feature maps `"stage4"` and `"stage5"`.
+        image_shape: `(height, width, channels)` of an image. None for height and width takes
+            images of any size.
+        output_stride: ratio of the image's size to that of stage 5: 8, 16 or 32. Default: 8 for a
+            named backbone or a ResNet; another model's own. Given for another model, a copy of it
+            is dilated; where that cannot be, it is an error.
         attention: `"frequency"`, `"spatial"` (regular self-attention), None, or a layer from a map
             to a map of the same shape, which has its own settings.
         frequencies: of the frequency attention, see `FrequencySelfAttention`; a small map has no
@@ -60,13 +65,16 @@ class FsaNet(keras.Model):
         dropout: share of channels dropped before the last convolution, in training.
         auxiliary_loss_weight: weight of the auxiliary head's loss; 0 for no auxiliary head.
         align_corners: whether the logits are resized with the corners' centres aligned.
-        normalization: `"imagenet"`, `"caffe"`, `"ccnet"`, a pair `(mean, std)`, or None, see
-            `PictureNormalization`. Default: what `backbone_weights` want, else `"imagenet"`.
-        backbone_weights: `"imagenet"`, for the named ResNets of 50, 101 and 152 layers: those of
-            `keras.applications`, which Keras downloads once. Or a file: `.weights.h5` (of
-            `model.backbone.save_weights`), `.h5` (a download of the former), or PyTorch's, see
-            `load_pytorch_weights`. Where pictures have other than 3 channels, each gets the mean of
-            ImageNet's first kernels. Default: random weights, or those that the model comes with.
+        normalization: `"imagenet"`, `"caffe"`, `"tf"`, `"efficientnet_lite"`, `"ccnet"`, a pair
+            `(mean, std)`, or None, see `ImageNormalization`. Default: what a named backbone and its
+            weights want; `"imagenet"`, with a warning, for a backbone that is a model, since
+            nothing tells what that was trained on.
+        backbone_weights: `"imagenet"`: for `"resnet50"`, `"resnet101"` and `"resnet152"` those of
+            `keras.applications`, which Keras downloads once; for EfficientNet-Lites those of an
+            installed package. Or a file: `.weights.h5` (from `model.backbone.save_weights`), `.h5`
+            (a download of `keras.applications`), or PyTorch's, see `load_pytorch_weights`. Where
+            images have other than 3 channels, each gets the mean of ImageNet's first kernels.
+            Default: random weights, or those that the model comes with.
         auxiliary_channels: width of the auxiliary head. Default: half of `head_channels`.
         auxiliary_use_bias: whether its first convolution has a bias.
         **kwargs: of `keras.Model`: `name`, `dtype`, `trainable`.
@@ -83,7 +91,7 @@ class FsaNet(keras.Model):
     Raises:
         ValueError: for a wrong argument, a backbone that misses part of the contract, or
             frequencies beyond the feature map where its size is known.
-        ImportError: for a named backbone where keras-cv is missing, with the pip command.
+        ImportError: where the package of ImageNet weights is missing, with the pip command.
         ConnectionError: where a download fails; it says which file to put where.
 
     Example:
@@ -100,7 +108,7 @@ class FsaNet(keras.Model):
         num_classes: int,
         backbone: str | keras.Model = "resnet101",
         image_shape: Shape = (None, None, 3),
-        output_stride: int = 8,
+        output_stride: int | None = None,
         attention: str | keras.Layer | None = "frequency",
         frequencies: Frequencies = 8,
         affinity: str | Affinity | None = None,
@@ -124,7 +132,7 @@ class FsaNet(keras.Model):
                 f"Received: num_classes={num_classes}. Merge classes."
             )
         _check_image_shape(image_shape)
-        one_of("output_stride", output_stride, (8, 16, 32))
+        one_of("output_stride", output_stride, (8, 16, 32, None))
         parse_frequencies(frequencies)
         integer("recurrence", recurrence, maximum=MOST)
         integer("head_channels", head_channels, maximum=MOST)
@@ -144,7 +152,9 @@ class FsaNet(keras.Model):
         self.dropout = dropout
         self.auxiliary_loss_weight = auxiliary_loss_weight
         self.align_corners = align_corners
-        self.normalization = choose_normalization(normalization, backbone_weights, image_shape[-1])
+        self.normalization = choose_normalization(
+            normalization, backbone_weights, image_shape[-1], backbone
+        )
         self.auxiliary_channels = auxiliary_channels or max(1, head_channels // 2)
         self.auxiliary_use_bias = auxiliary_use_bias
 
@@ -179,6 +189,7 @@ class FsaNet(keras.Model):
                 auxiliary_use_bias,
             )
         self.build((None, *self.image_shape))
+        avoid_copies(self)
 
     @classmethod
     def from_preset(cls, name: str, **arguments: Any) -> "FsaNet":
@@ -193,7 +204,6 @@ class FsaNet(keras.Model):
 
         Raises:
             ValueError: for an unknown name, with the known ones.
-            ImportError: where keras-hub is missing, with the pip command.
         """
         return cls(**preset_arguments(name, **arguments))
 
@@ -261,17 +271,16 @@ class FsaNet(keras.Model):
             optimizer: default `keras.optimizers.SGD(0.01, momentum=0.9)`. For the usual
                 poly decay, pass it as the learning rate:
                 `keras.optimizers.schedules.PolynomialDecay(0.01, steps, 1e-4, power=0.9)`.
-            loss: a loss of masks and logits. Default: sparse categorical cross entropy that ignores
-                the label 255. The auxiliary head's logits enter the same loss, with their weight.
+            loss: a loss of masks and logits. Default: `keras_fsa.losses.CrossEntropy()`, which
+                ignores the label 255 and is NaN where a mask has an id that is no class. The
+                auxiliary head's logits enter the same loss, with their weight.
             metrics: default: mean IoU that ignores the label 255. `[]` for none.
             **kwargs: of `keras.Model.compile`.
         """
         if optimizer is None:
             optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
         if loss is None:
-            loss = keras.losses.SparseCategoricalCrossentropy(
-                from_logits=True, ignore_class=IGNORE_LABEL
-            )
+            loss = CrossEntropy()
         if metrics is None:
             metrics = [
                 MeanIoU(
@@ -372,7 +381,7 @@ class FsaNet(keras.Model):
                 would write a file that is wrong at other sizes. The way round is in the message.
             ImportError: where a package is missing that writes the format, with the pip command.
         """
-        pictures = exporting.picture_spec(
+        pictures = exporting.image_spec(
             self, filepath, format, input_signature, output, input_dtype
         )
         with exporting.written_at_once(filepath) as path:
@@ -401,8 +410,7 @@ class FsaNet(keras.Model):
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
-            # The built backbone, not its name: a saved model loads without keras-cv, and without
-            # a download.
+            # The built backbone, not its name: a saved model loads without a download.
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "image_shape": self.image_shape,
             "output_stride": self.output_stride,
@@ -427,7 +435,11 @@ class FsaNet(keras.Model):
                 config[name] = keras.saving.deserialize_keras_object(
                     config[name], custom_objects=custom_objects
                 )
-        return cls(**config)
+        # A file's backbone is dilated already; 0.1.0 recorded 8 for any that it took as it came.
+        output_stride = config.pop("output_stride", None)
+        model = cls(**config)
+        model.output_stride = output_stride
+        return model
 
 
 class _FunctionLoss(keras.losses.Loss):
