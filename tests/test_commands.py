@@ -90,7 +90,7 @@ def test_flags(file):
         ("--scales", "`--scales` must be one or more. Received: none"),
         ("--size 3", "--size.*3"),
         ("--size 3 -5", "`--size` must be a positive int. Received: size=-5"),
-        ("--mode all", "--mode.*all"),
+        ("--mode all", "choice .all. for argument .--mode"),
         ("--bogus 3", "--bogus"),
         (
             "--file nothing",

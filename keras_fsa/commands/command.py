@@ -176,7 +176,7 @@ def _without_box(text):
     lines = [line.strip("│ ") for line in text.splitlines()]
     # The title, in the frame's first line; or above a rule, where the terminal takes ASCII only.
     lines = lines[1 if text.startswith("╭") else 2 :]
-    end = next((i for i, line in enumerate(lines) if re.match("--|──|╰", line)), len(lines))
+    end = next((i for i, line in enumerate(lines) if re.match("---|──|╰", line)), len(lines))
     text = " ".join(line for line in lines[:end] if line)
     text = re.sub(r"\[/?bold\]", "", text)
     wrong = r"Error parsing (\S+): no type matching (.+?) could be instantiated from \[(.*?)\]\."
