@@ -1,10 +1,7 @@
-"""From a trained model to the class of every pixel, as benchmarks do it.
+"""From a trained model to the class of every pixel, the way benchmarks do it.
 
-A picture passes the model whole or in windows, at one or several scales, mirrored or not. Windows
-average logits, scales and mirror images average probabilities.
-
-Nothing is padded, ever: the frequency transform sees the whole map it is given, so that pixels that
-are not part of the picture would change the answer everywhere.
+An image passes through the model whole or in windows, at one or several scales, mirrored or not:
+`keras_fsa.views` has the formula, which runs here in NumPy around any model.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,16 +10,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fsa.arguments import positive_int
-from keras_fsa.resize import positions
+from keras_fsa._deprecation import renamed_arguments
+from keras_fsa.arguments import positive_int, positive_ints
+from keras_fsa.views import Views, mean_probabilities
 
-# Rows of a map that are worked on at a time: what is not kept stays small.
+# Rows of a map that are worked on at a time, so that temporary arrays stay small.
 _STRIP = 64
+# Of a resized image or a result: 16384 x 16384. Beyond it is a mistyped number.
+_MOST_PIXELS = 2**28
 
 
+@renamed_arguments(pictures="images")
 def probabilities(
     model: keras.Model | Callable,
-    pictures: np.ndarray,
+    images: np.ndarray,
     size: tuple[int, int] | None = None,
     fit: tuple[int, int] | None = None,
     window: int | tuple[int, int] | None = None,
@@ -30,98 +31,93 @@ def probabilities(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     align_corners: bool | None = None,
+    blend: str = "mean",
 ) -> np.ndarray:
     """Probabilities of the classes at every pixel.
 
     Args:
-        model: a `keras.Model` from pictures to logits of their size, such as `FsaNet`; or any
+        model: a `keras.Model` from images to logits of their size, such as `FsaNet`; or any
             function of NumPy arrays that does the same.
-        pictures: `(H, W, channels)` or `(B, H, W, channels)`, 0 to 255, uint8 or floating. The
-            model is given float32.
-        size: `(height, width)` of the result. Default: that of the pictures.
-        fit: `(long, short)` in pixels: the pictures are first resized, their shape kept, to the
-            largest size whose longer side is at most `long` and whose shorter side is at most
-            `short`. ADE20K and VOC are evaluated with (2048, 512). Default: as they are.
+        images: `(H, W, channels)` or `(B, H, W, channels)`, 0 to 255, uint8 or floating. The model
+            is given float32.
+        size: `(height, width)` of the result. Default: that of the images.
+        fit: `(long, short)` in pixels: the images are first resized, with their aspect ratio kept,
+            to the largest size whose longer side is at most `long` and whose shorter side is at
+            most `short`. ADE20K and VOC are evaluated with (2048, 512). Default: no resizing.
         window: side of a square sliding window in pixels, or `(height, width)`. Default: the whole
-            picture passes at once. Where a picture is smaller, the window is as small.
+            image at once. Where an image is smaller, so is the window.
         stride: step from window to window, an int or a pair, at most the window. Default: two
-            thirds of the window. The last window of a row or column is moved back into the picture,
+            thirds of the window. The last window of a row or column is moved back into the image,
             not cut. The paper's Cityscapes setting is window=769, stride=513.
-        scales: factors to resize the pictures by, beyond `fit`. Probabilities are averaged.
+        scales: factors to resize the images by, beyond `fit`. Probabilities are averaged.
         flip: whether each scale is averaged with its mirror image, left for right.
         align_corners: of the resizing of logits, see `resize_bilinear`. Default: the model's own
             attribute, else False.
+        blend: how overlapping windows are weighted: `"mean"` (equally, as benchmarks do), `"hann"`
+            or `"gaussian"` (less towards a window's border, so that no seams are left), see
+            `keras_fsa.views`.
 
     Returns:
         float32 `(H, W, num_classes)`, or `(B, H, W, num_classes)` for a batch.
 
-    Memory: beside what the model takes for a window, one float32 array of the result's shape, a
-    second one where there are several views, and the window's logits. Windows are resized before
-    they are added up (both are linear), so a large scale needs no large array.
+    Memory: besides what the model takes for a window, one float32 array of the result's shape, a
+    second one where there are several views, and the window's logits.
 
     Raises:
-        ValueError: for a wrong argument.
+        ValueError: for a wrong argument, images that are empty or not finite, and logits whose
+            softmax is undefined (NaN, infinity), which would otherwise count as class 0.
     """
-    pictures = np.asarray(pictures)
-    if pictures.ndim == 3:
-        batch = probabilities(
-            model, pictures[None], size, fit, window, stride, scales, flip, align_corners
-        )
-        return batch[0]
-    if pictures.ndim != 4:
+    if not callable(model):
         raise ValueError(
-            "`pictures` must be (H, W, channels) or (B, H, W, channels). Received: pictures of "
-            f"shape {pictures.shape}. Add or remove axes."
+            "`model` must be a Keras model or a function from images to logits. Received: model="
+            f"{model!r}. Load the file first, with keras.saving.load_model or "
+            "keras_fsa.models.exporting.load_exported."
         )
-    check_scales(scales)
-    check_fit(fit)
-    windows, strides = window_and_stride(window, stride)
+    images = _checked_images(images)
+    if images.ndim == 3:
+        return probabilities(
+            model, images[None], size, fit, window, stride, scales, flip, align_corners, blend
+        )[0]
     if align_corners is None:
         align_corners = getattr(model, "align_corners", False)
+    views = Views(window, stride, scales, flip, fit, blend, align_corners)
+    positive_ints("size", size, 2, optional=True)
+    if size is not None:
+        _NumPy.check_size("size", size)
     forward = model.predict_on_batch if isinstance(model, keras.Model) else model
-    height, width = pictures.shape[1:3]
-    size = (height, width) if size is None else tuple(size)
-    factor = _fit_factor(fit, height, width)
-
-    total = None
-    for scale in scales:
-        # Rounding as in mmsegmentation, so that sizes are those of the published figures.
-        scaled = [max(1, int(n * factor * scale + 0.5)) for n in (height, width)]
-        view = _resize(pictures, scaled)
-        for mirrored in (False, True) if flip else (False,):
-            seen = view[:, :, ::-1] if mirrored else view
-            result = _softmax(_logits(forward, seen, size, windows, strides, align_corners))
-            result = result[:, :, ::-1] if mirrored else result
-            total = result if total is None else np.add(total, result, out=total)
-    views = len(scales) * (1 + flip)
-    return total if views == 1 else np.divide(total, views, out=total)
+    return mean_probabilities(_NumPy, _checked(forward), images, size, views)
 
 
-def class_map(model: keras.Model | Callable, pictures: np.ndarray, **settings: Any) -> np.ndarray:
+@renamed_arguments(pictures="images")
+def class_map(model: keras.Model | Callable, images: np.ndarray, **settings: Any) -> np.ndarray:
     """The most probable class of every pixel: uint8 `(H, W)` or `(B, H, W)`.
 
     Args and Raises as in `probabilities`.
     """
-    result = probabilities(model, pictures, **settings)
+    result = probabilities(model, images, **settings)
     strips = range(0, result.shape[-3], _STRIP)
     parts = [result[..., i : i + _STRIP, :, :].argmax(-1).astype("uint8") for i in strips]
     return np.concatenate(parts, axis=-2)
 
 
 def batches_by_size(examples: Iterable[tuple], batch: int, limit: int = 64) -> Iterator[list]:
-    """Group a stream of examples into batches of pictures of one size, without padding.
+    """Group a stream of examples into batches of images of one size, without padding.
 
     Args:
-        examples: iterable of tuples whose first item is a picture `(H, W, channels)`.
+        examples: iterable of tuples whose first item is an image `(H, W, channels)`.
         batch: number of examples of a batch.
         limit: how many examples may wait for others of their size.
 
     Yields:
-        Lists of `batch` examples whose pictures have one size, and lists of one: where the stream
-        ends or too many wait, examples go alone. Each size is thus seen in two shapes at most,
-        which is how often JAX compiles for it.
+        Lists of `batch` examples whose images have one size, and lists of one: where the stream
+        ends or too many wait, examples go alone. Each size thus has two shapes at most, which is
+        how often JAX compiles for it.
+
+    Raises:
+        ValueError: for a batch or a limit that is not a positive int.
     """
     positive_int("batch", batch)
+    positive_int("limit", limit)
     waiting = {}
     for example in examples:
         group = waiting.setdefault(np.shape(example[0]), [])
@@ -137,164 +133,119 @@ def batches_by_size(examples: Iterable[tuple], batch: int, limit: int = 64) -> I
             yield [lonely]
 
 
-def _logits(forward, pictures, size, window, stride, align_corners):
-    """Logits `(B, *size, num_classes)`: the mean over windows, resized."""
-    axes = [
-        _parts(*arguments, align_corners)
-        for arguments in zip(pictures.shape[1:3], size, window, stride, strict=True)
-    ]
-    total = None
-    for (top, bottom), rows in axes[0]:
-        for (left, right), columns in axes[1]:
-            logits = np.asarray(forward(pictures[:, top:bottom, left:right]))
-            if logits.ndim != 4 or logits.shape[1:3] != (bottom - top, right - left):
-                raise ValueError(
-                    "`model` must give logits (B, H, W, num_classes) of the size of its pictures. "
-                    f"Received: an output of shape {logits.shape} for pictures of "
-                    f"{bottom - top} x {right - left}. Classes cannot be averaged: export the file "
-                    "with logits."
-                )
-            if total is None:
-                total = np.zeros((len(pictures), *size, logits.shape[-1]), "float32")
-            _add_resized(total, logits, rows, columns)
-    return total
+class _NumPy:
+    """The engine of `keras_fsa.views` that works in place, a few rows at a time."""
 
+    range, sum, take, where = np.arange, np.sum, np.take, np.where
+    minimum, maximum, clip, floor = np.minimum, np.maximum, np.clip, np.floor
+    sin, exp, ones, float64, count = np.sin, np.exp, np.ones, np.float64, np.count_nonzero
 
-def _spans(size, window, stride):
-    """`(start, stop)` of the windows on one axis; the last one ends with the picture."""
-    if window is None or window >= size:
-        return [(0, size)]
-    count = -(-(size - window) // stride) + 1
-    starts = [min(i * stride, size - window) for i in range(count)]
-    return [(start, start + window) for start in starts]
+    @staticmethod
+    def size(images):
+        return images.shape[1:3]
 
+    @staticmethod
+    def integer(x):
+        return np.asarray(x).astype("int64")[()]
 
-def _parts(size, new_size, window, stride, align_corners):
-    """The windows on one axis, and how each is resized to its part of the result.
+    @staticmethod
+    def float32(x):
+        return np.asarray(x, "float32")
 
-    Returns:
-        A list of `((start, stop), (outputs, taps))`. `outputs` is the slice of the result that the
-        window adds to, `taps` a list of `(index, weight)`: each output is the sum over the taps of
-        `weight` times the window's entry at `index`. The weights are those of bilinear resizing,
-        divided by the number of windows that cover the entry.
-    """
-    spans = _spans(size, window, stride)
-    cover = np.zeros(size)
-    for start, stop in spans:
-        cover[start:stop] += 1
-    position = positions(size, new_size, align_corners)
-    lower = np.floor(position).astype(int)
-    upper = np.minimum(lower + 1, size - 1)
-    fraction = position - lower
-    parts = []
-    for start, stop in spans:
-        touched = np.flatnonzero((upper >= start) & (lower < stop))
-        outputs = slice(touched[0], touched[-1] + 1) if len(touched) else slice(0, 0)
-        taps = []
-        for index, weight in ((lower, 1 - fraction), (upper, fraction)):
-            index, weight = index[outputs], (weight / cover[index])[outputs]
-            weight = np.where((index >= start) & (index < stop), weight, 0)
-            if weight.any():
-                index = np.clip(index - start, 0, stop - start - 1)
-                taps.append((index, weight.astype("float32")))
-        parts.append(((start, stop), (outputs, taps)))
-    return parts
+    @staticmethod
+    def check_size(name, size):
+        if np.prod(np.asarray(size, "float64")) > _MOST_PIXELS:
+            raise ValueError(
+                f"`{name}` must leave an image of at most {_MOST_PIXELS} pixels. Received: "
+                f"{name} that gives {size[0]} x {size[1]}. Choose smaller `size`, `scales` or "
+                "`fit`."
+            )
 
+    @staticmethod
+    def zeros(images, size):
+        return np.zeros((len(images), *size, images.shape[-1]), "float32")
 
-def _add_resized(total, x, rows, columns):
-    """Add a window `(B, h, w, C)`, resized, to its part of the total."""
-    (row_slice, row_taps), (column_slice, column_taps) = rows, columns
-    for first in range(0, row_slice.stop - row_slice.start, _STRIP):
-        strip = slice(first, min(first + _STRIP, row_slice.stop - row_slice.start))
-        lines = _combine(x, [(i[strip], w[strip, None, None]) for i, w in row_taps], axis=1)
-        lines = _combine(lines, [(i, w[:, None]) for i, w in column_taps], axis=2)
-        total[:, row_slice.start + strip.start : row_slice.start + strip.stop, column_slice] += (
-            lines
+    @classmethod
+    def fold(cls, add_window, rows, columns, images):
+        total = None
+        for top in rows.starts:
+            for left in columns.starts:
+                total = add_window(total, top, left)
+        return total
+
+    @classmethod
+    def add(cls, total, x, rows, top, columns, left):
+        """Add a window `(B, h, w, C)`, resized and weighted, to its part of the total."""
+        if total is None:
+            total = cls.zeros(x, (rows.new_size, columns.new_size))
+        (first, stop, row_taps), (start, end, column_taps) = rows.part(top), columns.part(left)
+        row_taps, column_taps = (
+            [(index, weight) for index, weight in taps if weight.any()]
+            for taps in (row_taps, column_taps)
         )
+        for low in range(0, stop - first, _STRIP):
+            strip = slice(low, min(low + _STRIP, stop - first))
+            lines = _combine(x, [(i[strip], w[strip, None, None]) for i, w in row_taps], axis=1)
+            lines = _combine(lines, [(i, w[:, None]) for i, w in column_taps], axis=2)
+            total[:, first + strip.start : first + strip.stop, start:end] += lines
+        return total
+
+    @staticmethod
+    def softmax(logits):
+        for first in range(0, logits.shape[1], _STRIP):
+            strip = logits[:, first : first + _STRIP]
+            with np.errstate(invalid="ignore"):
+                strip -= strip.max(axis=-1, keepdims=True)
+            np.exp(strip, out=strip)
+            strip /= strip.sum(axis=-1, keepdims=True)
+            # Sums of NaN are NaN.
+            if not np.isfinite(strip.sum()):
+                raise ValueError(
+                    "`model` must give logits of which each pixel has a finite largest one. "
+                    "Received: NaN or infinite logits. Look for NaN in the model's weights, for "
+                    "images beyond 0 to 255, and for overflow in half precision."
+                )
+        return logits
 
 
 def _combine(x, taps, axis):
     return sum(x.take(index, axis) * weight for index, weight in taps)
 
 
-def _resize(pictures, size):
-    """Pictures as float32 at another size; bilinear without antialiasing, corners not aligned."""
-    if tuple(size) == pictures.shape[1:3]:
-        return pictures.astype("float32")
-    result = np.zeros((len(pictures), *size, pictures.shape[-1]), "float32")
-    (_, rows), (_, columns) = (
-        _parts(n, m, None, None, False)[0] for n, m in zip(pictures.shape[1:3], size, strict=True)
-    )
-    _add_resized(result, pictures, rows, columns)
-    return result
+def _checked(forward):
+    """The model, whose output must be logits of the size of its images."""
 
-
-def _softmax(logits):
-    """In place, a few rows at a time."""
-    for first in range(0, logits.shape[1], _STRIP):
-        strip = logits[:, first : first + _STRIP]
-        strip -= strip.max(axis=-1, keepdims=True)
-        np.exp(strip, out=strip)
-        strip /= strip.sum(axis=-1, keepdims=True)
-    return logits
-
-
-def _pair(name, value):
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2:
-        raise ValueError(
-            f"`{name}` must be one number or two. Received: {name}={value!r}. Write "
-            f"{name}=(height, width)."
-        )
-    for item in pair:
-        positive_int(name, item)
-    return pair
-
-
-def window_and_stride(
-    window: int | tuple[int, int] | None, stride: int | tuple[int, int] | None
-) -> tuple[tuple, tuple]:
-    """Heights and widths of window and stride, checked; None for no window."""
-    if window is None:
-        if stride is not None:
+    def run(images):
+        logits = np.asarray(forward(images))
+        height, width = images.shape[1:3]
+        if logits.ndim != 4 or logits.shape[:3] != images.shape[:3] or not logits.shape[-1]:
             raise ValueError(
-                "`stride` needs a `window`. Received: window=None, "
-                f"stride={stride!r}. Pass both, or neither for the whole picture at once."
+                "`model` must give logits (B, H, W, num_classes) of the size of its images. "
+                f"Received: an output of shape {logits.shape} for images of "
+                f"{height} x {width}. Classes cannot be averaged: export the file with logits."
             )
-        return (None, None), (None, None)
-    window = _pair("window", window)
-    stride = tuple(-(-2 * w // 3) for w in window) if stride is None else _pair("stride", stride)
-    if any(s > w for s, w in zip(stride, window, strict=True)):
+        return logits
+
+    return run
+
+
+def _checked_images(images):
+    images = np.asarray(images)
+    if images.ndim not in (3, 4):
         raise ValueError(
-            "`stride` must be at most `window`, or pixels between windows would have no logits. "
-            f"Received: window={window}, stride={stride}. Take a smaller stride."
+            "`images` must be (H, W, channels) or (B, H, W, channels). Received: images of shape "
+            f"{images.shape}. Add or remove axes."
         )
-    return window, stride
-
-
-def check_scales(scales: Sequence[float]) -> None:
-    """Raise a `ValueError` where scales are none, or not positive."""
-    if not len(scales) or any(not scale > 0 for scale in scales):
+    if not images.size:
         raise ValueError(
-            f"`scales` must be one or more positive numbers. Received: scales={scales!r}. "
-            "Write (1.0,) for the pictures as they are."
+            "`images` must hold at least one image of at least one pixel. Received: images of "
+            f"shape {images.shape}. Leave out empty ones."
         )
-
-
-def check_fit(fit: tuple[int, int] | None) -> None:
-    """Raise a `ValueError` where `fit` is not None or (long, short)."""
-    if fit is None:
-        return
-    long, short = _pair("fit", fit)
-    if short > long:
+    # NaN is in every minimum, so no array of the images' size is needed to find one.
+    if images.dtype.kind not in "buif" or not np.isfinite([images.min(), images.max()]).all():
         raise ValueError(
-            "`fit` must be (long, short), the longer side first. "
-            f"Received: fit={fit!r}. Write fit=({short}, {long})."
+            "`images` must be finite numbers. Received: images of dtype "
+            f"{images.dtype}{' with NaN or infinity' * (images.dtype.kind == 'f')}. Replace what "
+            "is not a number; a model would answer with class 0."
         )
-
-
-def _fit_factor(fit, height, width):
-    if fit is None:
-        return 1.0
-    long, short = fit
-    return min(long / max(height, width), short / min(height, width))
+    return images

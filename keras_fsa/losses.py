@@ -1,10 +1,14 @@
-"""Losses of masks and logits that Keras lacks: hard pixels only, and classes that weigh unequally.
+"""Cross entropy of masks and logits with an ignore label, class weights, and hard pixels only.
 
-Both are means over *chosen* pixels, and ignored pixels are never chosen:
+Both losses are means over *selected* pixels, and ignored pixels are never selected:
 
-    loss = sum(weight[class] * cross_entropy, chosen) / sum(weight[class], chosen)
+    loss = sum(weight[class] * cross_entropy, selected) / sum(weight[class], selected)
 
-and 0 where no pixel is chosen. (PyTorch's `CrossEntropyLoss` averages in the same way.)
+and 0 where no pixel is selected. (PyTorch's `CrossEntropyLoss` averages in the same way.)
+
+A pixel whose id is neither a class nor the ignore label makes the loss NaN, on every backend, so
+that wrong masks never train unnoticed. The gradient stays that of the other pixels: a training
+that stops at a NaN loss keeps finite weights. `keras_fsa.metrics.confusion_matrix` names such ids.
 """
 
 from collections.abc import Sequence
@@ -14,19 +18,21 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_fsa.arguments import positive_int
+from keras_fsa.arguments import integer, number, positive_int
+from keras_fsa.metrics import IGNORE_LABEL, is_class
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class CrossEntropy(keras.losses.Loss):
-    """Cross entropy of masks and logits, with a weight for each class; all valid pixels count.
+    """Cross entropy of masks and logits over all valid pixels, with a weight for each class.
 
     Args:
         class_weights: a positive number for each class, or None for equal weights.
-        ignore_class: the label of pixels that do not count, or None.
+        ignore_label: the label of pixels that do not count, or None.
         reduction, name, dtype: of `keras.losses.Loss`. The default reduction gives the formula of
             this file; sample weights then multiply the pixels' terms, as they do in Keras. With
             `reduction=None` the result is a map `(B, H, W)` whose mean is that formula.
+        ignore_class: Keras' name of `ignore_label`, accepted in its place.
 
     Call arguments:
         y_true: masks `(B, H, W)` or `(B, H, W, 1)`, class ids of any dtype.
@@ -34,39 +40,30 @@ class CrossEntropy(keras.losses.Loss):
 
     Raises:
         ValueError: for class weights that are not positive numbers, or are not one for each class
-            of the logits.
+            of the logits; for an ignore label that is not an int; for masks of another size than
+            the logits.
     """
 
     def __init__(
         self,
         class_weights: Sequence[float] | None = None,
-        ignore_class: int | None = 255,
+        ignore_label: int | None = IGNORE_LABEL,
         reduction: str | None = "sum_over_batch_size",
         name: str = "cross_entropy",
         dtype: str = "float32",
+        ignore_class: int | None = IGNORE_LABEL,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if class_weights is not None:
-            class_weights = [float(weight) for weight in class_weights]
-            if not class_weights or not all(0 < weight < np.inf for weight in class_weights):
-                raise ValueError(
-                    "`class_weights` must be a positive number for each class, or None. Received: "
-                    f"class_weights={class_weights}. To leave a class out, give its pixels the "
-                    "ignore label."
-                )
-        self.class_weights = class_weights
-        self.ignore_class = ignore_class
+        if ignore_class != IGNORE_LABEL:
+            ignore_label = ignore_class
+        integer("ignore_label", ignore_label, -(2**31), optional=True)
+        self.class_weights = _checked_weights(class_weights)
+        self.ignore_label = ignore_label
 
     def call(self, y_true, y_pred):
-        if len(y_true.shape) == len(y_pred.shape):
-            y_true = ops.squeeze(y_true, axis=-1)
-        labels = ops.cast(y_true, "int32")
-        valid = ops.ones_like(labels, dtype="bool")
-        if self.ignore_class is not None:
-            valid = labels != self.ignore_class
-        labels = ops.where(valid, labels, 0)
+        labels, valid, wrong = self._labels(y_true, y_pred)
         loss = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
-        weight = ops.cast(self._chosen(loss, valid), loss.dtype)
+        weight = ops.cast(self._selected(loss, valid), loss.dtype)
         if self.class_weights is not None:
             if len(self.class_weights) != y_pred.shape[-1]:
                 raise ValueError(
@@ -78,17 +75,45 @@ class CrossEntropy(keras.losses.Loss):
         # A map whose mean is the weighted mean: Keras then reduces it, with sample weights and with
         # the share of this replica where there are several.
         count = ops.cast(ops.size(loss), loss.dtype)
-        return loss * weight * ops.divide_no_nan(count, ops.sum(weight))
+        loss = loss * weight * ops.divide_no_nan(count, ops.sum(weight))
+        return ops.where(wrong, float("nan"), loss)
 
-    def _chosen(self, loss, valid):
+    def _labels(self, y_true, y_pred):
+        """Ids as int32 with 0 where they are no class; which pixels are valid, and which wrong."""
+        if len(y_true.shape) == len(y_pred.shape):
+            y_true = ops.squeeze(y_true, axis=-1)
+        sizes = zip(y_true.shape, y_pred.shape[:-1], strict=False)
+        if len(y_true.shape) != len(y_pred.shape) - 1 or any(
+            a is not None and b is not None and a != b for a, b in sizes
+        ):
+            raise ValueError(
+                "Masks must have the size of the logits. Received: masks of shape "
+                f"{tuple(y_true.shape)} for logits of shape {tuple(y_pred.shape)}. Resize the "
+                "masks, without interpolation, to the size of the images."
+            )
+        known = is_class(y_true, y_pred.shape[-1])
+        counted = ops.ones_like(known)
+        if self.ignore_label is not None:
+            counted = y_true != self.ignore_label
+        valid = ops.logical_and(counted, known)
+        labels = ops.cast(ops.where(valid, y_true, 0), "int32")
+        return labels, valid, ops.logical_and(counted, ops.logical_not(known))
+
+    def _selected(self, loss, valid):
         """Which pixels count, a bool map. `loss` is each pixel's cross entropy."""
         return valid
+
+    @property
+    def ignore_class(self) -> int | None:
+        """Keras' name of `ignore_label`."""
+        return self.ignore_label
 
     def get_config(self):
         return {
             **super().get_config(),
             "class_weights": self.class_weights,
-            "ignore_class": self.ignore_class,
+            # The name in the files of 0.1.0, which reads this file, too.
+            "ignore_class": self.ignore_label,
         }
 
 
@@ -96,21 +121,21 @@ class CrossEntropy(keras.losses.Loss):
 class OhemCrossEntropy(CrossEntropy):
     """Cross entropy of the hard pixels only: online hard example mining.
 
-    With `p` the predicted probability of a pixel's true class, a valid pixel is chosen when
+    With `p` the predicted probability of a pixel's true class, a valid pixel is selected when
 
         p <= max(threshold, the keep-th smallest p of all valid pixels of the batch)
 
     so that at least `keep` pixels count (all, where fewer are valid), among them all with
-    `p <= threshold`. Which pixels are chosen is no function that has a gradient.
+    `p <= threshold`. No gradient passes through the selection.
 
-    On several devices, TensorFlow and torch choose for each device apart, as the authors' code
-    does; JAX chooses from the whole batch. (The authors estimate the keep-th smallest on every
-    eighth row and column; this one is exact.)
+    On several devices, TensorFlow and torch select on each device separately, as the authors' code
+    does; JAX selects from the whole batch. (The authors estimate the keep-th smallest on every
+    eighth row and column; here it is exact.)
 
     Args:
         threshold: probability from 0 to 1.
         keep: number of pixels.
-        class_weights, ignore_class, reduction, name, dtype: of `CrossEntropy`.
+        class_weights, ignore_label, reduction, name, dtype: of `CrossEntropy`.
 
     Raises:
         ValueError: for a threshold or a number out of range.
@@ -127,16 +152,12 @@ class OhemCrossEntropy(CrossEntropy):
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
-        if not 0 <= threshold <= 1:
-            raise ValueError(
-                f"`threshold` must be a probability from 0 to 1. Received: threshold={threshold!r}."
-                " The usual one is 0.7."
-            )
+        number("threshold", threshold, minimum=0, maximum=1)
         positive_int("keep", keep)
         self.threshold = threshold
         self.keep = keep
 
-    def _chosen(self, loss, valid):
+    def _selected(self, loss, valid):
         # Ignored pixels sort behind every probability.
         p = ops.stop_gradient(ops.where(valid, ops.exp(-loss), 2.0))
         ranked = ops.sort(ops.reshape(p, (-1,)))
@@ -146,3 +167,21 @@ class OhemCrossEntropy(CrossEntropy):
 
     def get_config(self):
         return {**super().get_config(), "threshold": self.threshold, "keep": self.keep}
+
+
+def _checked_weights(class_weights):
+    """The weights as a list of floats; None stays None."""
+    if class_weights is None:
+        return None
+    try:
+        weights = [float(weight) for weight in class_weights]
+        valid = bool(weights) and all(0 < weight < np.inf for weight in weights)
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            "`class_weights` must be a positive number for each class, or None. Received: "
+            f"class_weights={class_weights!r}. To leave a class out, give its pixels the ignore "
+            "label."
+        )
+    return weights

@@ -1,7 +1,12 @@
-"""The scores of segmentation.
+"""Segmentation scores.
 
-Mean IoU for `fit`, at the same speed on every backend. For a table: one confusion matrix, counted
-in integers, and what follows from it; and the boundary F-score, which looks at edges alone.
+Mean IoU for `fit`, equally fast on every backend. For benchmark tables: one confusion matrix,
+counted in integers, and the scores that follow from it; and the boundary F-score, which looks at
+edges only.
+
+A pixel that cannot be scored (an id that is no class, logits that are not numbers) is never counted
+as some class: NumPy functions raise a `ValueError`, and `MeanIoU`, which runs inside compiled
+steps, becomes NaN.
 """
 
 from typing import Any
@@ -10,51 +15,111 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_fsa.arguments import optional_import, positive_int
+from keras_fsa.arguments import integer, number, optional_import, positive_int
 
 IGNORE_LABEL = 255
 """The label of pixels that belong to no class, in every mask that this library makes."""
 
 
+def is_class(ids: Any, num_classes: int) -> Any:
+    """Whether each id is a whole number from 0 to `num_classes - 1`: a bool tensor."""
+    return ops.logical_and(
+        ops.logical_and(ids >= 0, ids < num_classes),
+        # Not `ids == floor(ids)`, which integer tensors lack on some backends; NaN is above.
+        ops.cast(ops.cast(ids, "int32"), ids.dtype) == ids,
+    )
+
+
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class MeanIoU(keras.metrics.MeanIoU):
-    """`keras.metrics.MeanIoU`, with the confusion matrix gathered in one sum.
+    """`keras.metrics.MeanIoU` that gathers the confusion matrix in one sum and never miscounts.
 
-    Under torch, Keras' own goes through the pixels one by one, which takes fifteen times as long as
-    the training step of a small network. Results and arguments are Keras'.
+    Under torch, Keras' own visits pixels one by one, which takes fifteen times as long as a
+    training step of a small network. Arguments and results are Keras', with one exception: where a
+    pixel that counts has a true or predicted id that is no class, or logits without a largest one
+    (NaN, or infinity), the result is NaN until `reset_state`. Keras' lands in a wrong cell, drops
+    the pixel or takes NaN for class 0, depending on the backend. Pixels with the ignore label or
+    the sample weight 0 do not count.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Apart from the confusion matrix, whose dtype is an integer by default.
+        self.unscored = self.add_variable((), "zeros", dtype="float32", name="unscored")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Add masks `(B, H, W)` or `(B, H, W, 1)` and logits `(B, H, W, num_classes)`, or ids."""
-        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        y_true, y_pred = (_wide(ops.convert_to_tensor(y)) for y in (y_true, y_pred))
+        n = self.num_classes
         if not self.sparse_y_true:
             y_true = ops.argmax(y_true, axis=self.axis)
-        if not self.sparse_y_pred:
+        if self.sparse_y_pred:
+            known = is_class(y_pred, n)
+        else:
+            known = has_largest(y_pred, self.axis)
             y_pred = ops.argmax(y_pred, axis=self.axis)
-        y_true, y_pred = (ops.cast(ops.reshape(y, (-1,)), "int32") for y in (y_true, y_pred))
+        y_true, y_pred, known = (ops.reshape(y, (-1,)) for y in (y_true, y_pred, known))
         counts = ops.ones_like(y_true, dtype=self.dtype)
         if sample_weight is not None:
             weight = ops.cast(sample_weight, self.dtype)
             counts = counts * ops.reshape(weight, (-1,))
         if self.ignore_class is not None:
-            valid = y_true != self.ignore_class
-            counts = counts * ops.cast(valid, self.dtype)
-            y_true = ops.where(valid, y_true, 0)
-        n = self.num_classes
+            counts = ops.where(y_true == self.ignore_class, 0.0, counts)
+        known = ops.logical_and(known, is_class(y_true, n))
+        wrong = ops.logical_and(ops.logical_not(known), counts != 0)
+        counts = ops.where(known, counts, 0.0)
+        y_true, y_pred = (ops.cast(ops.where(known, y, 0), "int32") for y in (y_true, y_pred))
         confusion = ops.segment_sum(counts, y_true * n + y_pred, num_segments=n * n)
         self.total_cm.assign_add(ops.reshape(ops.cast(confusion, self.dtype), (n, n)))
+        self.unscored.assign_add(ops.sum(ops.cast(wrong, "float32")))
+
+    def result(self):
+        """Mean IoU over the classes that occurred; NaN where pixels could not be scored."""
+        mean = super().result()
+        return ops.where(self.unscored > 0, ops.cast(float("nan"), mean.dtype), mean)
+
+    def reset_state(self):
+        """Forget all pixels."""
+        super().reset_state()
+        self.unscored.assign(0.0)
 
     def class_iou(self) -> np.ndarray:
-        """IoU of each class so far, `(num_classes,)`; NaN for a class that never occurred."""
+        """IoU of each class so far, `(num_classes,)`; NaN for a class that never occurred.
+
+        Raises:
+            ValueError: where pixels were seen that cannot be scored.
+        """
+        unscored = int(ops.convert_to_numpy(self.unscored))
+        if unscored:
+            raise ValueError(
+                f"`MeanIoU` must see ids from 0 to {self.num_classes - 1} or the ignore label "
+                f"{self.ignore_class}, and finite logits. Received: {unscored} pixels with another "
+                "id or with NaN logits since `reset_state`. Check the masks with "
+                "`confusion_matrix`, which names the ids, and the model's output for NaN."
+            )
         return confusion_scores(ops.convert_to_numpy(self.total_cm))["class_iou"]
+
+
+def has_largest(logits: Any, axis: int = -1) -> Any:
+    """Whether the softmax of each pixel is defined: no NaN, and a finite largest logit."""
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(logits.dtype)):
+        return ops.ones_like(ops.max(logits, axis=axis), dtype="bool")
+    nan = ops.any(ops.isnan(logits), axis=axis)
+    return ops.logical_and(ops.logical_not(nan), ops.isfinite(ops.max(logits, axis=axis)))
+
+
+def _wide(y):
+    """Integers as int32: uint8 cannot hold -1, and not every comparison."""
+    is_float = keras.backend.is_float_dtype(keras.backend.standardize_dtype(y.dtype))
+    return y if is_float else ops.cast(y, "int32")
 
 
 def confusion_matrix(
     masks: np.ndarray, predictions: np.ndarray, num_classes: int, ignore_label: int = IGNORE_LABEL
 ) -> np.ndarray:
-    """How often each class was taken for each other: int64 `(num_classes, num_classes)`.
+    """How often each class was predicted for each true class: int64 `(num_classes, num_classes)`.
 
-    Rows are the truth, columns the prediction. Matrices of parts of a data set add up to that of
+    Rows are the truth, columns the prediction. The matrices of parts of a dataset add up to that of
     the whole.
 
     Args:
@@ -64,39 +129,58 @@ def confusion_matrix(
         ignore_label: true id of the pixels that do not count.
 
     Raises:
-        ValueError: for different shapes, or for counted pixels whose ids are not classes.
+        ValueError: for different shapes, or for counted pixels whose ids are not classes: beyond
+            them, fractional, or NaN.
     """
     masks, predictions = _known_ids(masks, predictions, num_classes, ignore_label)
     valid = masks != ignore_label
-    pairs = masks[valid].astype("int64") * num_classes + predictions[valid]
+    pairs = masks[valid].astype("int64") * num_classes + predictions[valid].astype("int64")
     counts = np.bincount(pairs, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
 
 
 def confusion_scores(confusion: np.ndarray) -> dict[str, Any]:
-    """What a benchmark's table holds, from a confusion matrix (rows truth, columns prediction).
+    """The scores of a benchmark table, from a confusion matrix (rows truth, columns prediction).
 
     With `hits = diag`, and sums over rows and columns:
 
     - `class_iou = hits / (truth + predicted - hits)`;
+    - `class_dice = 2 hits / (truth + predicted)`, also called the F1 score;
     - `class_accuracy = hits / truth`;
-    - `mean_iou`, `mean_accuracy`: means over the classes where these are defined;
+    - `mean_iou`, `mean_dice`, `mean_accuracy`: means over the classes where these are defined;
     - `pixel_accuracy = sum of hits / number of pixels`.
 
-    A class that is neither in the truth nor predicted has the IoU NaN and is left out of the mean,
-    as benchmarks do; one that is predicted only has the IoU 0 and counts. A class without a true
-    pixel has the accuracy NaN. Without any pixel all is NaN.
+    A class that is neither in the truth nor predicted has the IoU and Dice score NaN and is left
+    out of the mean, as benchmarks do; one that is only predicted has 0 and counts. A class without
+    a true pixel has the accuracy NaN. Without any pixel all scores are NaN.
 
     Returns:
         A dict of float64: arrays `(num_classes,)` and scalars.
+
+    Raises:
+        ValueError: where the matrix is not square, or holds anything but counts of at least 0.
     """
     confusion = np.asarray(confusion, "float64")
+    if (
+        confusion.ndim != 2
+        or len(set(confusion.shape)) != 1
+        or not (np.isfinite(confusion) & (confusion >= 0)).all()
+    ):
+        raise ValueError(
+            "`confusion` must be a square matrix of finite counts of at least 0. Received: "
+            f"confusion of shape {confusion.shape} with the values "
+            f"{np.unique(confusion)[[0, -1]].tolist() if confusion.size else []} at its ends. Pass "
+            "what `confusion_matrix` returns."
+        )
     hits, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     iou, accuracy = _ratio(hits, truth + predicted - hits), _ratio(hits, truth)
+    dice = _ratio(2 * hits, truth + predicted)
     return {
         "class_iou": iou,
+        "class_dice": dice,
         "class_accuracy": accuracy,
         "mean_iou": nan_mean(iou),
+        "mean_dice": nan_mean(dice),
         "mean_accuracy": nan_mean(accuracy),
         "pixel_accuracy": float(_ratio(hits.sum(), confusion.sum())),
     }
@@ -109,23 +193,23 @@ def boundary_scores(
     tolerance: float = 0.0075,
     ignore_label: int = IGNORE_LABEL,
 ) -> np.ndarray:
-    """Boundary F-score of each class in one picture.
+    """Boundary F-score of each class in one image.
 
     The boundary of a class is formed by its pixels that have a neighbour (above, below, left or
     right) of another class. Precision is the share of the predicted boundary's pixels within the
     tolerance of a pixel of the true boundary (Euclidean distance between centres), recall the share
     of the true boundary's within the tolerance of the predicted one; `F = 2 P R / (P + R)`.
 
-    Ignored pixels have no class, in the prediction either, and make no boundary with their
-    neighbours; nor does the edge of the picture. A class whose boundary is in one of the two only
-    has F = 0, in neither NaN. The score of a data set is the mean over its pictures for each class,
-    NaN left out, then over the classes.
+    Ignored pixels have no class, not in the prediction either, and form no boundary with their
+    neighbours; nor does the edge of the image. A class whose boundary is in only one of the two has
+    F = 0; in neither, NaN. The score of a dataset is, for each class, the mean over its images
+    without NaN, then the mean over the classes.
 
     Args:
         mask, prediction: class ids `(H, W)`, NumPy.
         num_classes: number of classes.
-        tolerance: in pixels where it is 1 or more, else a share of the picture's diagonal. The
-            usual 0.0075 is generous to large pictures (17 pixels of 2048x1024); 3 pixels tell more
+        tolerance: in pixels where it is 1 or more, else a share of the image's diagonal. The
+            usual 0.0075 is generous for large images (17 pixels at 2048x1024); 3 pixels tell more
             about edges.
         ignore_label: true id of the pixels that do not count.
 
@@ -144,14 +228,10 @@ def boundary_scores(
     mask, prediction = _known_ids(mask, prediction, num_classes, ignore_label)
     if mask.ndim != 2:
         raise ValueError(
-            "`mask` must be one picture's ids, (H, W). Received: mask of shape "
-            f"{mask.shape}. Pass the pictures one by one."
+            "`mask` must be the ids of one image, (H, W). Received: mask of shape "
+            f"{mask.shape}. Pass images one by one."
         )
-    if not tolerance > 0:
-        raise ValueError(
-            f"`tolerance` must be positive. Received: tolerance={tolerance!r}. Give pixels (1 or "
-            "more) or a share of the diagonal, such as 0.0075."
-        )
+    number("tolerance", tolerance, above=0)
     if tolerance < 1:
         tolerance = tolerance * np.hypot(*mask.shape)
     valid = mask != ignore_label
@@ -169,7 +249,7 @@ def boundary_scores(
 
 
 def nan_mean(values: Any, axis: int | None = None) -> Any:
-    """`np.nanmean` that gives NaN, without a warning, where there is nothing else."""
+    """`np.nanmean` that returns NaN, without a warning, where all values are NaN."""
     values = np.asarray(values, "float64")
     return _ratio(np.nansum(values, axis), (~np.isnan(values)).sum(axis))[()]
 
@@ -189,17 +269,24 @@ def _boundaries(ids, valid, num_classes):
 def _share_near(points, others, tolerance, spatial):
     """Share of the points within the tolerance of another.
 
-    Boundaries are thin: a tree of their points is faster than a distance transform of the picture
-    for each class.
+    Boundaries are thin: a tree of their points is faster than a distance transform of the image for
+    each class.
     """
-    # The bound only spares the search far away; it is beyond the tolerance, whose edge belongs.
+    # The bound only cuts the search short; it lies beyond the tolerance, which is inclusive.
     distance, _ = spatial.KDTree(others).query(points, distance_upper_bound=tolerance + 1)
     return np.mean(distance <= tolerance)
 
 
 def _known_ids(masks, predictions, num_classes, ignore_label):
     positive_int("num_classes", num_classes)
+    integer("ignore_label", ignore_label, -(2**31))
     masks, predictions = np.asarray(masks), np.asarray(predictions)
+    for name, ids in (("masks", masks), ("predictions", predictions)):
+        if ids.dtype.kind not in "buif":
+            raise ValueError(
+                f"`{name}` must be an array of class ids. Received: {name} of dtype {ids.dtype}. "
+                "Convert it to integers."
+            )
     if masks.shape != predictions.shape:
         raise ValueError(
             "Masks and predictions must have one shape. Received: masks of shape "
@@ -207,7 +294,8 @@ def _known_ids(masks, predictions, num_classes, ignore_label):
         )
     valid = masks != ignore_label
     for name, ids in (("masks", masks), ("predictions", predictions)):
-        unknown = valid & ((ids < 0) | (ids >= num_classes))
+        # Written so that NaN, which every comparison fails, is unknown.
+        unknown = valid & ~((ids >= 0) & (ids < num_classes) & (np.floor(ids) == ids))
         if unknown.any():
             raise ValueError(
                 f"`{name}` must hold the ids 0 to {num_classes - 1}, wherever the mask is not "

@@ -28,24 +28,24 @@ Source: Zhang, Panahi, Gao, "FsaNet: Frequency Self-attention for Semantic Segme
 arXiv:2211.15595. The separable form is this library's.
 """
 
-import contextlib
-import contextvars
 import functools
 import operator
-from collections.abc import Iterator
 
 import numpy as np
 from keras import backend, ops
 
 from keras_fsa import patches
+from keras_fsa.compilation import xla_compiles
+from keras_fsa.compilation import xla_scope as xla_scope  # Its name in 0.1.0.
 from keras_fsa.types import Band, Frequencies, Shape, Size, Tensor
 
 
-def parse_frequencies(frequencies: Frequencies) -> Band:
+def parse_frequencies(frequencies: Frequencies, name: str = "frequencies") -> Band:
     """The band `((u0, u1), (v0, v1))` that `frequencies` stands for.
 
     Args:
         frequencies: an int, a pair of ints (rows, columns) or a pair of half-open ranges.
+        name: what an error calls them.
 
     Returns:
         A pair of pairs of ints.
@@ -54,10 +54,10 @@ def parse_frequencies(frequencies: Frequencies) -> Band:
         ValueError: where it is none of these, or a range is empty or starts below zero.
     """
     rule = (
-        "`frequencies` must be a positive int, a pair of them (rows, columns), or a band "
+        f"`{name}` must be a positive int, a pair of them (rows, columns), or a band "
         "((u0, u1), (v0, v1)) with 0 <= u0 < u1 and 0 <= v0 < v1. "
-        f"Received: frequencies={frequencies!r}. For the eight lowest frequencies of rows and "
-        "columns write frequencies=8."
+        f"Received: {name}={frequencies!r}. For the eight lowest frequencies of rows and columns "
+        f"write {name}=8."
     )
 
     def integer(value):
@@ -79,20 +79,22 @@ def parse_frequencies(frequencies: Frequencies) -> Band:
     return rows, columns
 
 
-def check_band_fits(frequencies: Frequencies, height: int | None, width: int | None) -> None:
+def check_band_fits(
+    frequencies: Frequencies, height: Size | None, width: Size | None, name: str = "frequencies"
+) -> None:
     """Raise a `ValueError` where the band reaches beyond a known height or width.
 
     A map of `n` positions has the frequencies `0 .. n - 1`. `None` stands for an unknown size and
-    is never an error.
+    is never an error. `name` is what an error calls the frequencies.
     """
-    rows, columns = parse_frequencies(frequencies)
-    for name, (_, stop), size in (("height", rows, height), ("width", columns, width)):
+    rows, columns = parse_frequencies(frequencies, name)
+    for side, (_, stop), size in (("height", rows, height), ("width", columns, width)):
         if isinstance(size, int) and stop > size:
             raise ValueError(
-                f"`frequencies` must not go beyond the size of the feature map: a {name} of {size} "
-                f"has the frequencies 0 to {size - 1}. Received: frequencies={frequencies!r} for a "
-                f"map of height {height} and width {width}. Ask for fewer frequencies, or use a "
-                "larger picture or a smaller output stride."
+                f"`{name}` must not go beyond the size of the feature map: a {side} of {size} has "
+                f"the frequencies 0 to {size - 1}. Received: {name}={frequencies!r} for a map of "
+                f"height {height} and width {width}. Ask for fewer frequencies, or use a larger "
+                "image or a smaller output stride."
             )
 
 
@@ -194,29 +196,6 @@ def _each(matrix, x):
 # XLA each term would become a map, so there products stay products.
 
 _FEW = 16
-_in_xla_scope = contextvars.ContextVar("in_xla_scope", default=False)
-
-
-@contextlib.contextmanager
-def xla_scope() -> Iterator[None]:
-    """Tells this library's layers that XLA compiles what TensorFlow traces within.
-
-        model.compile("sgd", "mse", jit_compile=True)
-        with keras_fsa.xla_scope():
-            model.fit(x, y)
-
-    XLA sums the frequencies of an update up while it adds it to the map, in one pass: less time and
-    memory. Without XLA the same sum takes several times of both, and TensorFlow does not tell a
-    layer what compiles it. The numbers are the same to rounding.
-
-    `FsaNet` needs no scope: Keras tells a model whether XLA compiles its steps. JAX always compiles
-    with XLA, PyTorch never does; there the scope changes nothing.
-    """
-    token = _in_xla_scope.set(True)
-    try:
-        yield
-    finally:
-        _in_xla_scope.reset(token)
 
 
 def _spread(a, b):
@@ -230,9 +209,8 @@ def _gather(a, b):
 
 
 def _joins(a, b, frequencies):
-    compiled = {"jax": True, "tensorflow": _in_xla_scope.get()}.get(backend.backend(), False)
     symbolic = backend.is_keras_tensor(a) or backend.is_keras_tensor(b)
-    return compiled and frequencies <= _FEW and not symbolic
+    return xla_compiles() and frequencies <= _FEW and not symbolic
 
 
 # Each is in the other's gradient. A sum's own gradient would be as many products as it has terms.

@@ -43,7 +43,16 @@ def resize(x, size, align_corners=False):
     return line(rows.swapaxes(0, 1), size[1]).swapaxes(0, 1)
 
 
-def reference(forward, picture, scales, flip, window, stride, fit=None, align_corners=False):
+PROFILES = {
+    "mean": lambda n: np.ones(n),
+    "hann": lambda n: np.array([math.sin(math.pi * (i + 0.5) / n) ** 2 for i in range(n)]),
+    "gaussian": lambda n: np.array([math.exp(-32 * ((i + 0.5) / n - 0.5) ** 2) for i in range(n)]),
+}
+
+
+def reference(
+    forward, picture, scales, flip, window, stride, fit=None, align_corners=False, blend="mean"
+):
     """The recipe, step by step: window logits summed at the scaled size, divided, resized."""
     height, width = picture.shape[:2]
     factor = 1
@@ -57,15 +66,16 @@ def reference(forward, picture, scales, flip, window, stride, fit=None, align_co
             view = scaled[:, ::-1] if mirrored else scaled
             total, count = 0, np.zeros((h, w, 1))
             wh, ww = (min(n, m or n) for n, m in zip((h, w), (window, window), strict=True))
+            profile = PROFILES[blend](wh)[:, None, None] * PROFILES[blend](ww)[:, None]
             for i in range(max(h - wh + (stride or 1) - 1, 0) // (stride or 1) + 1):
                 for j in range(max(w - ww + (stride or 1) - 1, 0) // (stride or 1) + 1):
                     bottom, right = min(i * (stride or 1) + wh, h), min(j * (stride or 1) + ww, w)
                     part = np.s_[bottom - wh : bottom, right - ww : right]
                     logits = forward(view[part][None].astype("float32"))[0].astype("float64")
                     padded = np.zeros((h, w, logits.shape[-1]))
-                    padded[part] = logits
+                    padded[part] = profile * logits
                     total = total + padded
-                    count[part] += 1
+                    count[part] += profile
             logits = resize(total / count, (height, width), align_corners)
             e = np.exp(logits - logits.max(-1, keepdims=True))
             p = e / e.sum(-1, keepdims=True)
@@ -79,6 +89,8 @@ SETTINGS = {
     "larger window": dict(window=41, stride=20),
     "all": dict(window=19, stride=13, scales=(0.75, 1.0, 1.5), flip=True),
     "fit": dict(fit=(61, 23), flip=True),
+    "hann": dict(window=17, stride=9, blend="hann"),
+    "gaussian": dict(window=19, stride=13, blend="gaussian", scales=(0.75, 1.0, 1.5), flip=True),
 }
 
 
@@ -138,6 +150,37 @@ def test_a_model_that_copies(rng):
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+@pytest.mark.parametrize("blend", ["mean", "hann", "gaussian"])
+def test_equal_logits_stay_exact(rng, blend):
+    """Where all windows agree the result is theirs, to the rounding of float32."""
+    want = rng.uniform(-3, 3, 5).astype("float32")
+    e = np.exp(want.astype("float64"))
+    got = probabilities(
+        lambda x: np.broadcast_to(want, (*x.shape[:3], 5)),
+        np.zeros((131, 97, 3), "uint8"),
+        window=(53, 41),
+        stride=(17, 41),
+        blend=blend,
+    )
+    np.testing.assert_allclose(got, np.broadcast_to(e / e.sum(), got.shape), rtol=1e-6)
+
+
+def test_blending_removes_seams():
+    """Windows that answer with their own number: jumps where they end, a ramp when blended."""
+
+    def forward(windows):
+        value = np.broadcast_to(windows[:, :1, :1, :1] / 100, (*windows.shape[:3], 1))
+        return np.concatenate([value, np.zeros_like(value)], axis=-1)
+
+    image = np.tile(np.arange(96)[None, :, None], (8, 1, 3)).astype("float32")
+    steps = {}
+    for blend in ("mean", "hann", "gaussian"):
+        p = probabilities(forward, image, window=(8, 32), stride=(8, 16), blend=blend)
+        logits = np.log(p[4, :, 0] / p[4, :, 1])
+        steps[blend] = np.abs(np.diff(logits)).max()
+    assert steps["hann"] < 0.3 * steps["mean"] and steps["gaussian"] < 0.6 * steps["mean"]
+
+
 @pytest.mark.parametrize("scales", [(1.0,), (2.0, 1.0)])
 def test_memory(scales):
     """One array of the result's size, one more for several views, and small change."""
@@ -181,8 +224,8 @@ PICTURE = np.zeros((8, 9, 3), "uint8")
         (dict(window=(1, 2, 3)), r"`window` must be one number or two. Received: window=\(1, 2, 3"),
         (dict(stride=4), r"`stride` needs a `window`. Received: window=None, stride=4"),
         (dict(window=4, stride=5), r"at most `window`.*Received: window=\(4, 4\), stride=\(5, 5"),
-        (dict(scales=()), r"`scales` must be one or more positive.*Received: scales=\(\)"),
-        (dict(scales=(1, 0)), r"`scales` must be one or more positive.*Received: scales=\(1, 0"),
+        (dict(scales=()), r"`scales` must be a sequence of one or more.*Received: scales=\(\)"),
+        (dict(scales=(1, 0)), r"`scales` must be a finite number above 0. Received: scales=0"),
         (dict(fit=(512, 2048)), r"`fit` must be \(long, short\).*Write fit=\(2048, 512\)"),
     ],
 )
@@ -196,6 +239,41 @@ def test_classes_in_place_of_logits():
         probabilities(lambda x: x[..., 0], PICTURE)
 
 
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((0, 9, 3)), r"`images` must hold at least one image.*shape \(0, 9, 3\)"),
+        (np.zeros((0, 8, 9, 3)), r"`images` must hold at least one image.*shape \(0, 8, 9, 3\)"),
+        (np.full((8, 9, 3), np.nan), r"`images` must be finite.*dtype float64 with NaN"),
+        (np.full((8, 9, 3), np.inf, "float32"), r"`images` must be finite.*dtype float32 with"),
+        (np.full((8, 9, 3), "x"), r"`images` must be finite numbers. Received: images of dtype <U1"),
+    ],
+)
+def test_wrong_images(images, message):
+    for function in (probabilities, class_map):
+        with pytest.raises(ValueError, match=message):
+            function(lambda x: x, images)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers(value):
+    """They would be class 0 to argmax."""
+
+    def forward(x):
+        logits = np.zeros((*x.shape[:3], 4), "float32")
+        logits[:, 5, 6] = value
+        return logits
+
+    with pytest.raises(ValueError, match="`model` must give logits .* Received: NaN or infinite"):
+        class_map(forward, PICTURE, window=6)
+
+
+def test_earlier_names():
+    with pytest.warns(DeprecationWarning, match="`pictures` of `class_map` is .* Use `images`"):
+        ids = class_map(lambda x: x, pictures=PICTURE)
+    assert ids.shape == (8, 9)
+
+
 def test_rank_error():
-    with pytest.raises(ValueError, match=r"Received: pictures of shape \(8, 9\)"):
+    with pytest.raises(ValueError, match=r"Received: images of shape \(8, 9\)"):
         probabilities(lambda x: x, PICTURE[..., 0])

@@ -53,7 +53,7 @@ def test_cross_entropy_equals_the_definition(rng, class_weights):
     if class_weights is None:
         keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
         np.testing.assert_allclose(loss, array(keras_loss(masks, logits)), rtol=1e-6)
-    no_label = CrossEntropy(class_weights, ignore_class=None)
+    no_label = CrossEntropy(class_weights, ignore_label=None)
     masks = masks % 5
     np.testing.assert_allclose(
         array(no_label(masks, logits)), reference(masks, logits, 1, 1, class_weights), rtol=1e-6
@@ -109,18 +109,79 @@ def test_a_compiled_step_moves_along_the_gradient(rng, jit_compile):
 
 
 def test_configuration_round_trip():
-    loss = OhemCrossEntropy(0.6, 7, class_weights=WEIGHTS, ignore_class=3)
+    loss = OhemCrossEntropy(0.6, 7, class_weights=WEIGHTS, ignore_label=3)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert again.get_config() == loss.get_config() and type(again) is OhemCrossEntropy
-    assert again.keep == 7 and again.threshold == 0.6 and again.ignore_class == 3
+    assert again.keep == 7 and again.threshold == 0.6 and again.ignore_label == 3
+
+
+def test_files_of_the_first_version_and_the_name_in_keras():
+    """They hold `ignore_class`."""
+    for value in (None, 3, 255):
+        loss = CrossEntropy.from_config({"class_weights": None, "ignore_class": value})
+        assert loss.ignore_label == loss.ignore_class == value
+        assert CrossEntropy(ignore_class=value).ignore_label == value
+        assert loss.get_config()["ignore_class"] == value
+
+
+@pytest.mark.parametrize("make", [CrossEntropy, lambda: OhemCrossEntropy(0.4, 30)])
+@pytest.mark.parametrize("wrong", [5, 254, -1, 0.5, np.nan])
+def test_a_wrong_id_makes_the_loss_nan(rng, make, wrong):
+    masks, logits = batch(rng)
+    masks = masks.astype("float32")
+    assert np.isfinite(array(make()(masks, logits)))
+    masks[1, 3, 4] = wrong
+    assert np.isnan(array(make()(masks, logits)))
+
+
+@pytest.mark.parametrize("make", [CrossEntropy, lambda: OhemCrossEntropy(0.4, 30)])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fit_on_a_wrong_id_logs_nan_and_keeps_the_weights_finite(rng, make, jit_compile):
+    masks, logits = batch(rng)
+    masks[1, 3, 4] = 5
+    model = keras.Sequential([keras.Input((7, 11, 5)), keras.layers.EinsumDense("...c,c->...c", 5)])
+    # torch.compile needs a C compiler; eager torch is what runs by default.
+    jit_compile = jit_compile and keras.backend.backend() != "torch"
+    model.compile(keras.optimizers.SGD(1.0), make(), jit_compile=jit_compile)
+    history = model.fit(logits, masks, batch_size=2, verbose=0).history
+    assert np.isnan(history["loss"][0])
+    assert np.isfinite(array(model.layers[0].kernel)).all()
+
+
+def test_an_ignored_pixel_may_have_any_label(rng):
+    masks, logits = batch(rng)
+    other = np.where(masks == 255, -7, masks.astype("int32"))
+    loss = array(CrossEntropy(ignore_label=-7)(other, logits))
+    np.testing.assert_allclose(loss, array(CrossEntropy()(masks, logits)), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: OhemCrossEntropy(1.5), r"from 0 to 1. Received: threshold=1.5. The usual"),
+        (
+            lambda: OhemCrossEntropy(1.5),
+            r"`threshold` must be .* at least 0 and at most 1. Rec.*=1.5",
+        ),
         (lambda: OhemCrossEntropy(keep=0), r"`keep` must be a positive int. Received: keep=0"),
-        (lambda: CrossEntropy([1, 0]), r"positive .* Received: class_weights=\[1.0, 0.0\]. To"),
+        (lambda: OhemCrossEntropy(np.nan), r"`threshold` must be .* Received: threshold=nan"),
+        (lambda: CrossEntropy([1, 0]), r"positive .* Received: class_weights=\[1, 0\]. To"),
+        (lambda: CrossEntropy(3), r"`class_weights` must be a positive .* Received: class_wei.*=3"),
+        (lambda: CrossEntropy("ab"), r"`class_weights` must be a positive .*='ab'"),
+        (lambda: CrossEntropy([]), r"`class_weights` must be a positive .*=\[\]"),
+        (lambda: CrossEntropy([1, np.nan]), r"`class_weights` must be a positive .*nan\]"),
+        (
+            lambda: CrossEntropy(ignore_label="x"),
+            r"`ignore_label` must be an int.*Received: .*='x'",
+        ),
+        (
+            lambda: CrossEntropy(ignore_class="x"),
+            r"`ignore_label` must be an int.*Received: .*='x'",
+        ),
+        (lambda: CrossEntropy(ignore_label=0.5), r"`ignore_label` must be an int.*=0.5"),
+        (
+            lambda: CrossEntropy()(np.zeros((1, 4, 2)), np.zeros((1, 2, 2, 3))),
+            r"Masks must have the size of the logits. Received: masks of shape \(1, 4, 2\) for",
+        ),
         (
             lambda: CrossEntropy([1, 2])(np.zeros((1, 2, 2)), np.zeros((1, 2, 2, 3))),
             r"one number for each class. Received: class_weights=\[1.0, 2.0\] .* 3 classes. Give",

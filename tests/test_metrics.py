@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import (
     MeanIoU,
     boundary_scores,
@@ -35,6 +36,70 @@ def test_equals_keras(rng, sparse, weighted):
     np.testing.assert_allclose(np.nanmean(iou), float(ours.result()), rtol=1e-6)
 
 
+CASES = {
+    # name: mask ids, predicted ids or logits; the first two pixels are right
+    "true id": ([0, 1, 3], [0, 1, 1]),
+    "negative true id": ([0, 1, -1], [0, 1, 1]),
+    "fractional true id": ([0, 1, 1.5], [0, 1, 1]),
+    "true NaN": ([0, 1, np.nan], [0, 1, 1]),
+    "predicted id": ([0, 1, 1], [0, 1, 4]),
+    "negative predicted id": ([0, 1, 1], [0, 1, -1]),
+    "fractional predicted id": ([0, 1, 1], [0, 1, 0.5]),
+    "NaN logits": ([0, 1, 0], [[2, 1, 0], [0, 1, 0], [np.nan, np.nan, np.nan]]),
+    "a NaN logit": ([0, 1, 0], [[2, 1, 0], [0, 1, 0], [2, np.nan, 0]]),
+    "infinite logits": ([0, 1, 0], [[2, 1, 0], [0, 1, 0], [np.inf, 1, np.inf]]),
+    "no logit": ([0, 1, 0], [[2, 1, 0], [0, 1, 0], [-np.inf, -np.inf, -np.inf]]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_cannot_be_scored_makes_nan(name):
+    """And the same pixel, ignored or with the weight 0, changes nothing."""
+    masks, predictions = (np.array(x, "float32")[None] for x in CASES[name])
+    metric = MeanIoU(3, ignore_class=255, sparse_y_pred=predictions.ndim == 2)
+    metric.update_state(masks, predictions)
+    assert np.isnan(float(metric.result()))
+    with pytest.raises(
+        ValueError, match="ids from 0 to 2 or the ignore label 255.*Received: 1 pixels"
+    ):
+        metric.class_iou()
+    # It stays: a score over an epoch is no number either.
+    metric.update_state(masks[:, :2], predictions[:, :2])
+    assert np.isnan(float(metric.result()))
+    metric.reset_state()
+    metric.update_state(masks, predictions, np.array([[1.0, 1.0, 0.0]]))
+    if not np.isnan(masks).any():
+        masks[0, 2] = 255
+        metric.update_state(masks, predictions)
+    np.testing.assert_array_equal(metric.class_iou(), [1, 1, np.nan])
+
+
+def test_integer_masks_beyond_the_classes():
+    metric = MeanIoU(3, ignore_class=255, sparse_y_pred=True)
+    metric.update_state(np.array([0, 1, 7], "uint8"), np.array([0, 1, 1], "int64"))
+    assert np.isnan(float(metric.result()))
+
+
+@pytest.mark.parametrize("wrong", ["mask", "logits"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_inside_a_compiled_evaluation(wrong, jit_compile):
+    x = np.eye(3, dtype="float32")[np.array([[0, 1], [1, 0]])][None]
+    masks = np.array([[[0, 1], [1, 255]]], "uint8")
+    model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Identity()])
+    metric = MeanIoU(3, ignore_class=255, sparse_y_pred=False, name="mean_iou")
+    # torch.compile needs a C compiler; eager torch is what runs by default.
+    jit_compile = jit_compile and keras.backend.backend() != "torch"
+    model.compile(metrics=[metric], loss=CrossEntropy(), jit_compile=jit_compile)
+    scores = model.evaluate(x, masks, verbose=0, return_dict=True)
+    np.testing.assert_allclose(scores["mean_iou"], 1, rtol=1e-6)
+    if wrong == "mask":
+        masks[0, 0, 0] = 9
+    else:
+        x[0, 0, 0] = np.nan
+    scores = model.evaluate(x, masks, verbose=0, return_dict=True)
+    assert np.isnan(scores["mean_iou"]) and np.isnan(scores["loss"])
+
+
 def test_config_round_trip():
     metric = MeanIoU(3, ignore_class=255, sparse_y_pred=False, name="mean_iou")
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
@@ -66,6 +131,8 @@ def test_confusion_scores():
     np.testing.assert_allclose(scores["mean_iou"], (6 / 10 + 5 / 8) / 3, rtol=1e-15)
     np.testing.assert_allclose(scores["mean_accuracy"], (6 / 8 + 5 / 7) / 2, rtol=1e-15)
     np.testing.assert_allclose(scores["pixel_accuracy"], 11 / 15, rtol=1e-15)
+    np.testing.assert_allclose(scores["class_dice"], [12 / 16, 10 / 13, 0, np.nan], rtol=1e-15)
+    np.testing.assert_allclose(scores["mean_dice"], (12 / 16 + 10 / 13) / 3, rtol=1e-15)
 
 
 @pytest.mark.filterwarnings("error")
@@ -119,7 +186,7 @@ def test_boundary_scores(rng, tolerance):
     prediction[4:9, 20:26] = 3
     mask[20:31, 33:36] = 255
     mask[:, -1] = 255
-    # The picture's diagonal is 64.66: 0.0293 of it is 1.89 pixels.
+    # The image's diagonal is 64.66: 0.0293 of it is 1.89 pixels.
     pixels = tolerance if tolerance >= 1 else tolerance * np.sqrt(37**2 + 53**2)
     want = slow_boundary_scores(mask, prediction, 5, pixels)
     got = boundary_scores(mask, prediction, 5, tolerance)
@@ -147,8 +214,29 @@ def test_boundaries_by_hand():
         (lambda: confusion_matrix([0, 1], [0], 2), r"one shape. Received: masks of shape \(2,\)"),
         (lambda: confusion_matrix([0, 7], [0, 0], 2), r"`masks` must.*Received: masks with \[7\]"),
         (lambda: confusion_matrix([0, 0], [0, 2], 2), r"`predictions` must.*0 to 1.*with \[2\]"),
-        (lambda: boundary_scores([0], [0], 2), r"`mask` must be one picture's ids.*\(1,\)"),
-        (lambda: boundary_scores([[0]], [[0]], 2, 0), r"`tolerance` must be positive.*=0"),
+        (
+            lambda: confusion_matrix([0.5, 1], [0, 1], 2),
+            r"`masks` must hold the ids 0 to 1.*Received: masks with \[0.5\]",
+        ),
+        (
+            lambda: confusion_matrix([0, 1], [np.nan, 1], 2),
+            r"`predictions` must.*Received: predictions with \[nan\]",
+        ),
+        (
+            lambda: confusion_matrix(["sea"], [1], 2),
+            r"`masks` must be an array of class ids. Received: masks of dtype <U3",
+        ),
+        (
+            lambda: confusion_scores([[1, np.nan], [0, 1]]),
+            r"`confusion` must be a square matrix of finite counts.*shape \(2, 2\).*nan",
+        ),
+        (lambda: confusion_scores([[1, 2]]), r"square matrix.*shape \(1, 2\)"),
+        (lambda: confusion_scores([[1, -2], [0, 1]]), r"of at least 0.*\[-2.0, 1.0\]"),
+        (lambda: boundary_scores([0], [0], 2), r"`mask` must be the ids of one image.*\(1,\)"),
+        (
+            lambda: boundary_scores([[0]], [[0]], 2, 0),
+            r"`tolerance` must be a finite number above 0.*=0",
+        ),
     ],
 )
 def test_errors(call, message):

@@ -18,6 +18,7 @@ from keras import ops
 
 from keras_fsa import types
 from keras_fsa.arguments import one_of, optional_import
+from keras_fsa.metrics import IGNORE_LABEL
 
 # The ending of the file, and for each backend that writes it the packages this takes. PyTorch is
 # nowhere: Keras records one run of the model and its exporters bake sizes in, so that files load
@@ -33,7 +34,7 @@ FORMATS = {
 SIZES = ((97, 131), (128, 72), (75, 110))
 
 
-def picture_spec(
+def image_spec(
     model: keras.Model,
     filepath: types.Path,
     format: str,
@@ -44,7 +45,7 @@ def picture_spec(
     """Check what is asked of `FsaNet.export`, before any work.
 
     Returns:
-        The `keras.InputSpec` of the pictures.
+        The `keras.InputSpec` of the images.
 
     Raises:
         ValueError, ImportError: see `FsaNet.export`.
@@ -85,12 +86,21 @@ def picture_spec(
 
 
 def with_classes(model: keras.Model, pictures: keras.InputSpec) -> keras.Model:
-    """The model that gives the class of each pixel, uint8 `(B, H, W)`, in place of logits."""
+    """The model that gives the class of each pixel, uint8 `(B, H, W)`, instead of logits.
+
+    A pixel with a NaN logit has no class, nor has any pixel of an image that holds NaN: they get
+    the ignore label 255.
+    """
     inputs = keras.Input(tuple(pictures.shape)[1:], dtype=pictures.dtype, name="pictures")
     logits = model(inputs)
     # Of integers: with floats, under TensorFlow, it looks at bits, which LiteRT cannot.
-    best = ops.argmax(ops.cast(logits >= ops.max(logits, -1, keepdims=True), "int32"), -1)
-    # At most 255 classes: a map has the type of a mask.
+    is_best = ops.cast(logits >= ops.max(logits, -1, keepdims=True), "int32")
+    # No logit is the largest where one is NaN. At most 255 classes: a map has the type of a mask.
+    is_number = ops.max(is_best, -1) * ops.min(ops.cast(logits == logits, "int32"), -1)
+    # Activations may turn NaN into 0 on the way, and attention sees the whole image.
+    finite = ops.cast(ops.equal(inputs, inputs), "int32")
+    is_number = is_number * ops.min(finite, axis=(1, 2, 3), keepdims=True)[..., 0]
+    best = ops.where(is_number > 0, ops.argmax(is_best, -1), IGNORE_LABEL)
     return keras.Model(inputs, ops.cast(best, "uint8"), name=f"{model.name}_classes")
 
 
@@ -136,7 +146,13 @@ def write_saved_model(
         return whole(pictures) if view is None else view(whole, pictures)
 
     def classes(pictures):
-        return tf.cast(tf.argmax(logits(pictures), axis=-1), tf.uint8)
+        scores = logits(pictures)
+        best = tf.cast(tf.argmax(scores, axis=-1), tf.uint8)
+        # An activation may turn NaN into 0 on the way, and attention sees the whole image.
+        images = tf.cast(pictures, tf.float32)
+        wrong = tf.reduce_any(tf.math.is_nan(images), axis=(1, 2, 3))[:, None, None]
+        wrong |= tf.reduce_any(tf.math.is_nan(scores), axis=-1)
+        return tf.where(wrong, tf.cast(IGNORE_LABEL, tf.uint8), best)
 
     def decode(file):
         # As Pillow does it; TensorFlow's default is faster, and off by up to 14 levels of 255.
