@@ -12,18 +12,28 @@ from typing import Any
 import numpy as np
 
 
-def integer(name: str, value: Any, minimum: int = 1, optional: bool = False) -> None:
-    """Raise a `ValueError` unless the value is an int of at least `minimum`."""
+MOST = 2**20
+"""The largest width or count that is taken to be meant."""
+
+
+def integer(
+    name: str, value: Any, minimum: int = 1, optional: bool = False, maximum: int | None = None
+) -> None:
+    """Raise a `ValueError` unless the value is an int of at least `minimum`, at most `maximum`."""
     if optional and value is None:
         return
-    if not is_integer(value) or value < minimum:
-        kind = {0: "a non-negative int", 1: "a positive int"}.get(
-            minimum, f"an int of at least {minimum}"
-        )
-        raise ValueError(
-            f"`{name}` must be {kind}{' or None' if optional else ''}. "
-            f"Received: {name}={_shown(value)}. Give a whole number of at least {minimum}."
-        )
+    if is_integer(value) and value >= minimum and (maximum is None or value <= maximum):
+        return
+    kind = {0: "a non-negative int", 1: "a positive int"}.get(
+        minimum, f"an int of at least {minimum}"
+    )
+    # The lower bound is the rule that most meet; the upper one is said where it is broken.
+    high = is_integer(value) and value >= minimum
+    raise ValueError(
+        f"`{name}` must be {kind}{f' of at most {maximum}' if high else ''}"
+        f"{' or None' if optional else ''}. Received: {name}={_shown(value)}. "
+        f"Give a whole number of at {f'most {maximum}' if high else f'least {minimum}'}."
+    )
 
 
 def positive_int(name: str, value: Any, optional: bool = False) -> None:

@@ -35,6 +35,7 @@ import numpy as np
 from keras import backend, ops
 
 from keras_fsa import patches
+from keras_fsa.arguments import MOST
 from keras_fsa.compilation import xla_compiles
 from keras_fsa.compilation import xla_scope as xla_scope  # Its name in 0.1.0.
 from keras_fsa.types import Band, Frequencies, Shape, Size, Tensor
@@ -55,7 +56,7 @@ def parse_frequencies(frequencies: Frequencies, name: str = "frequencies") -> Ba
     """
     rule = (
         f"`{name}` must be a positive int, a pair of them (rows, columns), or a band "
-        "((u0, u1), (v0, v1)) with 0 <= u0 < u1 and 0 <= v0 < v1. "
+        f"((u0, u1), (v0, v1)) with 0 <= u0 < u1 and 0 <= v0 < v1, none above {MOST}. "
         f"Received: {name}={frequencies!r}. For the eight lowest frequencies of rows and columns "
         f"write {name}=8."
     )
@@ -74,7 +75,7 @@ def parse_frequencies(frequencies: Frequencies, name: str = "frequencies") -> Ba
         rows, columns = (interval(value) for value in pair)
     except (TypeError, ValueError):
         raise ValueError(rule) from None
-    if not (0 <= rows[0] < rows[1] and 0 <= columns[0] < columns[1]):
+    if not all(0 <= start < stop <= MOST for start, stop in (rows, columns)):
         raise ValueError(rule)
     return rows, columns
 

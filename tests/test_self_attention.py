@@ -23,7 +23,7 @@ LAYERS = {
     "linear_mmseg": lambda **kw: FrequencySelfAttention(4, "linear", recurrence=2, **MMSEG, **kw),
     "relu_linear": lambda **kw: FrequencySelfAttention(3, "relu_linear", 2, use_bias=True, **kw),
     "relu_linear_mmseg": lambda **kw: FrequencySelfAttention(
-        ((1, 4), (0, 3)), "relu_linear", **MMSEG, **kw
+        ((1, 4), (0, 3)), "relu_linear", **{**MMSEG, "use_bias": False}, **kw
     ),
     "softmax": lambda **kw: SpatialSelfAttention(**kw),
     "softmax_low_pass": lambda **kw: SpatialSelfAttention("softmax", 3, 2, **MMSEG, **kw),

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_fsa import affinities, spectral
 from keras_fsa.affinities import Affinity
-from keras_fsa.arguments import boolean, floating_dtype, integer, interpreted, one_of
+from keras_fsa.arguments import MOST, boolean, floating_dtype, integer, interpreted, one_of
 from keras_fsa.layers.batch_normalization import TokenBatchNormalization
 from keras_fsa.types import Shape, Size, Tensor
 
@@ -58,9 +58,9 @@ class SelfAttention(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         floating_dtype(self.compute_dtype)
-        integer("recurrence", recurrence)
-        integer("key_dim", key_dim, optional=True)
-        integer("value_dim", value_dim, optional=True)
+        integer("recurrence", recurrence, maximum=MOST)
+        integer("key_dim", key_dim, optional=True, maximum=MOST)
+        integer("value_dim", value_dim, optional=True, maximum=MOST)
         boolean("use_bias", use_bias)
         one_of("residual", residual, RESIDUALS)
         one_of("data_format", data_format, DATA_FORMATS)

@@ -3,11 +3,13 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_fsa import affinities
 from keras_fsa.affinities import Affinity
 from keras_fsa.arguments import (
+    MOST,
     boolean,
     floating_dtype,
     integer,
@@ -132,13 +134,13 @@ class FsaNet(keras.Model):
         _check_image_shape(image_shape)
         one_of("output_stride", output_stride, (8, 16, 32, None))
         parse_frequencies(frequencies)
-        integer("recurrence", recurrence)
-        integer("head_channels", head_channels)
+        integer("recurrence", recurrence, maximum=MOST)
+        integer("head_channels", head_channels, maximum=MOST)
         number("dropout", dropout, minimum=0, below=1)
         number("auxiliary_loss_weight", auxiliary_loss_weight, minimum=0)
         boolean("align_corners", align_corners)
         path_or_none("backbone_weights", backbone_weights)
-        integer("auxiliary_channels", auxiliary_channels, optional=True)
+        integer("auxiliary_channels", auxiliary_channels, optional=True, maximum=MOST)
         boolean("auxiliary_use_bias", auxiliary_use_bias)
         self.num_classes = num_classes
         self.image_shape = tuple(image_shape)
@@ -299,13 +301,39 @@ class FsaNet(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        _check_masks(y, x)
         if not isinstance(y_pred, dict):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
         auxiliary = self._auxiliary_loss(y, y_pred["auxiliary"], sample_weight)
         return loss + self.auxiliary_loss_weight * auxiliary
 
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train: see `keras.Model.fit`.
+
+        Raises:
+            ValueError: where the masks are known to be of another size than the images. Once a
+                step has begun, an error would leave the model without weights under JAX.
+        """
+        spec = getattr(x, "element_spec", None)  # Of a `tf.data.Dataset`.
+        images, masks = spec[:2] if isinstance(spec, tuple) and len(spec) > 1 else (x, y)
+        _check_masks(masks, images)
+        return super().fit(x, y, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Logits for NumPy images or a dataset of images: see `keras.Model.predict`.
+
+        No images, an array of shape `(0, H, W, channels)`, give logits of shape
+        `(0, H, W, num_classes)`.
+        """
+        shape = getattr(x, "shape", None)
+        if shape is not None and len(shape) == 4 and shape[0] == 0:
+            self._check_images(shape)
+            return np.zeros(self.compute_output_shape(shape), self.head.output.dtype)
+        return super().predict(x, *args, **kwargs)
+
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        _check_masks(y, x)
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
         return super().compute_metrics(x, y, logits, sample_weight)
 
@@ -436,6 +464,29 @@ def _check_image_shape(image_shape):
             "`image_shape` must be (height, width, channels) in positive ints, of which height and "
             f"width may be None. Received: image_shape={image_shape!r}. Write (None, None, 3)."
         )
+
+
+def _check_masks(masks, images):
+    """Raise a `ValueError` where masks cannot fit the images, as far as their shapes are known."""
+    shape, expected = _known_shape(masks), _known_shape(images)
+    if not shape or not expected:
+        return
+    fits = len(shape) in (3, 4) and all(
+        size is None or want is None or size == want
+        for size, want in zip(shape[:3], expected[:3], strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            "Masks must have the height and width of their images, (B, H, W) or (B, H, W, 1). "
+            f"Received: masks of shape {shape} for images of shape {expected}. Resize the masks "
+            "with the nearest-neighbour method, or crop both alike."
+        )
+
+
+def _known_shape(x):
+    """The static shape of an array, None where there is none. TensorFlow may not know the rank."""
+    shape = getattr(x, "shape", None)
+    return None if shape is None or getattr(shape, "rank", 0) is None else tuple(shape)
 
 
 def _build_attention(attention, frequencies, affinity, recurrence, dtype):
