@@ -55,7 +55,7 @@ class Network:
                 "`model` must be an FsaNet, or a functional model of one input. Received: "
                 f"model={model!r}. Build it from keras.Input and layers."
             )
-        shape = graphs[0].inputs[0].shape
+        shape = (None, *getattr(model, "image_shape", graphs[0].inputs[0].shape[1:]))
         if len(shape) != 4 or shape[1:3] != (None, None):
             raise ValueError(
                 "`model` must take images of any size. Received: a model whose input has the shape "

@@ -233,31 +233,30 @@ class _Job:
         done = int(note["done"])
         inputs = (self._image_inputs(axes, at, sums, None) for at in grid[done:])
         bar = self._bar(len(grid), "result")
-        dtype = _result_dtype(self.output, self.network.num_classes)
         for number, block in enumerate(workers.map(task, inputs), start=done):
             rows, columns = (
                 slice(*axis.own[i]) for axis, i in zip(axes, grid[number], strict=True)
             )
-            shape = (rows.stop - rows.start, columns.stop - columns.start)
-            if block is None:
-                block = self._nothing(shape)
-            else:
-                block = np.asarray(block)[0, : shape[0], : shape[1]].astype(dtype)
-                if self.nodata is not None:
-                    unseen = ~self._read(rows, columns)[1]
-                    block[unseen] = self._nothing(shape)[unseen]
-            sink[rows, columns] = block
+            sink[rows, columns] = self._block(block, rows, columns)
             if self.journal.due() or number + 1 == len(grid):
                 # First the block, then the note of it.
                 getattr(sink, "flush", lambda: None)()
                 self.journal.write("result", done=number + 1)
             bar(number + 1)
 
-    def _nothing(self, shape):
-        dtype = _result_dtype(self.output, self.network.num_classes)
+    def _block(self, result, rows, columns):
+        """What is written of a tile's result, which is None where no pixel was seen."""
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
         if self.output == "classes":
-            return np.full(shape, IGNORE_LABEL, dtype)
-        return np.zeros((*shape, self.network.num_classes), dtype)
+            block = np.full(shape, IGNORE_LABEL, _result_dtype("classes", self.network.num_classes))
+        else:
+            block = np.zeros(
+                (*shape, self.network.num_classes), getattr(result, "dtype", "float32")
+            )
+        if result is not None:
+            seen = slice(None) if self.nodata is None else self._read(rows, columns)[1]
+            block[seen] = result[0, : shape[0], : shape[1]][seen]
+        return block
 
     def _read(self, rows, columns):
         """Pixels `(h, w, channels)`, and which of them were seen: None where all count."""

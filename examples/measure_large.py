@@ -1,0 +1,86 @@
+r"""Memory and time of segmenting large images, against the size of the image.
+
+    python examples/measure_large.py --sizes 4096 8192 16384 --folder /data/scratch
+
+Each size runs in a process of its own, from a Zarr array on the disk to another one, with a small
+network of stride 8 (three convolutions, a head of 16 channels) or with `--backbone resnet18`, both
+with random weights. Memory is the peak of the process less what it had when the model was loaded.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import zarr
+
+import keras_fsa
+from keras_fsa.large import halo, segment
+
+CHUNK = 1024
+
+
+def build(backbone):
+    if backbone != "small":
+        return keras_fsa.FsaNet(5, backbone, auxiliary_loss_weight=0)
+    image = x = keras.Input((None, None, 3))
+    for width in (8, 12, 16):
+        x = keras.layers.Conv2D(width, 3, 2, padding="same", activation="relu")(x)
+    return keras_fsa.FsaNet(
+        5, keras.Model(image, {"stage5": x}), head_channels=16, auxiliary_loss_weight=0
+    )
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB: Linux counts KiB
+
+
+def measure(size, folder, backbone, tile):
+    """One size, in this process: prints a row of the table as JSON."""
+    shape, chunks = (size, size, 3), (CHUNK, CHUNK, 3)
+    image = zarr.create_array(folder / "in", shape=shape, chunks=chunks, dtype="uint8")
+    block = np.random.default_rng(0).integers(0, 256, chunks).astype("uint8")
+    for row in range(0, size, CHUNK):
+        for column in range(0, size, CHUNK):
+            image[row : row + CHUNK, column : column + CHUNK] = block
+    sink = zarr.create_array(folder / "out", shape=shape[:2], chunks=chunks[:2], dtype="uint8")
+    model = build(backbone)
+    model.predict_on_batch(np.zeros((1, 64, 64, 3), "uint8"))
+    before, start = peak(), time.perf_counter()
+    segment(model, image, sink, tile=tile, verbose=False)
+    seconds = time.perf_counter() - start
+    row = {"size": size, "seconds": seconds, "memory": peak() - before, "halo": halo(model)}
+    print(json.dumps(row))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 8192, 16384])
+    parser.add_argument("--backbone", default="small", help="small, or a ResNet's name")
+    parser.add_argument("--tile", type=int, default=1024)
+    parser.add_argument("--folder", type=Path, help="a disk with room for the images")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        measure(args.one, args.folder, args.backbone, args.tile)
+        return
+    print(f"{keras.backend.backend()}, {args.backbone} network, tiles of {args.tile}")
+    print("| size | seconds | ns per pixel | GiB beyond the model |\n| --- | --- | --- | --- |")
+    for size in args.sizes:
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            command = [sys.executable, __file__, "--one", str(size), "--folder", folder]
+            command += ["--backbone", args.backbone, "--tile", str(args.tile)]
+            run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        row = json.loads(run.stdout.splitlines()[-1])
+        nanoseconds = 1e9 * row["seconds"] / size**2
+        print(f"| {size} | {row['seconds']:.0f} | {nanoseconds:.0f} | {row['memory']:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""Runs over large images: killed and resumed, on workers, from files to files."""
+
+import concurrent.futures
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_fsa.large import open_image, overview, save_classes, segment, workers
+from tests import tiling
+from tests.helpers import randomize
+from tests.test_inference import small_model
+
+EXAMPLE = Path(__file__).parent.parent / "examples/segment_large.py"
+
+
+class Stops:
+    """An image, or a sink, that fails after some tiles, as a full disk or a killed process does."""
+
+    def __init__(self, array, after):
+        self.array, self.left = array, after
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def _count(self):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(28, "No space left on device")
+
+    def __getitem__(self, item):
+        # The blocks that tell images apart are no tiles.
+        if item[0].stop - item[0].start > 16:
+            self._count()
+        return self.array[item]
+
+    def __setitem__(self, item, block):
+        self._count()
+        self.array[item] = block
+
+
+@pytest.fixture
+def case(rng):
+    """12 tiles; three passes over positions or the image, then one for the result."""
+    model = randomize(small_model(affinity="linear_softmax"), rng)
+    image = tiling.image_of(rng, 50, 61)
+    settings = {"tile": 16, "output": "logits", "verbose": False}
+    return model, image, settings, segment(model, image, **settings)
+
+
+def test_resume(case, tmp_path, monkeypatch):
+    model, image, settings, want = case
+    monkeypatch.setattr("keras_fsa.large.journal.Journal.due", lambda self: self.folder is not None)
+    for after in (5, 14, 3):
+        with pytest.raises(OSError, match="No space left"):
+            segment(model, Stops(image, after), work_dir=tmp_path, **settings)
+    reader = Stops(image, 1000)
+    got = segment(model, reader, work_dir=tmp_path, **settings)
+    np.testing.assert_array_equal(got, want)
+    # 16 tiles, twice: what is done is not done again.
+    assert 1000 - reader.left == 32 - 5 - 14 - 3
+    # All is there: nothing is computed.
+    np.testing.assert_array_equal(
+        segment(model, Stops(image, 0), work_dir=tmp_path, **settings), want
+    )
+
+
+def test_resume_after_a_sink_that_failed(case, tmp_path):
+    model, image, settings, want = case
+    result = np.zeros(want.shape, "float32")
+    with pytest.raises(OSError, match="No space left"):
+        segment(model, image, Stops(result, 4), work_dir=tmp_path, **settings)
+    segment(model, image, result, work_dir=tmp_path, **settings)
+    np.testing.assert_array_equal(result, want)
+
+
+def test_another_run_is_refused(case, tmp_path, rng):
+    model, image, settings, _ = case
+    segment(model, image, work_dir=tmp_path, **settings)
+    for name, change in {
+        "tile": {"tile": 32},
+        "output": {"output": "classes"},
+        "halo": {"halo": 3},
+    }.items():
+        with pytest.raises(ValueError, match=f"of a run with another {name}.*Name another"):
+            segment(model, image, work_dir=tmp_path, **{**settings, **change})
+    with pytest.raises(ValueError, match="another image"):
+        segment(model, image + 1, work_dir=tmp_path, **settings)
+    weight = model.weights[0]
+    weight.assign(weight + 1)
+    with pytest.raises(ValueError, match="another model"):
+        segment(model, image, work_dir=tmp_path, **settings)
+
+
+KILLED = """
+import os, sys
+import keras, keras_fsa, numpy as np
+from keras_fsa.large import journal, segment
+journal.Journal.due = lambda self: self.folder is not None
+class Slow:
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.left = 21
+    def __getitem__(self, item):
+        self.left -= item[0].stop - item[0].start > 16
+        if self.left == 0:
+            os.kill(os.getpid(), 9)
+        return self.array[item]
+folder = sys.argv[1]
+segment(keras.saving.load_model(folder + "/model.keras"), Slow(np.load(folder + "/image.npy")),
+    tile=16, output="logits", verbose=False, work_dir=folder + "/work")
+"""
+
+
+def test_killed(case, tmp_path):
+    model, image, settings, want = case
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "image.npy", image)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    reader = Stops(image, 1000)
+    got = segment(loaded, reader, work_dir=tmp_path / "work", **settings)
+    np.testing.assert_array_equal(got, want)
+    assert 1000 - reader.left == 32 - 20
+
+
+def test_threads(case):
+    model, image, settings, want = case
+    with concurrent.futures.ThreadPoolExecutor(2) as executor:
+        got = segment(model, image, executor=executor, **settings)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_cluster_and_a_worker_that_is_killed(case):
+    distributed = pytest.importorskip("distributed")
+    model, image, settings, want = case
+    with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
+        got = segment(model, image, executor=client, **settings)
+        np.testing.assert_allclose(got, want, atol=1e-6 * np.abs(want).max())
+        # Each has loaded the model once, however many tiles it had.
+        loaded = client.run(lambda: __import__("keras_fsa").large.workers._engine[0])
+        assert len(loaded) == 2 and len(set(loaded.values())) == 1
+        victim = next(iter(client.run(os.getpid).values()))
+        reader = Kills(image, victim)
+        again = segment(model, reader, executor=client, **settings)
+        assert reader.left < 0
+        np.testing.assert_array_equal(again, got)
+
+
+class Kills(Stops):
+    """An image in the middle of which a worker dies."""
+
+    def __init__(self, array, victim):
+        super().__init__(array, 20)
+        self.victim = victim
+
+    def _count(self):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(self.victim, signal.SIGKILL)
+
+
+def test_cluster_without_the_package():
+    class Client:
+        def run(self, function, name):
+            return {"tcp://one": None, "tcp://two": function(name)}
+
+    with pytest.raises(ImportError, match="workers without keras_fsa: tcp://one"):
+        workers.Workers._check_cluster(Client())
+
+
+def geotiff(path, image, **profile):
+    import rasterio
+
+    height, width, count = image.shape
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=height,
+        width=width,
+        count=count,
+        dtype=image.dtype,
+        **profile,
+    ) as file:
+        file.write(np.moveaxis(image, -1, 0))
+
+
+def test_geotiff(rng, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    transform = rasterio.transform.from_origin(500_000, 4_600_000, 10, 10)
+    image = rng.integers(1, 4000, (70, 90, 4)).astype("uint16")
+    image[:, 80:] = 0
+    geotiff(tmp_path / "a.tif", image, crs="EPSG:32633", transform=transform, nodata=0)
+    opened = open_image(tmp_path / "a.tif")
+    assert (opened.shape, opened.dtype, opened.nodata) == (image.shape, "uint16", 0)
+    np.testing.assert_array_equal(opened[3:40, 50:90], image[3:40, 50:90])
+    np.testing.assert_array_equal(overview(opened, 30), image[::3, ::3])
+    classes = rng.integers(0, 5, (70, 90)).astype("uint8")
+    palette = [(10, 20, 30), (40, 50, 60)]
+    save_classes(tmp_path / "out/b.tif", classes, like=opened, palette=palette)
+    with rasterio.open(tmp_path / "out/b.tif") as file:
+        assert (file.crs, file.transform, file.nodata) == ("EPSG:32633", transform, 255)
+        assert file.colormap(1)[1][:3] == (40, 50, 60)
+        np.testing.assert_array_equal(file.read(1), classes)
+    large = np.zeros((600, 300), "uint8")
+    save_classes(tmp_path / "large.tif", large)
+    with rasterio.open(tmp_path / "large.tif") as file:
+        assert file.overviews(1) == [2] and file.block_shapes == [(256, 256)]
+
+
+def test_slide(rng, tmp_path):
+    pytest.importorskip("openslide")
+    import tifffile
+
+    # A generic tiled TIFF, which OpenSlide takes for a slide.
+    image = tiling.image_of(rng, 100, 80)
+    tifffile.imwrite(tmp_path / "slide.tif", image, tile=(32, 32), photometric="rgb")
+    os.rename(tmp_path / "slide.tif", tmp_path / "slide.svs")
+    opened = open_image(tmp_path / "slide.svs")
+    assert opened.shape == (100, 80, 3)
+    np.testing.assert_array_equal(opened[20:70, 5:80], image[20:70, 5:80])
+
+
+def test_files_that_are_refused(tmp_path):
+    (tmp_path / "a.xyz").touch()
+    with pytest.raises(ValueError, match=r"file of a known kind.*\.svs.*a\.xyz"):
+        open_image(tmp_path / "a.xyz")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        open_image(tmp_path / "b.tif")
+    with pytest.raises(ValueError, match=r"\.tif, \.tiff or \.npy.*Name one"):
+        save_classes(tmp_path / "c.png", np.zeros((3, 3), "uint8"))
+
+
+def test_command(rng, tmp_path, monkeypatch, capsys):
+    rasterio = pytest.importorskip("rasterio")
+    model = randomize(small_model(), rng)
+    model.save(tmp_path / "model.keras")
+    image = tiling.image_of(rng, 60, 80)
+    image[:10] = 0
+    transform = rasterio.transform.from_origin(0, 0, 1, 1)
+    geotiff(tmp_path / "scene.tif", image, transform=transform, crs="EPSG:3857", nodata=0)
+    output = tmp_path / "out/classes.tif"
+    arguments = ["--model", tmp_path / "model.keras", "--input", tmp_path / "scene.tif"]
+    arguments += ["--output", output, "--tile", 32]
+    monkeypatch.setattr(sys, "argv", ["segment_large.py", *map(str, arguments)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert "60 x 80 pixels in tiles of 32 and 9 around each" in capsys.readouterr().out
+    with rasterio.open(output) as file:
+        classes = file.read(1)
+        assert file.crs == "EPSG:3857" and len(file.colormap(1)) == 256
+    want = segment(model, image, tile=60, nodata=0, verbose=False)
+    np.testing.assert_array_equal(classes, want)
+    assert (classes[:10] == 255).all() and (classes[10:] < 5).all()
+    assert sorted(p.name for p in output.parent.iterdir()) == [
+        "classes.tif",
+        "classes_overview.png",
+    ]

@@ -1,0 +1,93 @@
+"""Small networks with every kind of layer that a tile has to get right, and tiles against whole."""
+
+import keras
+import numpy as np
+from keras import layers
+
+import keras_fsa
+from keras_fsa.large import segment
+from keras_fsa.layers import ChannelGain, FrequencyBands, FrequencySelfAttention
+from tests.helpers import randomize
+
+
+def same(x):
+    """Strided "same" padding, whose sides depend on the parity of the size: stride 4."""
+    x = layers.Conv2D(6, 7, 2, padding="same")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.MaxPooling2D(3, 2, padding="same")(x)
+    return layers.Conv2D(8, 3, padding="same", dilation_rate=2, activation="relu")(x)
+
+
+def explicit(x):
+    """Padding by layers of its own, and max pooling that rounds up: stride 4."""
+    x = layers.ZeroPadding2D(2)(x)
+    x = layers.Conv2D(6, 5, 2)(x)
+    x = layers.ReLU()(x)
+    x = layers.ZeroPadding2D(((1, 2), (1, 2)))(x)
+    x = layers.MaxPooling2D(3, 2)(x)
+    return x + layers.Conv2D(6, 3, padding="same")(x)
+
+
+def mixed(x):
+    """Depthwise and separable convolutions, average pooling, cropping: stride 8 and back to 4."""
+    x = layers.SeparableConv2D(5, 3, 2, padding="same")(x)
+    x = layers.DepthwiseConv2D(4, 2, padding="same")(x)
+    x = layers.AveragePooling2D(3, 2, padding="same")(x)
+    x = layers.Cropping2D(((1, 0), (0, 1)))(x)
+    return layers.UpSampling2D(2, interpolation="bilinear")(x)
+
+
+def transposed(x):
+    """Transposed convolution and nearest neighbours, a layer that is called twice: stride 2."""
+    twice = layers.Conv2D(5, 3, padding="same")
+    x = twice(layers.Conv2D(5, 4, 4, padding="same")(x))
+    x = layers.Conv2DTranspose(5, 3, 2, padding="same")(twice(x))
+    return layers.UpSampling2D(2)(layers.MaxPooling2D(2)(x))
+
+
+BACKBONES = (same, explicit, mixed, transposed)
+
+
+def model_of(backbone, rng, **settings):
+    image = keras.Input((None, None, 3))
+    settings = {"frequencies": 3, "head_channels": 8, **settings}
+    model = keras_fsa.FsaNet(
+        5,
+        keras.Model(image, {"stage5": backbone(image)}),
+        auxiliary_loss_weight=0,
+        **settings,
+    )
+    randomize(model, rng)
+    for weight in model.head.weights:
+        # The denominator of a normalised affinity of first order may be near zero, which shows the
+        # rounding of anyone who divides by it.
+        if weight.name == "query_kernel":
+            weight.assign(0.1 * weight)
+    return model
+
+
+def bands():
+    return FrequencyBands([FrequencySelfAttention(2), (((2, 4), (0, 4)), ChannelGain())])
+
+
+def without_constant(affinity, **settings):
+    return FrequencySelfAttention(((1, 3), (0, 3)), affinity, use_bias=True, **settings)
+
+
+def mmseg(affinity, recurrence=2):
+    return FrequencySelfAttention(
+        3, affinity, recurrence, key_dim=4, value_dim=4, residual="batch_norm", use_bias=True
+    )
+
+
+def image_of(rng, height, width, channels=3):
+    return rng.integers(0, 256, (height, width, channels)).astype("uint8")
+
+
+def error(model, image, **settings):
+    """The largest difference of tiles to the whole image, on the scale of the logits."""
+    want = np.asarray(model.predict_on_batch(image[None]))[0]
+    sink = np.zeros(want.shape, want.dtype)
+    got = segment(model, image, sink, output="logits", verbose=False, **settings)
+    assert want.std() > 1e-3
+    return np.abs(got - want).max() / np.abs(want).max()
