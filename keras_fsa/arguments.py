@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-
 MOST = 2**20
 """The largest width or count that is taken to be meant."""
 

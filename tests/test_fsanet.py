@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import keras_fsa
+import keras_fsa.attention_map
 from keras_fsa.models.preprocessing import PictureNormalization
 from tests.helpers import BACKEND, array, gradients, predict_in_new_process, randomize, run_python
 
@@ -15,7 +16,7 @@ def tiny_backbone(channels=3, **kwargs):
 
 
 def tiny(num_classes=5, backbone=None, **kwargs):
-    arguments = {"frequencies": 3, "head_channels": 8, **kwargs}
+    arguments = {"frequencies": 3, "head_channels": 8, "normalization": "imagenet", **kwargs}
     return keras_fsa.FsaNet(num_classes, backbone or tiny_backbone(), **arguments)
 
 
@@ -368,3 +369,39 @@ print(sorted(heavy & set(sys.modules)))
     # What Keras itself imports is not ours to forbid.
     baseline = run_python(code.replace("keras_fsa", "keras"), BACKEND)
     assert run_python(code, BACKEND) == baseline
+
+
+def test_no_images_have_no_logits():
+    logits = tiny().predict(np.zeros((0, 37, 53, 3), "uint8"), verbose=0)
+    assert logits.shape == (0, 37, 53, 5) and logits.dtype == "float32"
+    with pytest.raises(ValueError, match=r"Images must have the shape .*Received: images of"):
+        tiny().predict(np.zeros((0, 37, 53, 4), "uint8"), verbose=0)
+
+
+def test_masks_of_another_size_leave_the_model_whole(rng):
+    x, y = pictures_and_masks(rng)
+    model = tiny()
+    model.compile()
+    message = r"Masks must have .*Received: masks of shape \(2, 30, 53\) for images of"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            model.fit(x, y[:, :30], verbose=0)
+        model.fit(x, y, verbose=0)
+    with pytest.raises(ValueError, match="Masks must have .*Received: masks of shape"):
+        model.evaluate(x, y[:, :30], verbose=0)
+
+
+def test_attention_layer_and_its_features(rng):
+    x, _ = pictures_and_masks(rng)
+    own = keras_fsa.layers.SpatialSelfAttention(name="mine")
+    for model, name in ((tiny(), "attention"), (tiny(attention=own), "mine")):
+        layer = model.attention_layer()
+        assert layer is model.head.get_layer(name)
+        features = model.attention_features(x)
+        seen = keras.Model(model.head.input, layer.input)(
+            model.backbone(model.normalize(x))["stage5"]
+        )
+        np.testing.assert_array_equal(array(features), array(seen))
+        row = keras_fsa.attention_map.attention_at(layer, features[0], 1, 2)
+        assert tuple(row.shape) == tuple(features.shape[1:3])
+    assert tiny(attention=None).attention_layer() is None

@@ -37,6 +37,7 @@ def use_normalization(**changes):
 
 def use_fsanet(**changes):
     good = {"num_classes": 3, "image_shape": (24, 32, 3), "frequencies": 3, "head_channels": 8}
+    good["normalization"] = "imagenet"
     changes.setdefault("backbone", tiny_backbone())
     model = keras_fsa.FsaNet(**{**good, **changes})
     y = array(model(np.ones((1, 24, 32, 3), "uint8")))
@@ -90,6 +91,7 @@ TARGETS = [
         keras_fsa.FsaNet,
         use_fsanet,
         {
+            "output_stride": {"None"},
             "attention": {"None"},
             "affinity": {"None"},
             "dropout": {"zero", "a fraction"},
