@@ -54,9 +54,10 @@ class CrossEntropy(keras.losses.Loss):
         ignore_class: int | None = IGNORE_LABEL,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+        for argument, label in (("ignore_label", ignore_label), ("ignore_class", ignore_class)):
+            integer(argument, label, -(2**31), optional=True)
         if ignore_class != IGNORE_LABEL:
             ignore_label = ignore_class
-        integer("ignore_label", ignore_label, -(2**31), optional=True)
         self.class_weights = _checked_weights(class_weights)
         self.ignore_label = ignore_label
 

@@ -57,6 +57,8 @@ class FsaNet(keras.Model):
             ImageNet's first kernels. Default: random weights, or those that the model comes with.
         auxiliary_channels: width of the auxiliary head. Default: half of `head_channels`.
         auxiliary_use_bias: whether its first convolution has a bias.
+        head: a functional model from stage 5 to logits, such as that of `fold_batch_norm`. Default:
+            `keras_fsa.models.heads.fsa_head` with the settings above.
         **kwargs: of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -101,6 +103,7 @@ class FsaNet(keras.Model):
         backbone_weights: Path | None = None,
         auxiliary_channels: int | None = None,
         auxiliary_use_bias: bool = False,
+        head: keras.Model | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"name": "fsanet", **kwargs, "autocast": False})
@@ -144,7 +147,8 @@ class FsaNet(keras.Model):
         )
         needed = ("stage4", "stage5") if auxiliary_loss_weight else ("stage5",)
         shapes = feature_shapes(self.backbone, self.image_shape, needed)
-        self.head = fsa_head(
+        self._given_head = head is not None
+        self.head = head or fsa_head(
             shapes["stage5"],
             num_classes,
             _build_attention(attention, frequencies, affinity, recurrence, policy),
@@ -368,12 +372,15 @@ class FsaNet(keras.Model):
             "normalization": self.normalization,
             "auxiliary_channels": self.auxiliary_channels,
             "auxiliary_use_bias": self.auxiliary_use_bias,
+            **(
+                {"head": keras.saving.serialize_keras_object(self.head)} if self._given_head else {}
+            ),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        for name in ("backbone", "attention", "dtype"):
+        for name in ("backbone", "attention", "dtype", "head"):
             if isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(
                     config[name], custom_objects=custom_objects
