@@ -5,6 +5,7 @@ others, and the way to read a file in its own runtime and compare.
 """
 
 import contextlib
+import ctypes
 import os
 import shutil
 import tempfile
@@ -32,6 +33,9 @@ FORMATS = {
 
 # Sizes that no one would think to trace a model with: odd, even, higher than wide.
 SIZES = ((97, 131), (128, 72), (75, 110))
+
+# How often a SavedModel is read again that was replaced meanwhile.
+_ATTEMPTS = 10
 
 
 def image_spec(
@@ -185,6 +189,12 @@ def write_saved_model(
 def written_at_once(filepath: types.Path) -> Iterator[str]:
     """A temporary path, whose files take their place when the block ends well.
 
+    A file takes the place of another at once on every system. A folder, a SavedModel, does so on
+    Linux, where its file system can exchange two folders (ext4, XFS, Btrfs, tmpfs ...). Elsewhere
+    the earlier folder is moved away first: for an instant there is none, and a process that is
+    killed in between leaves none. Where that matters write every export to a new folder, as servers
+    want it: `served/1`, `served/2`.
+
     Raises:
         ValueError: where the place is taken by a folder that is not a SavedModel.
     """
@@ -204,8 +214,21 @@ def written_at_once(filepath: types.Path) -> Iterator[str]:
         for written in sorted(new.iterdir()):
             place = target.parent / written.name
             if place.is_dir():
-                shutil.move(place, old / written.name)
+                if _exchange(written, place):
+                    continue
+                os.replace(place, old / written.name)
             os.replace(written, place)
+
+
+def _exchange(one, other):
+    """Let two paths change places at once; whether the system can. (`renameat2` of Linux.)"""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, TypeError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    paths = os.fsencode(one), os.fsencode(other)
+    return renameat2(here, paths[0], here, paths[1], ctypes.c_uint(exchange)) == 0
 
 
 def load_exported(filepath: types.Path) -> Callable:
@@ -214,12 +237,17 @@ def load_exported(filepath: types.Path) -> Callable:
     Args:
         filepath: a SavedModel's folder, or a file that ends in `.onnx`, `.tflite` or `.xml`.
 
+    A SavedModel that another process replaces meanwhile, with `export`, is read again: what is
+    loaded is the old one or the new one, never parts of both. (TensorFlow's own
+    `tf.saved_model.load` cannot tell.)
+
     Returns:
-        A function from pictures `(B, H, W, channels)`, which it casts to the file's input type
+        A function from images `(B, H, W, channels)`, which it casts to the file's input type
         (rounded, where that is uint8), to what the file gives.
 
     Raises:
         FileNotFoundError: where there is no such file.
+        OSError: for a SavedModel that is replaced over and over.
         ImportError: where the runtime is missing, with the pip command.
     """
     path = str(filepath)
@@ -249,10 +277,34 @@ def load_exported(filepath: types.Path) -> Callable:
 
 def _load_saved_model(path):
     tf = optional_import("tensorflow", "tensorflow")
-    loaded = tf.saved_model.load(path)
+    for _ in range(_ATTEMPTS):
+        before = _identity(path)
+        try:
+            loaded = tf.saved_model.load(path)
+        except Exception:
+            if before == _identity(path):
+                raise
+            continue
+        # A folder that was replaced meanwhile gave the graph of one model, the weights of another.
+        if before == _identity(path):
+            break
+    else:
+        raise OSError(
+            f"A SavedModel must stay as it is while it is loaded. Received: filepath={path!r}, "
+            f"which was replaced {_ATTEMPTS} times meanwhile. Write exports to new folders."
+        )
     # The function alone would not keep the weights alive.
     (_, signature), *_ = loaded.signatures["serving_default"].structured_input_signature[1].items()
     return lambda x: loaded.serve(tf.constant(x)).numpy(), np.dtype(signature.dtype.as_numpy_dtype)
+
+
+def _identity(path):
+    """Which folder this is now: another one under the same name differs."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:  # between two renames, where folders cannot be exchanged
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _load_onnx(path):
