@@ -17,7 +17,7 @@ The file takes pictures (batch, height, width, channels) of 0 to 255, float32 or
 of any size where the model does. It gives logits, or with --classes the class of each pixel. A
 SavedModel takes PNG and JPEG files as well (signature serving_bytes), and can have sliding windows,
 scales and mirror images inside: --window, --scales, --flip, --fit; its logits are then logarithms
-of probabilities, see `keras_fsa/sliding_window.py`.
+of probabilities, see `keras_fsa/segmenter.py`.
 
 Afterwards it is loaded in its own runtime and compared with the model at sizes that it was not made
 with; the command fails where they differ by more than 1e-4 of the largest logit, or of 1.
@@ -28,8 +28,9 @@ import argparse
 import keras
 import numpy as np
 
-import keras_fsa
+import keras_fsa  # noqa: F401 (files of models name its classes)
 from keras_fsa.models.exporting import SIZES, deviation, largest_deviation, load_exported
+from keras_fsa.segmenter import Segmenter
 
 
 def main():
@@ -68,7 +69,7 @@ def main():
 
     model = keras.saving.load_model(args.model)
     if views:
-        largest, bound = export_views(keras_fsa.SlidingWindow(model, **view), args)
+        largest, bound = export_views(Segmenter(model, **view), args)
     else:
         largest, bound = export_model(model, args)
     print(f"Largest deviation: {largest:.1e} (allowed: {bound:.1e})")
@@ -97,7 +98,7 @@ def export_views(predict, args):
     """The same for a model with windows, scales and mirror images; in probabilities."""
     predict.export(
         args.output,
-        output="classes" if args.classes else "logits",
+        output="classes" if args.classes else "log_probabilities",
         input_dtype="uint8" if args.uint8 else "float32",
     )
     serve = load_exported(args.output)

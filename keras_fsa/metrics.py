@@ -169,8 +169,8 @@ def confusion_scores(confusion: np.ndarray) -> dict[str, Any]:
     ):
         raise ValueError(
             "`confusion` must be a square matrix of finite counts of at least 0. Received: "
-            f"confusion={repr(counts)[:200]}, of shape {counts.shape}. Pass what `confusion_matrix` "
-            "returns."
+            f"confusion={repr(counts)[:200]}, of shape {counts.shape}. Pass the result of "
+            "`confusion_matrix`."
         )
     confusion = counts.astype("float64")
     hits, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)

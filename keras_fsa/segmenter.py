@@ -1,4 +1,4 @@
-"""A trained model with the way it looks at images: windows, scales, mirror images; also as one file.
+"""A trained model with its views of an image (windows, scales, mirror images), also as one file.
 
 `keras_fsa.views` has the formula. Around a model it runs in NumPy (`keras_fsa.inference`); here
 TensorFlow runs it in a graph, so that an exported file holds everything.

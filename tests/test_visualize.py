@@ -5,13 +5,13 @@ import pytest
 from keras_fsa.attention_map import attention_at, softmax_twin
 from keras_fsa.layers import FrequencySelfAttention
 from keras_fsa.visualize import (
-    plot_attention,
     colour_mask,
     comparison,
-    plot_confusion,
     default_palette,
-    plot_iou,
     overlay,
+    plot_attention,
+    plot_confusion,
+    plot_iou,
     plot_overlay,
     plot_seams,
     plot_spectrum,

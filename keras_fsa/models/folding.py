@@ -2,7 +2,8 @@
 
 A convolution is linear, and so is batch norm with its moving statistics:
 
-    y = gamma (conv(x, K) + b - mean) / sqrt(variance + epsilon) + beta = conv(x, s K) + s (b - mean) + beta
+    y = gamma (conv(x, K) + b - mean) / sqrt(variance + epsilon) + beta
+      = conv(x, s K) + s (b - mean) + beta
 
 with `s = gamma / sqrt(variance + epsilon)` for each output channel. So the layer goes, and nothing
 is computed in its place.
@@ -87,9 +88,9 @@ def _fold_functional(model):
     )
     layers = {layer.name: layer for layer in folded.layers}
     for layer in model.layers:
-        if layer.name in layers and layer.weights and not isinstance(layer, keras.Model):
-            if layer.name not in convolutions:
-                layers[layer.name].set_weights(layer.get_weights())
+        kept = layer.name in layers and layer.name not in convolutions
+        if kept and layer.weights and not isinstance(layer, keras.Model):
+            layers[layer.name].set_weights(layer.get_weights())
     for name, convolution in pairs.items():
         weights = _folded_weights(convolution, model.get_layer(name))
         layers[convolution.name].set_weights(weights)

@@ -310,7 +310,8 @@ class FsaNet(keras.Model):
         channel is dropped, marks of orientation are not read. The pictures of one call must have
         one size: send others one at a time.
 
-        Windows, scales and mirror images inside the file: `keras_fsa.SlidingWindow`.
+        Windows, scales and mirror images inside the file: `keras_fsa.segmenter.Segmenter`. Faster
+        files: `keras_fsa.models.folding.fold_batch_norm(model).export(...)`.
 
         Args:
             filepath: where to.
@@ -318,7 +319,7 @@ class FsaNet(keras.Model):
             verbose: whether to say where the file is. Default: True.
             input_signature: default: one picture batch of `image_shape` and `input_dtype`.
             output: `"logits"`, float32 `(B, H, W, num_classes)`, or `"classes"`, the class of each
-                pixel, uint8 `(B, H, W)`.
+                pixel, uint8 `(B, H, W)`, 255 where the logits or the image hold NaN.
             input_dtype: `"float32"` or `"uint8"`.
             **kwargs: of `keras.Model.export`, for this format.
 
@@ -341,6 +342,8 @@ class FsaNet(keras.Model):
                 write(path, format=format, verbose=False, input_signature=[pictures], **kwargs)
         if verbose or verbose is None:
             print(f"Saved the model at {str(filepath)!r}.")
+            if format == "openvino":
+                print('Compile it with {"INFERENCE_PRECISION_HINT": "f32"}, see `load_exported`.')
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:3], self.num_classes)

@@ -8,7 +8,6 @@ tell them apart.
 from typing import Any
 
 from keras_fsa import _deprecation
-
 from keras_fsa.visualize.attention import plot_attention
 from keras_fsa.visualize.frequencies import plot_spectrum, plot_truncation
 from keras_fsa.visualize.masks import (

@@ -1,4 +1,4 @@
-"""What windows cost: the error of a prediction as a function of the distance to a window's border."""
+"""What windows cost: a prediction's error as a function of the distance to a window's border."""
 
 from typing import Any
 
