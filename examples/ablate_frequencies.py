@@ -6,7 +6,7 @@ r"""How many frequencies does trained attention need? Low frequency without retr
 
 The attention of a trained FsaNet is truncated to its k lowest frequencies per axis, for one k after
 the other, and the network is scored each time. Nothing is trained on the way. Without --model, a
-small FsaNet with regular self-attention is trained first, on the data set `signal_harbor`, as in
+small FsaNet with regular self-attention is trained first, on the dataset `signal_harbor`, as in
 `quickstart.py`.
 
 Regular attention remains a softmax over all positions, of a low-passed map: that shows what it
@@ -21,90 +21,125 @@ trained.
 It runs on TensorFlow, JAX and torch: set KERAS_BACKEND.
 """
 
-import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import keras
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
-from quickstart import train
-from train_folder import evaluate
+from quickstart import harbor, train
 
 import keras_fsa
-import keras_fsa.datasets
-from keras_fsa.datasets.folder import folder_dataset
+from keras_fsa.commands.command import command
+from keras_fsa.commands.data import as_pairs
+from keras_fsa.commands.evaluate import class_iou
+from keras_fsa.commands.models import load_keras_model
+from keras_fsa.commands.predict import attention_layer
+from keras_fsa.datasets import folder_dataset, load
 from keras_fsa.files import whole_file
 from keras_fsa.flops import attention_flops
-from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
+from keras_fsa.layers import SpatialSelfAttention
+from keras_fsa.settings import (
+    Count,
+    ExistingFile,
+    ExistingFolder,
+    Label,
+    OutputFolder,
+    Pixels,
+    Seed,
+)
 from keras_fsa.spectral import check_band_fits
 from keras_fsa.visualize.figure import finish, new_figure
 
-COLUMNS = ("k", "mIoU", "attention MFLOP", "ms per picture")
+COLUMNS = ("k", "mIoU", "attention MFLOP", "ms per image")
 
 
-def main():
-    args = parse_arguments()
-    if keras.backend.backend() != "tensorflow":
-        # TensorFlow only reads the data here. It would take the memory of the GPU otherwise.
-        tf.config.set_visible_devices([], "GPU")
-    args.output.mkdir(parents=True, exist_ok=True)
-    if args.model:
-        model = keras.saving.load_model(args.model)
+@dataclass(frozen=True)
+class Ablate:
+    """How many frequencies does trained attention need?"""
+
+    model: ExistingFile | None = None
+    """A trained FsaNet with attention, a .keras file; none: one is trained."""
+    images: ExistingFolder | None = None
+    """Folder of images to score it on; none: the test set of the harbour."""
+    masks: ExistingFolder | None = None
+    """Folder of their masks."""
+    size: tuple[Pixels, Pixels] = (240, 320)
+    """Height and width that images are resized to."""
+    ignore_label: Label = 255
+    """Id in the masks of pixels of no class."""
+    data_dir: str | None = None
+    """Where the harbour is kept; none: TFDS's folder."""
+    frequencies: tuple[Count, ...] = (1, 2, 3, 5, 8, 12, 16)
+    """The k to try."""
+    affinity: Literal["linear"] | None = None
+    """What softmax becomes; none: it stays."""
+    batch: Count = 16
+    """Images at a time."""
+    epochs: Count = 6
+    """Of the training without --model."""
+    seed: Seed = 0
+    """Of the training without --model."""
+    output: OutputFolder = Path("outputs/frequencies")
+    """Folder for all results."""
+
+    def check(self):
+        if bool(self.images) != bool(self.masks):
+            raise ValueError("--images and --masks go together. Give both, or none.")
+        if self.images and not self.model:
+            raise ValueError("--images needs --model, a network trained on such images.")
+
+
+def ablate(settings):
+    if settings.model:
+        model = load_keras_model(settings.model)
+        attention_layer(model)
     else:
-        data = tfds.load("signal_harbor", split="train", as_supervised=True, data_dir=args.data_dir)
-        data = data.cache().shuffle(640, seed=args.seed).batch(8).prefetch(2)
         attention = SpatialSelfAttention(residual="batch_norm")
-        model = train(attention, data, args.epochs, args.seed)
-        with whole_file(args.output / "model.keras") as unfinished:
+        training = harbor("train", settings.data_dir)
+        model = train(attention, *training, settings.epochs, settings.seed)
+        with whole_file(settings.output / "model.keras") as unfinished:
             model.save(unfinished)
-    if args.images:
-        data = folder_dataset(
-            args.images, args.masks, model.num_classes, args.size, args.ignore_label
-        )
+    if settings.images:
+        classes, label = model.num_classes, settings.ignore_label
+        data = folder_dataset(settings.images, settings.masks, classes, settings.size, label)
     else:
-        data = tfds.load("signal_harbor", split="test", as_supervised=True, data_dir=args.data_dir)
-    data = data.batch(args.batch).prefetch(2)
+        data = load("signal_harbor", "test", settings.data_dir)
+    data = data.batch(settings.batch)
 
-    pictures, _ = next(data.as_numpy_iterator())
-    height, width = model.backbone.compute_output_shape(pictures.shape)["stage5"][1:3]
-    print(f"Pictures of {pictures.shape[1:3]}, feature maps of {(height, width)}.")
+    images, _ = next(iter(as_pairs(data)))
+    height, width = model.backbone.compute_output_shape(images.shape)["stage5"][1:3]
+    print(f"Images of {images.shape[1:3]}, feature maps of {(height, width)}.")
 
-    rows = [("as trained", *measure(model, data, pictures, height, width))]
-    for k in args.frequencies:
+    rows = [("as trained", *measure(model, data, images, height, width))]
+    for k in settings.frequencies:
         try:
             check_band_fits(k, height, width)
-            truncated = keras_fsa.to_frequency(model, k, args.affinity)
+            truncated = keras_fsa.to_frequency(model, k, settings.affinity)
         except ValueError as error:
             print(f"k = {k} is left out. {error}")
             continue
-        rows.append((k, *measure(truncated, data, pictures, height, width)))
+        rows.append((k, *measure(truncated, data, images, height, width)))
 
     table = as_markdown(rows)
     print(table)
-    with whole_file(args.output / "frequencies.md") as unfinished:
+    with whole_file(settings.output / "frequencies.md") as unfinished:
         unfinished.write_text(table)
-    plot(rows, args.output / "frequencies.png")
-    print(f"Written to {args.output}")
+    plot(rows, settings.output / "frequencies.png")
+    print(f"Written to {settings.output}")
 
 
-def measure(model, data, pictures, height, width):
-    """Mean IoU, millions of operations of the attention, milliseconds for a picture."""
-    iou = evaluate(model, data, model.num_classes)
-    attention = next(
-        layer
-        for layer in model.head.layers
-        if isinstance(layer, (FrequencySelfAttention, SpatialSelfAttention))
-    )
-    flops = attention_flops(attention, height, width)
+def measure(model, data, images, height, width):
+    """Mean IoU, millions of operations of the attention, milliseconds for an image."""
+    iou = class_iou(model.predict_on_batch, data, model.num_classes)
+    flops = attention_flops(attention_layer(model), height, width)
     seconds = []
-    # `evaluate` has warmed it up.
+    # The scoring has warmed it up.
     for _ in range(10):
         start = time.perf_counter()
-        model.predict_on_batch(pictures)
+        model.predict_on_batch(images)
         seconds.append(time.perf_counter() - start)
-    return float(np.nanmean(iou)), flops / 1e6, 1e3 * float(np.median(seconds)) / len(pictures)
+    return float(np.nanmean(iou)), flops / 1e6, 1e3 * float(np.median(seconds)) / len(images)
 
 
 def as_markdown(rows):
@@ -130,32 +165,5 @@ def plot(rows, path):
     finish(figure, path)
 
 
-def parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--model", type=Path, help="a trained FsaNet with attention, a .keras file")
-    add("--images", help="folder of pictures to score it on; without, the test set of the harbour")
-    add("--masks", help="folder of their masks")
-    add("--size", type=int, nargs=2, default=(240, 320), metavar=("HEIGHT", "WIDTH"), help="pixels")
-    add("--ignore-label", type=int, default=255, help="id in the masks of pixels of no class")
-    add("--data-dir", help="where the harbour is kept; None: TFDS's folder")
-    add("--frequencies", type=int, nargs="+", default=(1, 2, 3, 5, 8, 12, 16), metavar="K")
-    add("--affinity", choices=("linear",), help="what softmax becomes; None: it stays")
-    add("--batch", type=int, default=16, help="pictures at a time")
-    add("--epochs", type=int, default=6, help="of the training without --model")
-    add("--seed", type=int, default=0, help="of the training without --model")
-    add("--output", type=Path, default=Path("outputs/frequencies"), help="folder for all results")
-    args = parser.parse_args()
-
-    if bool(args.images) != bool(args.masks):
-        parser.error("--images and --masks go together")
-    if args.images and not args.model:
-        parser.error("--images needs --model, a network that was trained on such pictures")
-    return args
-
-
 if __name__ == "__main__":
-    main()
+    command(Ablate, ablate, description=__doc__)

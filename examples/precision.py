@@ -1,93 +1,100 @@
 """What half precision costs and saves: the same weights under each dtype policy, as a table.
 
-    python examples/precision.py --model fsanet.keras pictures/
+    python examples/precision.py --model fsanet.keras images/
 
 A mixed policy computes in half precision from float32 weights; plain float16 and bfloat16 store
-them in it, too. Normalisation of pictures, tokens, gains of the attention and logits are float32
-under all of them. The last column is the share of pixels, over all pictures, that get the class
-that float32 gives them. Times are medians, one picture at a time, after a first run of its size.
---save writes the `.keras` files.
+them in it, too. Normalisation of images, tokens, gains of the attention and logits are float32
+under all of them. The last column is the share of pixels, over all images, that get the class that
+float32 gives them. Times are medians, one image at a time, after a first run of its size. --save
+writes the `.keras` files.
 """
 
-import argparse
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import keras
 import numpy as np
 from PIL import Image
+from tyro.conf import Positional
 
-import keras_fsa  # noqa: F401 (the model's class)
+from keras_fsa.commands.command import command
+from keras_fsa.commands.models import load_keras_model, with_policy
+from keras_fsa.datasets.folder import EXTENSIONS
+from keras_fsa.images import read_image
+from keras_fsa.settings import Count, ExistingFile, ExistingFolder, OutputFolder, Pixels
 
-POLICIES = ("float32", "mixed_bfloat16", "bfloat16", "mixed_float16", "float16")
-
-
-def with_policy(model, policy):
-    """The model, its weights included, under another dtype policy in every layer."""
-
-    def convert(config):
-        if isinstance(config, dict):
-            if config.get("class_name") == "DTypePolicy":
-                return keras.dtype_policies.serialize(keras.DTypePolicy(policy))
-            return {key: convert(value) for key, value in config.items()}
-        if isinstance(config, (list, tuple)):
-            return type(config)(map(convert, config))
-        return config
-
-    copy = type(model).from_config(convert(model.get_config()))
-    copy.set_weights(model.get_weights())
-    return copy
+Policy = Literal["float32", "mixed_bfloat16", "bfloat16", "mixed_float16", "float16"]
 
 
-def predict(model, pictures):
-    """The class map of every picture, and the median time for one in milliseconds."""
+@dataclass(frozen=True)
+class Precision:
+    """What half precision costs and saves: the same weights under each dtype policy."""
+
+    images: Positional[ExistingFolder]
+    """Folder of images."""
+    model: ExistingFile
+    """A .keras file."""
+    limit: Count = 20
+    """How many images at most."""
+    policies: tuple[Policy, ...] = (
+        "float32",
+        "mixed_bfloat16",
+        "bfloat16",
+        "mixed_float16",
+        "float16",
+    )
+    """The first is the measure of the rest."""
+    size: tuple[Pixels, Pixels] | None = None
+    """Height and width to resize the images to; none: as they are."""
+    save: OutputFolder | None = None
+    """Folder for the .keras files; none: they are deleted."""
+
+
+def predict(model, images):
+    """The class map of every image, and the median time for one in milliseconds."""
     maps, times, sizes = [], [], set()
-    for picture in pictures:
-        if picture.shape not in sizes:
-            sizes.add(picture.shape)
-            model.predict_on_batch(picture[None])
+    for image in images:
+        if image.shape not in sizes:
+            sizes.add(image.shape)
+            model.predict_on_batch(image[None])
         start = time.perf_counter()
-        logits = model.predict_on_batch(picture[None])[0]
+        logits = model.predict_on_batch(image[None])[0]
         times.append(1000 * (time.perf_counter() - start))
         maps.append(logits.argmax(-1).reshape(-1))
     return np.concatenate(maps), np.median(times)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    add = parser.add_argument
-    add("pictures", type=Path, help="folder of pictures")
-    add("--model", type=Path, required=True, help="a .keras file")
-    add("--limit", type=int, default=20, help="how many pictures at most")
-    add("--policies", nargs="+", default=POLICIES, help="the first is the measure of the rest")
-    add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="resize the pictures")
-    add("--save", type=Path, help="folder for the .keras files; default: they are deleted")
-    args = parser.parse_args()
-
-    files = sorted(path for path in args.pictures.iterdir() if path.is_file())[: args.limit]
+def measure(settings):
+    """Print the table."""
+    found = (path for path in settings.images.iterdir() if path.suffix.lower() in EXTENSIONS)
+    files = sorted(found)[: settings.limit]
     if not files:
-        raise SystemExit(f"There is no picture in {args.pictures}. Name another folder.")
-    pictures = []
-    for path in files:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-            picture = picture.resize(args.size[::-1]) if args.size else picture
-            pictures.append(np.asarray(picture))
+        raise ValueError(
+            f"There is no image in {settings.images}. Received: an empty folder. Name another one."
+        )
+    images = [read_image(path) for path in files]
+    if settings.size:
+        width_height = settings.size[::-1]
+        images = [np.asarray(Image.fromarray(image).resize(width_height)) for image in images]
 
-    model = keras.saving.load_model(args.model, compile=False)
-    print(f"{len(pictures)} pictures, Keras {keras.__version__} on {keras.backend.backend()}\n")
-    print(f"| dtype policy | file, MiB | ms for a picture | pixels as in {args.policies[0]} |")
+    model = load_keras_model(settings.model)
+    print(f"{len(images)} images, Keras {keras.__version__} on {keras.backend.backend()}\n")
+    print(f"| dtype policy | file, MiB | ms for an image | pixels as in {settings.policies[0]} |")
     print("| --- | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.save or Path(temporary)
+        folder = settings.save or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for policy in args.policies:
+        for policy in settings.policies:
             file = folder / f"{policy}.keras"
-            with_policy(model, policy).save(file)
+            copy = with_policy(model, policy)
+            copy.set_weights(model.get_weights())
+            copy.save(file)
             # From the file: what is measured is what can be kept.
-            classes, milliseconds = predict(keras.saving.load_model(file, compile=False), pictures)
-            if policy == args.policies[0]:
+            classes, milliseconds = predict(keras.saving.load_model(file, compile=False), images)
+            if policy == settings.policies[0]:
                 expected = classes
             same, size = np.mean(classes == expected), file.stat().st_size / 2**20
             print(
@@ -96,4 +103,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command(Precision, measure, description=__doc__)

@@ -2,33 +2,49 @@
 
     python examples/quickstart.py [--output DIR] [--epochs 6] [--seed 0]
 
-The data set `signal_harbor` is drawn on the spot. In it, boats that enter and boats that leave look
+The dataset `signal_harbor` is drawn on the spot. In it, boats that enter and boats that leave look
 alike; only the signal at the far end of the harbour tells which is which, and it is further away
 than a small convolutional network can see. The same network is trained twice, without attention
 and with frequency self-attention, and both scores are printed.
 
-Left behind in the output folder: `fsanet.keras` (the model), `saved_model/` (the same for serving,
-any picture size) and `prediction.png` (pictures, truth, both predictions).
+The output folder then holds `fsanet.keras` (the model), `saved_model/` (the same for serving, any
+image size; TensorFlow writes it) and `prediction.png` (images, truth, both predictions).
 """
 
-import argparse
+import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
 from keras import layers
 
 import keras_fsa
-import keras_fsa.datasets
+from keras_fsa.commands.command import command
+from keras_fsa.datasets import load
 from keras_fsa.datasets.signal_harbor import CLASSES, PALETTE
 from keras_fsa.layers import FrequencySelfAttention
-from keras_fsa.metrics import MeanIoU
+from keras_fsa.metrics import confusion_matrix, confusion_scores
+from keras_fsa.models.exporting import load_exported
+from keras_fsa.settings import Count, OutputFolder, Seed
 from keras_fsa.visualize import comparison
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """FsaNet in three minutes: train, score, save, load, deploy, draw."""
+
+    output: OutputFolder = Path("outputs/quickstart")
+    """Folder for all results."""
+    data_dir: str | None = None
+    """Where the dataset is kept; none: TFDS's folder."""
+    epochs: Count = 6
+    """Of each of the two trainings."""
+    seed: Seed = 0
+    """Of weights and data."""
 
 
 def small_backbone():
@@ -42,12 +58,17 @@ def small_backbone():
         x = layers.Conv2D(filters, 3, stride, padding="same", use_bias=False)(x)
         return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
 
-    pictures = keras.Input((None, None, 3))
-    stage4 = block(block(pictures, 24, stride=2), 48, stride=2)
-    return keras.Model(pictures, {"stage4": stage4, "stage5": block(stage4, 48, stride=1)})
+    images = keras.Input((None, None, 3))
+    stage4 = block(block(images, 24, stride=2), 48, stride=2)
+    return keras.Model(images, {"stage4": stage4, "stage5": block(stage4, 48, stride=1)})
 
 
-def train(attention, data, epochs, seed):
+def harbor(split, data_dir):
+    """Images `(N, 96, 128, 3)` and masks `(N, 96, 128)`."""
+    return tuple(map(np.stack, zip(*load("signal_harbor", split, data_dir), strict=True)))
+
+
+def train(attention, images, masks, epochs, seed):
     keras.utils.set_random_seed(seed)
     model = keras_fsa.FsaNet(
         num_classes=len(CLASSES),
@@ -55,18 +76,16 @@ def train(attention, data, epochs, seed):
         attention=attention,
         head_channels=32,
     )
-    schedule = keras.optimizers.schedules.CosineDecay(5e-3, epochs * len(data))
+    schedule = keras.optimizers.schedules.CosineDecay(5e-3, epochs * len(images) // 8)
     model.compile(optimizer=keras.optimizers.Adam(schedule))
-    model.fit(data, epochs=epochs, shuffle=False)  # the data set does so itself
+    model.fit(images, masks, batch_size=8, epochs=epochs)
     return model
 
 
-def class_scores(model, data):
+def class_scores(model, images, masks):
     """IoU of each class, and their mean."""
-    metric = MeanIoU(len(CLASSES), sparse_y_pred=False)
-    for pictures, masks in data.as_numpy_iterator():
-        metric.update_state(masks, model.predict_on_batch(pictures))
-    scores = metric.class_iou()
+    ids = model.predict(images, verbose=0).argmax(axis=-1)
+    scores = confusion_scores(confusion_matrix(masks, ids, len(CLASSES)))["class_iou"]
     return dict(zip((*CLASSES, "mean"), (*scores, scores.mean()), strict=True))
 
 
@@ -75,71 +94,61 @@ def export_saved_model(model, keras_file, folder):
     if keras.backend.backend() != "torch":
         return model.export(folder, verbose=False)
     code = (
-        "import sys, keras, keras_fsa; "
-        "keras.saving.load_model(sys.argv[1]).export(sys.argv[2], verbose=False)"
+        "import sys; from keras_fsa.commands.export import main; "
+        "main(['--model', sys.argv[1], '--output', sys.argv[2]])"
     )
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
     subprocess.run([sys.executable, "-c", code, keras_file, folder], env=environment, check=True)
     return None
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"))
-    parser.add_argument("--data-dir", help="where the data set is kept; default: TFDS's folder")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-
+def quickstart(settings):
+    output = settings.output
+    output.mkdir(parents=True, exist_ok=True)
     print(f"Backend: {keras.backend.backend()}. Drawing the harbour ...")
-    (train_data, test_data), info = tfds.load(
-        "signal_harbor",
-        split=["train", "test"],
-        as_supervised=True,
-        data_dir=args.data_dir,
-        with_info=True,
-    )
-    train_data = train_data.cache().shuffle(640, seed=args.seed).batch(8).prefetch(2)
-    test_data = test_data.batch(16).cache()
+    training = harbor("train", settings.data_dir)
+    images, masks = harbor("test", settings.data_dir)
 
     print("\nTraining without attention")
-    without = train(None, train_data, args.epochs, args.seed)
+    without = train(None, *training, settings.epochs, settings.seed)
     print("\nTraining with frequency self-attention")
     # These settings learn the signal an epoch or two before the defaults do.
     attention = FrequencySelfAttention(8, "linear_softmax", residual="batch_norm")
-    model = train(attention, train_data, args.epochs, args.seed)
+    model = train(attention, *training, settings.epochs, settings.seed)
 
-    keras_file = str(args.output / "fsanet.keras")
+    keras_file = str(output / "fsanet.keras")
     model.save(keras_file)
     model = keras.saving.load_model(keras_file)
 
-    scores = {"without": class_scores(without, test_data), "with": class_scores(model, test_data)}
-    count = info.splits["test"].num_examples
-    print(f"\nIoU on {count} test pictures\n{'class':>12}  without     with")
+    scores = {
+        "without": class_scores(without, images, masks),
+        "with": class_scores(model, images, masks),
+    }
+    print(f"\nIoU on {len(images)} test images\n{'class':>12}  without     with")
     for name in scores["with"]:
         print(f"{name:>12}  {scores['without'][name]:7.3f}  {scores['with'][name]:7.3f}")
 
-    folder = str(args.output / "saved_model")
-    export_saved_model(model, keras_file, folder)
-    pictures, masks = next(test_data.as_numpy_iterator())
-    loaded = tf.saved_model.load(folder)
-    served = loaded.serve(pictures[:1].astype("float32")).numpy()
-    difference = np.abs(served - model.predict(pictures[:1], verbose=0)).max()
-    print(f"\nThe SavedModel serves a picture; its logits differ by at most {difference:.1e}.")
+    if importlib.util.find_spec("tensorflow"):
+        folder = str(output / "saved_model")
+        export_saved_model(model, keras_file, folder)
+        served = load_exported(folder)(images[:1])
+        difference = np.abs(served - model.predict(images[:1], verbose=0)).max()
+        print(f"\nThe SavedModel serves an image; its logits differ by at most {difference:.1e}.")
+    else:
+        print("\nNo SavedModel is written without TensorFlow: pip install tensorflow")
 
     few = slice(0, 3)
     comparison(
-        pictures[few],
+        images[few],
         masks[few],
-        [np.argmax(m.predict(pictures[few], verbose=0), axis=-1) for m in (without, model)],
+        [np.argmax(m.predict(images[few], verbose=0), axis=-1) for m in (without, model)],
         class_names=CLASSES,
         palette=PALETTE,
-        path=args.output / "prediction.png",
+        path=output / "prediction.png",
         titles=("without attention", "with FSA"),
     )
-    print(f"Model, SavedModel and picture are in {args.output}")
+    print(f"The model, the SavedModel and a figure are in {output}")
 
 
 if __name__ == "__main__":
-    main()
+    command(Quickstart, quickstart, description=__doc__)

@@ -2,20 +2,20 @@
 
     python examples/train_ade20k.py --data-dir data --manual-dir archives
 
-`archives` holds ADEChallengeData2016.zip, see keras_fsa/datasets/ade20k.py. The same command goes
-on where a killed one stopped. It runs on TensorFlow, JAX and torch: set KERAS_BACKEND. Several
-devices: `--devices all`, see keras_fsa/training/devices.py. `--help` lists all flags.
+`archives` holds ADEChallengeData2016.zip, see keras_fsa/datasets/ade20k.py. The same command
+resumes a training that was stopped. It runs on TensorFlow, JAX and torch: set KERAS_BACKEND.
+Several devices: `--devices all`, see keras_fsa/training/devices.py. `--help` lists all flags.
 
 What comes out, in outputs/ade20k: model.keras, best.keras (by validation), history.csv,
-tensorboard, predictions of the first validation pictures, and checkpoint.npz to go on from.
+tensorboard, predictions of the first validation images, and checkpoint.npz to resume from.
 
 Time: not run in full. A crop of 512x512 takes 284 G multiply-adds forward, three times that with
 the backward pass, 2.2e18 operations in all: about 12 hours of a GPU that sustains 50 TFLOP/s.
 
-Expected: 43 to 45 % mean IoU on the 2000 validation pictures at a single scale. That is what
+Expected: 43 to 45 % mean IoU on the 2000 validation images at a single scale. That is what
 mmsegmentation publishes for heads with global context on the same backbone and schedule (non-local
 42.90, CCNet 43.97, DANet 43.64), not a figure of this script. Validation on the way shrinks
-pictures to fit into 512x683; the benchmark's figure comes from pictures fitted into 2048x512.
+images to fit into 512x683; the benchmark's figure comes from images fitted into 2048x512.
 
 What each setting is for:
 
@@ -23,7 +23,7 @@ What each setting is for:
   channels, an output projection, and a batch norm whose scale starts at 0.
 - affinity, recurrence: the paper's table has both affinities and R = 1 and 2:
   `--affinity linear_softmax --recurrence 1`.
-- base_size: pictures fit into 2048x512 times the random scale, so their short side is 512.
+- base_size: images fit into 2048x512 times the random scale, so their short side is 512.
 - batch_norm: of the whole batch. On several devices JAX computes it; for torch and TensorFlow take
   `--batch-norm moving`, which is another recipe.
 """

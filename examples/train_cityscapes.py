@@ -3,20 +3,20 @@ r"""Trains FsaNet on Cityscapes, with the settings behind the paper's Cityscapes
     python examples/train_cityscapes.py --data-dir data --manual-dir archives
 
 `archives` holds leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, from
-https://www.cityscapes-dataset.com/downloads (with a login). The same command goes on where a
-killed one stopped. It runs on TensorFlow, JAX and torch: set KERAS_BACKEND. Several devices:
+https://www.cityscapes-dataset.com/downloads (with a login). The same command resumes a
+training that was stopped. It runs on TensorFlow, JAX and torch: set KERAS_BACKEND. Several devices:
 `--devices all`, see keras_fsa/training/devices.py. `--help` lists all flags.
 
 What comes out, in outputs/cityscapes: model.keras, best.keras (by validation), history.csv,
-tensorboard, predictions of the first validation pictures, and checkpoint.npz to go on from.
+tensorboard, predictions of the first validation images, and checkpoint.npz to resume from.
 
 Time: not run in full. A crop of 849x849 takes 791 G multiply-adds forward, three times that with
 the backward pass, 2.3e18 operations in all: about 13 hours of a GPU that sustains 50 TFLOP/s.
-Expected: 79 to 81 % mean IoU on the 500 validation pictures at a single scale. That is what
+Expected: 79 to 81 % mean IoU on the 500 validation images at a single scale. That is what
 mmsegmentation publishes for heads with global context on the same backbone (non-local 79.40,
 CCNet 79.45, DANet 80.47), not a figure of this script. The paper's 83.0 % is on the test set.
 
-A trial: on a data set of only two training pictures, four minutes on one CPU core learn them by
+A trial: on a dataset of only two training images, four minutes on one CPU core learn them by
 heart (0.92 of their pixels are right at that size; torch, seed 0):
 
     python examples/train_cityscapes.py --backbone resnet18 --weights none --head-channels 64 \

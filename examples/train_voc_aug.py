@@ -3,20 +3,21 @@
     python examples/train_voc_aug.py --data-dir data --manual-dir archives
 
 `archives` holds VOCtrainval_11-May-2012.tar and SBD's benchmark.tgz, see
-keras_fsa/datasets/voc_aug.py. The same command goes on where a killed one stopped. It runs on
+keras_fsa/datasets/voc_aug.py. The same command resumes a training that was stopped. It
+runs on
 TensorFlow, JAX and torch: set KERAS_BACKEND. Several devices: `--devices all`, see
 keras_fsa/training/devices.py. `--help` lists all flags.
 
 What comes out, in outputs/voc_aug: model.keras, best.keras (by validation), history.csv,
-tensorboard, predictions of the first validation pictures, and checkpoint.npz to go on from.
+tensorboard, predictions of the first validation images, and checkpoint.npz to resume from.
 
 Time: not run in full. A crop of 512x512 takes 283 G multiply-adds forward, three times that with
 the backward pass, 1.1e18 operations in all: about 6 hours of a GPU that sustains 50 TFLOP/s.
 
-Expected: 77 to 79 % mean IoU on the 1449 validation pictures at a single scale. That is what
+Expected: 77 to 79 % mean IoU on the 1449 validation images at a single scale. That is what
 mmsegmentation publishes for heads with global context on the same backbone and schedule (non-local
 78.27, CCNet 77.87, ISANet 78.12), not a figure of this script. Validation on the way takes the
-pictures as they are; the benchmark's figure comes from pictures fitted into 2048x512.
+images as they are; the benchmark's figure comes from images fitted into 2048x512.
 
 What each setting is for:
 
@@ -25,7 +26,7 @@ What each setting is for:
 - affinity, recurrence: the paper's table has both affinities and R = 1 and 2:
   `--affinity linear_softmax --recurrence 1`. Linear softmax with R = 2 has 10 frequencies:
   `--affinity linear_softmax --frequencies 10`.
-- base_size: pictures fit into 2048x512 times the random scale, so their short side is 512.
+- base_size: images fit into 2048x512 times the random scale, so their short side is 512.
 - batch_norm: of the whole batch. On several devices JAX computes it; for torch and TensorFlow take
   `--batch-norm moving`, which is another recipe.
 """

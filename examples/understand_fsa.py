@@ -1,8 +1,8 @@
-"""Frequency self-attention by hand: from a picture to tokens, to attention, to a picture.
+"""Frequency self-attention by hand: from an image to tokens, to attention, to an image.
 
     python examples/understand_fsa.py [--output DIR] [--scene 0] [--frequencies 8]
 
-In a picture of the data set `signal_harbor`, boats that enter and boats that leave look alike; the
+In an image of the dataset `signal_harbor`, boats that enter and boats that leave look alike; the
 lamp tells which they are. Nothing is trained here. We pretend that a network has found out all that
 can be seen from nearby, "sky", "lamp", "boat", and write down a few numbers as the weights of
 one attention layer: boats ask, lamps answer. The layer then names the boats, by way of 64 tokens.
@@ -14,15 +14,17 @@ Left behind in the output folder: `spectrum.png`, `truncation.png`, `attention.p
 and `understand.png`, which tells it all in one row.
 """
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_fsa import spectral
+from keras_fsa import affinities, spectral
 from keras_fsa.attention_map import attention_at, softmax_twin
+from keras_fsa.commands.command import command
 from keras_fsa.datasets.signal_harbor import (
     CLASSES,
     GREEN,
@@ -36,6 +38,7 @@ from keras_fsa.datasets.signal_harbor import (
 from keras_fsa.energy import energy_held, energy_shares
 from keras_fsa.flops import attention_flops
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
+from keras_fsa.settings import OutputFolder, Whole
 from keras_fsa.visualize import (
     attention_picture,
     comparison,
@@ -138,31 +141,38 @@ def front_page(image, tokens, held, weights, named, row, column, path):
     finish(figure, path)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--output", type=Path, default=Path("outputs/understand"))
-    parser.add_argument("--scene", type=int, default=0, help="number of the test picture")
-    parser.add_argument("--frequencies", type=int, default=8, help="k, of 24 rows and 32 columns")
-    args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-    k = args.frequencies
+@dataclass(frozen=True)
+class Understand:
+    """Frequency self-attention by hand."""
 
-    print(f"Backend: {keras.backend.backend()}\n\n1. From the picture to a feature map")
-    image, mask = draw_scene(scene_rng("test", args.scene), "red")
+    output: OutputFolder = Path("outputs/understand")
+    """Folder for the figures."""
+    scene: Annotated[int, Whole(0)] = 0
+    """Number of the test image."""
+    frequencies: Annotated[int, Whole(1, 24)] = 8
+    """k, of 24 rows and 32 columns."""
+
+
+def understand(settings):
+    output, k = settings.output, settings.frequencies
+    output.mkdir(parents=True, exist_ok=True)
+
+    print(f"Backend: {keras.backend.backend()}\n\n1. From the image to a feature map")
+    image, mask = draw_scene(scene_rng("test", settings.scene), "red")
     x = features(mask)
     height, width, channels = x.shape
-    print(f"   picture {image.shape}, features {x.shape}: {height * width} positions")
+    print(f"   image {image.shape}, features {x.shape}: {height * width} positions")
 
     print(f"\n2. From positions to tokens: the {k} x {k} lowest frequencies")
     tokens = ops.convert_to_numpy(spectral.analysis(x[None], k))
     held = float(energy_held(energy_shares(x))[k - 1])
     centred = float(energy_held(energy_shares(x, without_mean=True))[k - 1])
     print(f"   tokens {tokens.shape}: {held:.1%} of the energy, {centred:.1%} without the mean")
-    spectrum_picture(x, k, args.output / "spectrum.png")
-    truncation_picture(image, k, args.output / "truncation.png")
+    spectrum_picture(x, k, output / "spectrum.png")
+    truncation_picture(image, k, output / "truncation.png")
 
     print("\n3. Attention between tokens is attention between positions of the low-passed map")
-    for affinity in FrequencySelfAttention.affinities:
+    for affinity in affinities.names(spectral=True):
         frequency = attention_layer(FrequencySelfAttention, affinity=affinity, frequencies=k)
         spatial = attention_layer(SpatialSelfAttention, affinity=affinity, low_pass=k)
         added = [ops.convert_to_numpy(layer(x[None])) - x for layer in (frequency, spatial)]
@@ -184,10 +194,10 @@ def main():
         f"{weights.max():.1e}, differ by {difference:.1e}"
     )
     layers = {"frequency self-attention": layer, "softmax attention": softmax_twin(layer)}
-    attention_picture(x, layers, row, column, image, args.output / "attention.png")
+    attention_picture(x, layers, row, column, image, output / "attention.png")
 
-    print("\n5. Back to the picture: the same scene with either lamp")
-    scenes = [draw_scene(scene_rng("test", args.scene), lamp) for lamp in ("green", "red")]
+    print("\n5. Back to the image: the same scene with either lamp")
+    scenes = [draw_scene(scene_rng("test", settings.scene), lamp) for lamp in ("green", "red")]
     named = [name_boats(layer, truth) for _, truth in scenes]
     for lamp, (_, truth), guess in zip(("green", "red"), scenes, named, strict=True):
         boats = without_kinds(truth) == BOAT
@@ -200,11 +210,11 @@ def main():
         [np.stack([without_kinds(truth) for truth in truths]), np.stack(named)],
         class_names=NAMES,
         palette=COLOURS,
-        path=args.output / "boats.png",
+        path=output / "boats.png",
         titles=("seen from nearby", "after attention"),
     )
 
-    print("\n6. What it costs, in millions of operations for one picture")
+    print("\n6. What it costs, in millions of operations for one image")
     print(f"   {'':>26}{height} x {width} x {channels}     97 x 97 x 512")
     for name, cls, arguments in (
         ("frequency, dot product", FrequencySelfAttention, {"frequencies": k}),
@@ -218,10 +228,10 @@ def main():
         print(f"   {name:>26}{here / 1e6:13,.2f} {there / 1e6:17,.0f}")
 
     grid = tokens.reshape(k, k, channels)
-    path = args.output / "understand.png"
+    path = output / "understand.png"
     front_page(image, grid, held, weights, named[1], row, column, path)
-    print(f"\nPictures are in {args.output}")
+    print(f"\nFigures are in {output}")
 
 
 if __name__ == "__main__":
-    main()
+    command(Understand, understand, description=__doc__)

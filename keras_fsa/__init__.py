@@ -1,23 +1,66 @@
-"""Frequency self-attention and FsaNet for Keras 3."""
+"""Frequency self-attention and FsaNet for Keras 3.
 
-from keras_fsa import layers, spectral
-from keras_fsa import training as _training  # noqa: F401 (files of trained models name its SGD)
+What this module lists is public, and so is what the submodules among it list in turn; the whole
+surface stands in `docs/api.txt`. Submodules are imported when they are first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# Files of trained models name what these register.
+from keras_fsa import affinities, layers, losses, metrics, spectral, training
 from keras_fsa.checkpoints import load_pytorch_weights
+from keras_fsa.compilation import xla_scope
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import PRESETS
+from keras_fsa.segmenter import Segmenter
 from keras_fsa.sliding_window import SlidingWindow
-from keras_fsa.spectral import xla_scope
 from keras_fsa.truncation import to_frequency, to_spatial
+
+if TYPE_CHECKING:
+    from keras_fsa import (
+        attention_map,
+        datasets,
+        energy,
+        flops,
+        images,
+        inference,
+        large,
+        visualize,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
     "PRESETS",
     "FsaNet",
+    "Segmenter",
     "SlidingWindow",
+    "affinities",
+    "attention_map",
+    "datasets",
+    "energy",
+    "flops",
+    "images",
+    "inference",
+    "large",
     "layers",
     "load_pytorch_weights",
+    "losses",
+    "metrics",
     "spectral",
     "to_frequency",
     "to_spatial",
+    "training",
+    "visualize",
     "xla_scope",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

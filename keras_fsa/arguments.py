@@ -4,7 +4,8 @@ import importlib
 import math
 import numbers
 import operator
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,7 @@ def integer(name: str, value: Any, minimum: int = 1, optional: bool = False) -> 
     """Raise a `ValueError` unless the value is an int of at least `minimum`."""
     if optional and value is None:
         return
-    if not _is_integer(value) or value < minimum:
+    if not is_integer(value) or value < minimum:
         kind = {0: "a non-negative int", 1: "a positive int"}.get(
             minimum, f"an int of at least {minimum}"
         )
@@ -86,7 +87,7 @@ def positive_ints(name: str, value: Any, count: int, optional: bool = False) -> 
     if (
         not sequence
         or len(value) != count
-        or not all(_is_integer(item) and item > 0 for item in value)
+        or not all(is_integer(item) and item > 0 for item in value)
     ):
         raise ValueError(
             f"`{name}` must be {count} positive ints{' or None' if optional else ''}. "
@@ -105,6 +106,39 @@ def one_of(name: str, value: Any, known: Sequence) -> None:
         )
 
 
+def path_or_none(name: str, value: Any) -> None:
+    """Raise a `ValueError` unless the value can name a file or is None."""
+    if value is not None and (not isinstance(value, (str, os.PathLike)) or not os.fspath(value)):
+        raise ValueError(
+            f"`{name}` must be a path or None. Received: {name}={_shown(value)}. Give a string or "
+            "a pathlib.Path."
+        )
+
+
+def floating_dtype(dtype: str) -> None:
+    """Raise a `ValueError` unless a layer's `dtype` computes in floating point."""
+    if "float" not in dtype:
+        raise ValueError(
+            "`dtype` must be a floating point type or a policy that computes in one. Received: "
+            f"dtype={dtype!r}. Leave it out for Keras' setting, or write dtype='float32'."
+        )
+
+
+def interpreted(name: str, value: Any, interpret: Callable[[Any], Any]) -> Any:
+    """What one of Keras' `get` functions makes of an argument.
+
+    Raises:
+        ValueError: naming the argument, where Keras cannot make anything of it.
+    """
+    try:
+        return interpret(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be what {interpret.__module__}.{interpret.__name__} takes. "
+            f"Received: {name}={_shown(value)}. Keras says: {error}"
+        ) from error
+
+
 def optional_import(module: str, extra: str) -> ModuleType:
     """Import a package that only some uses need, at the point of use.
 
@@ -120,7 +154,8 @@ def optional_import(module: str, extra: str) -> ModuleType:
         ) from error
 
 
-def _is_integer(value):
+def is_integer(value: Any) -> bool:
+    """Whether a value is an int, of Python's or NumPy's, and no bool."""
     try:
         return not isinstance(value, (bool, np.bool_)) and operator.index(value) == value
     except TypeError:

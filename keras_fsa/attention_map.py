@@ -15,10 +15,8 @@ import operator
 
 from keras import ops
 
-from keras_fsa import affinity as affinities
-from keras_fsa import spectral
-from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
-from keras_fsa.layers.self_attention import SelfAttention
+from keras_fsa.layers import SpatialSelfAttention
+from keras_fsa.layers.self_attention import SelfAttention, check_attention
 from keras_fsa.types import Tensor
 
 
@@ -49,7 +47,7 @@ def attention_at(layer: SelfAttention, feature_map: Tensor, row: int, column: in
     >>> tuple(attention.shape), round(float(keras.ops.sum(attention)), 4)
     ((24, 32), 1.0)
     """
-    _check_layer(layer)
+    check_attention(layer)
     channels = layer.query_kernel.shape[0]
     last = layer.data_format == "channels_last"
     shape = tuple(feature_map.shape)
@@ -64,9 +62,9 @@ def attention_at(layer: SelfAttention, feature_map: Tensor, row: int, column: in
         x = ops.transpose(x, (0, 2, 3, 1))
     height, width = x.shape[1:3]
     row, column = _index("row", row, height), _index("column", column, width)
-    query, key = _queries_and_keys(layer, x)
+    query, key = (z[0] for z in layer.queries_and_keys(x))
     query = query[row * width + column][None]
-    return ops.reshape(_affinities(layer.affinity, query, key), (height, width))
+    return ops.reshape(layer.affinity.row(query, key), (height, width))
 
 
 def softmax_twin(layer: SelfAttention) -> SpatialSelfAttention:
@@ -83,7 +81,7 @@ def softmax_twin(layer: SelfAttention) -> SpatialSelfAttention:
     Raises:
         ValueError: for another layer, or one that is not built.
     """
-    _check_layer(layer)
+    check_attention(layer)
     config = layer.get_config()
     config.pop("frequencies", None)
     twin = SpatialSelfAttention.from_config({**config, "affinity": "softmax", "low_pass": None})
@@ -92,43 +90,6 @@ def softmax_twin(layer: SelfAttention) -> SpatialSelfAttention:
     twin.build(shape)
     twin.set_weights(layer.get_weights())
     return twin
-
-
-def _queries_and_keys(layer, x):
-    """Of all positions, `(N, key_dim)` each, of a map with channels last."""
-    height, width, channels = x.shape[1:]
-    if isinstance(layer, FrequencySelfAttention):
-        tokens = layer._analysis(x)
-        pair = layer.query_key_value(tokens, height * width)[:2]
-        pair = [layer._synthesis(z, height, width) for z in pair]
-    else:
-        if layer.low_pass is not None:
-            tokens = spectral.analysis(x, layer.low_pass, strict=False)
-            x = spectral.synthesis(tokens, height, width, layer.low_pass, strict=False)
-        pair = layer.query_key_value(ops.reshape(x, (1, -1, channels)))[:2]
-    return [ops.reshape(z, (height * width, -1)) for z in pair]
-
-
-def _affinities(name, query, key):
-    """Affinities of one query `(1, D)` to all keys `(N, D)`: `(N,)`."""
-    positions, width = key.shape
-    if name == "linear_softmax":
-        query, key = (z * affinities._inverse_norm(z) for z in (query, key))
-    products = ops.sum(query * key, axis=-1)
-    if name == "dot_product":
-        return products / positions
-    if name == "softmax":
-        return ops.softmax(products * width**-0.5)
-    table = 1 + (products if name == "linear_softmax" else products * width**-0.5)
-    return affinities._divide(table, ops.sum(table), positions)
-
-
-def _check_layer(layer):
-    if not (isinstance(layer, SelfAttention) and layer.built):
-        raise ValueError(
-            "`layer` must be a built FrequencySelfAttention or SpatialSelfAttention. Received: "
-            f"layer={layer!r}. Pass one of a model's layers, or call layer.build(input_shape)."
-        )
 
 
 def _index(name, value, size):

@@ -1,16 +1,17 @@
-"""The authors' PyTorch files, and what their networks begin with."""
+"""Weights of PyTorch networks: the authors' own, and those their backbones start from."""
 
 import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_fsa.arguments import optional_import
+from keras_fsa.arguments import boolean, optional_import
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.types import Path
 
@@ -90,6 +91,10 @@ _ATTENTION = {
 _CODE = re.compile(r"(?i)unsupported global:? \S+ \S+|unrecognized function \S+|allowlisted.*")
 _STEM = re.compile(r"conv(\d)_(conv|bn)")
 _BLOCK = re.compile(r"stack(\d)_block(\d+)_(\d)_(conv|bn)")
+_LITE = re.compile(r"(?:stem|block(\d+)_(expand|depthwise|project))_(conv|bn)")
+_LITE_NORMS = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
+# Of a classifier, which a backbone lacks: ResNet's and EfficientNet's.
+_TOP = ("fc.", "_conv_head.", "_bn1.", "_fc.")
 
 
 def load_pytorch_weights(
@@ -97,8 +102,8 @@ def load_pytorch_weights(
 ) -> None:
     """Load the authors' weights, or those that their training starts from.
 
-    The checkpoint may be of either family, ccnet or mmseg, whole, for an `FsaNet` of that preset;
-    or of a ResNet with a deep stem, trained on ImageNet, for the backbone of one:
+    The checkpoint may be a whole network of either family, ccnet or mmseg, for an `FsaNet` of that
+    preset; or a network trained on ImageNet, for a backbone of its architecture:
 
     | model            | checkpoint                                                             |
     | ---------------- | ---------------------------------------------------------------------- |
@@ -106,23 +111,25 @@ def load_pytorch_weights(
     | `model`          | mmseg: `backbone.stem.0.weight`, `decode_head.conv_seg.weight`, ...    |
     | `model.backbone` | CSAIL's ResNet101: `conv1.weight`, ..., `layer1.0.conv1.weight`, ...   |
     | `model.backbone` | mmseg's resnet101_v1c: `stem.0.weight`, `layer1.0.conv1.weight`, ...   |
+    | `model.backbone` | EfficientNet-Lite: `_conv_stem.weight`, `_blocks.0._bn1.weight`, ...   |
 
-    A prefix `module.` of all names and a wrapper `{"state_dict": ...}` come off. All names and
-    shapes are checked first. Entries named `num_batches_tracked` are not needed, nor, for a
-    backbone, its classifier `fc`. No code in a file is ever run.
+    A prefix `module.` of all names and a wrapper `{"state_dict": ...}` are removed. All names,
+    shapes and values are checked before the first is assigned. Entries named `num_batches_tracked`
+    are not needed, nor is the classifier of an ImageNet network. No code in a file is ever run.
 
     Args:
         model: an `FsaNet` whose backbone is a `deep_stem_resnet`, as `FsaNet.from_preset` makes
-            it, or that backbone.
+            it; that backbone; or the backbone of an `FsaNet(..., "efficientnet_lite0")`.
         weights: path of a `.pth`, `.pt` (both read by torch) or `.safetensors` file, or a dict of
             arrays or torch tensors by their names.
         strict: if True, all must fit, or nothing is loaded. If False, what fits by name and shape
-            is loaded, and a warning lists the rest: so one keeps all but the last layer, where the
-            classes are others.
+            is loaded, and a warning lists the rest: all but the last layers, say, where the classes
+            differ.
 
     Raises:
-        ValueError: listing every entry that is missing, not used, or of another shape; for a model
-            of another kind; for a file that is damaged or has code in it.
+        ValueError: listing every entry that is missing, not used, or of another shape; naming one
+            with NaN, infinity, a value beyond float32 or a negative variance; for a model of
+            another kind; for a file that is damaged (checksums are verified) or has code in it.
         FileNotFoundError: where there is no such file.
         ImportError: where torch or safetensors is missing, with the pip command.
 
@@ -130,8 +137,14 @@ def load_pytorch_weights(
         model = keras_fsa.FsaNet.from_preset("ccnet_dot_r2_cityscapes")
         keras_fsa.load_pytorch_weights(model, "CS_scenes_60000.pth")
     """
-    arrays = _read(weights)
-    # Which family it is, its names tell.
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            "`model` must be an FsaNet or a backbone. Received: "
+            f"model={model!r}. Build it with keras_fsa.FsaNet.from_preset(...)."
+        )
+    boolean("strict", strict)
+    arrays = read_arrays(weights)
+    # The names tell which family it is.
     variables = max(
         (_variables(model, family) for family in _HEADS),
         key=lambda names: len(names.keys() & arrays.keys()),
@@ -141,6 +154,7 @@ def load_pytorch_weights(
     found = {name: arrays[name] for name in variables if name in arrays}
     misshaped = [name for name, array in found.items() if not _fits(array, variables[name])]
     _report(model, variables, arrays, missing, unused, misshaped, strict)
+    check_values("a checkpoint", {n: a for n, a in found.items() if n not in misshaped})
     for name, array in found.items():
         if name not in misshaped:
             variables[name].assign(_to_keras(array, variables[name]))
@@ -173,11 +187,20 @@ def _backbone_name(name, family):
         if family == "ccnet":
             return f"{kind}{index}"
         return f"stem.{3 * (index - 1) + (kind == 'bn')}"
+    lite = _LITE.fullmatch(name)
+    if lite:
+        index, part, kind = lite.groups()
+        if index is None:
+            return "_conv_stem" if kind == "conv" else "_bn0"
+        norm = _LITE_NORMS[part]
+        return f"_blocks.{index}." + (f"_{part}_conv" if kind == "conv" else norm)
     if block is None:
         raise ValueError(
-            "PyTorch weights are for a ResNet of KerasHub's layers, which has the stride where "
-            f"PyTorch's have it. Received: a backbone with the layer {name!r}. Build the model "
-            "with keras_fsa.FsaNet.from_preset(...), and load into it or into its `backbone`."
+            "PyTorch weights are for the backbones of FsaNet.from_preset, whose strides are where "
+            "PyTorch's ResNets have them, and for EfficientNet-Lites. Received: a backbone with "
+            f"the layer {name!r}. Load into a model of keras_fsa.FsaNet.from_preset(...) or its "
+            "`backbone`; for another network, build it in Keras, set its weights layer by layer "
+            "(kernels transposed by (2, 3, 1, 0)), and pass it as `backbone`."
         )
     place = f"layer{int(block[1]) + 1}.{block[2]}."
     index, kind = int(block[3]), block[4]
@@ -186,13 +209,14 @@ def _backbone_name(name, family):
 
 def _is_ignored(name, model):
     is_backbone = getattr(model, "backbone", model) is model
-    return name.endswith("num_batches_tracked") or (is_backbone and name.startswith("fc."))
+    return name.endswith("num_batches_tracked") or (is_backbone and name.startswith(_TOP))
 
 
 def _fits(array, variable):
     theirs, ours = array.shape, tuple(variable.shape)
     if len(ours) == 4:
-        return theirs == tuple(ours[i] for i in (3, 2, 0, 1))
+        depthwise = ours[3] == 1 and theirs == tuple(ours[i] for i in (2, 3, 0, 1))
+        return depthwise or theirs == tuple(ours[i] for i in (3, 2, 0, 1))
     if len(ours) == 2:  # a 1x1 convolution over positions
         return theirs[:2] == ours[::-1] and all(size == 1 for size in theirs[2:])
     return tuple(n for n in theirs if n > 1) == tuple(n for n in ours if n > 1)
@@ -200,7 +224,9 @@ def _fits(array, variable):
 
 def _to_keras(array, variable):
     if len(variable.shape) == 4:
-        return array.transpose(2, 3, 1, 0)
+        kernel = array.transpose(2, 3, 1, 0)
+        # Channels of a depthwise kernel are outputs here, inputs in Keras.
+        return kernel if kernel.shape == tuple(variable.shape) else kernel.swapaxes(2, 3)
     if len(variable.shape) == 2:
         return array.reshape(array.shape[:2]).T
     return array.reshape(variable.shape)
@@ -225,7 +251,9 @@ def _report(model, variables, arrays, missing, unused, misshaped, strict):
     if len(missing) + len(misshaped) == len(variables):
         raise ValueError(
             f"A checkpoint must be of the model it is loaded into. {received}, so nothing fits. "
-            f"Take the preset that the checkpoint was trained with.\n  {listing}"
+            "Take the preset that the checkpoint was trained with; for weights of another network, "
+            "build that network in Keras, with its weights, and pass it as `backbone`.\n  "
+            f"{listing}"
         )
     if not strict:
         warnings.warn(f"Loaded what fits. {received}:\n  {listing}", stacklevel=3)
@@ -244,8 +272,37 @@ def _is_classifier(name):
     return name.rpartition(".")[0] in places
 
 
-def _read(weights):
-    """A dict of arrays by name, without wrapper and common prefix."""
+def check_values(source: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise a `ValueError` that names the first array with a value that no weight can have."""
+    for name, array in arrays.items():
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array.astype("float32")).all()
+        if not finite:
+            broken = "NaN, an infinity or a value beyond float32"
+        elif name.endswith(("running_var", "moving_variance")) and (array < 0).any():
+            broken = "a negative variance"
+        else:
+            continue
+        raise ValueError(
+            f"Weights must be finite in float32, and variances not negative. Received: {source} "
+            f"whose entry {name!r} has {broken}. Fetch the file again, or take an earlier one."
+        )
+
+
+def read_arrays(weights: Path | Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint by name, without wrapper and common prefix.
+
+    Args:
+        weights: as for `load_pytorch_weights`.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: as `load_pytorch_weights` does.
+    """
+    if not isinstance(weights, (str, os.PathLike, Mapping)):
+        raise ValueError(
+            "`weights` must be the path of a .pth, .pt or .safetensors file, or a dict of arrays. "
+            f"Received: weights={weights!r}. Give the path of a file that exists."
+        )
     if isinstance(weights, Mapping):
         source, entries = "a dict", weights
     else:
@@ -294,6 +351,12 @@ def _read_safetensors(path):
 def _read_torch(path):
     torch = optional_import("torch", "torch")
     try:
+        # PyTorch looks at no checksum.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"the checksum of its entry {damaged!r} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         code = _CODE.search(str(error))

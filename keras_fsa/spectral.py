@@ -28,23 +28,24 @@ Source: Zhang, Panahi, Gao, "FsaNet: Frequency Self-attention for Semantic Segme
 arXiv:2211.15595. The separable form is this library's.
 """
 
-import contextlib
-import contextvars
 import functools
 import operator
-from collections.abc import Iterator
 
 import numpy as np
 from keras import backend, ops
 
+from keras_fsa import patches
+from keras_fsa.compilation import xla_compiles
+from keras_fsa.compilation import xla_scope as xla_scope  # Its name in 0.1.0.
 from keras_fsa.types import Band, Frequencies, Shape, Size, Tensor
 
 
-def parse_frequencies(frequencies: Frequencies) -> Band:
+def parse_frequencies(frequencies: Frequencies, name: str = "frequencies") -> Band:
     """The band `((u0, u1), (v0, v1))` that `frequencies` stands for.
 
     Args:
         frequencies: an int, a pair of ints (rows, columns) or a pair of half-open ranges.
+        name: what an error calls them.
 
     Returns:
         A pair of pairs of ints.
@@ -53,10 +54,10 @@ def parse_frequencies(frequencies: Frequencies) -> Band:
         ValueError: where it is none of these, or a range is empty or starts below zero.
     """
     rule = (
-        "`frequencies` must be a positive int, a pair of them (rows, columns), or a band "
+        f"`{name}` must be a positive int, a pair of them (rows, columns), or a band "
         "((u0, u1), (v0, v1)) with 0 <= u0 < u1 and 0 <= v0 < v1. "
-        f"Received: frequencies={frequencies!r}. For the eight lowest frequencies of rows and "
-        "columns write frequencies=8."
+        f"Received: {name}={frequencies!r}. For the eight lowest frequencies of rows and columns "
+        f"write {name}=8."
     )
 
     def integer(value):
@@ -78,25 +79,29 @@ def parse_frequencies(frequencies: Frequencies) -> Band:
     return rows, columns
 
 
-def check_band_fits(frequencies: Frequencies, height: int | None, width: int | None) -> None:
+def check_band_fits(
+    frequencies: Frequencies, height: Size | None, width: Size | None, name: str = "frequencies"
+) -> None:
     """Raise a `ValueError` where the band reaches beyond a known height or width.
 
     A map of `n` positions has the frequencies `0 .. n - 1`. `None` stands for an unknown size and
-    is never an error.
+    is never an error. `name` is what an error calls the frequencies.
     """
-    rows, columns = parse_frequencies(frequencies)
-    for name, (_, stop), size in (("height", rows, height), ("width", columns, width)):
+    rows, columns = parse_frequencies(frequencies, name)
+    for side, (_, stop), size in (("height", rows, height), ("width", columns, width)):
         if isinstance(size, int) and stop > size:
             raise ValueError(
-                f"`frequencies` must not go beyond the size of the feature map: a {name} of {size} "
-                f"has the frequencies 0 to {size - 1}. Received: frequencies={frequencies!r} for a "
-                f"map of height {height} and width {width}. Ask for fewer frequencies, or use a "
-                "larger picture or a smaller output stride."
+                f"`{name}` must not go beyond the size of the feature map: a {side} of {size} has "
+                f"the frequencies 0 to {size - 1}. Received: {name}={frequencies!r} for a map of "
+                f"height {height} and width {width}. Ask for fewer frequencies, or use a larger "
+                "image or a smaller output stride."
             )
 
 
 def spatial_size(shape: Shape, data_format: str) -> tuple[Size, Size]:
-    """Height and width out of the shape of a feature map."""
+    """Height and width out of the shape of a feature map; those of the whole, for a patch of it."""
+    if patches.current() is not None:
+        return patches.current().size
     return shape[1:3] if data_format == "channels_last" else shape[2:4]
 
 
@@ -127,14 +132,16 @@ def _known_basis(size, start, stop):
     return basis
 
 
-def _unknown_basis(size, start, stop, dtype):
-    """`dct_basis` for a size that only the running graph knows.
+def _unknown_basis(size, start, stop, dtype, positions=None):
+    """`dct_basis` for a size that only the running graph knows, or for some positions only.
 
     The angle is brought into the first quarter wave in integers, before it becomes a float: a
     float32 cosine of `pi u (2 i + 1) / (2 n)` itself would be wrong by 1.6e-4 at u = 385.
     """
     u = ops.arange(start, stop, dtype="int32")
-    position = 2 * ops.arange(0, size, dtype="int32") + 1
+    if positions is None:
+        positions = ops.arange(0, size, dtype="int32")
+    position = 2 * positions + 1
     angle = ops.mod(ops.expand_dims(position, 1) * u, 4 * size)
     angle = ops.minimum(angle, 4 * size - angle)
     folded = ops.minimum(angle, 2 * size - angle)
@@ -189,29 +196,6 @@ def _each(matrix, x):
 # XLA each term would become a map, so there products stay products.
 
 _FEW = 16
-_in_xla_scope = contextvars.ContextVar("in_xla_scope", default=False)
-
-
-@contextlib.contextmanager
-def xla_scope() -> Iterator[None]:
-    """Tells this library's layers that XLA compiles what TensorFlow traces within.
-
-        model.compile("sgd", "mse", jit_compile=True)
-        with keras_fsa.xla_scope():
-            model.fit(x, y)
-
-    XLA sums the frequencies of an update up while it adds it to the map, in one pass: less time and
-    memory. Without XLA the same sum takes several times of both, and TensorFlow does not tell a
-    layer what compiles it. The numbers are the same to rounding.
-
-    `FsaNet` needs no scope: Keras tells a model whether XLA compiles its steps. JAX always compiles
-    with XLA, PyTorch never does; there the scope changes nothing.
-    """
-    token = _in_xla_scope.set(True)
-    try:
-        yield
-    finally:
-        _in_xla_scope.reset(token)
 
 
 def _spread(a, b):
@@ -225,9 +209,8 @@ def _gather(a, b):
 
 
 def _joins(a, b, frequencies):
-    compiled = {"jax": True, "tensorflow": _in_xla_scope.get()}.get(backend.backend(), False)
     symbolic = backend.is_keras_tensor(a) or backend.is_keras_tensor(b)
-    return compiled and frequencies <= _FEW and not symbolic
+    return xla_compiles() and frequencies <= _FEW and not symbolic
 
 
 # Each is in the other's gradient. A sum's own gradient would be as many products as it has terms.
@@ -271,23 +254,46 @@ def analysis(
         ValueError: for a frequency at or beyond a known height or width, unless `strict=False`.
     """
     rows, columns = parse_frequencies(frequencies)
-    ku, kv = rows[1] - rows[0], columns[1] - columns[0]
     dtype = token_dtype(x.dtype)
     x = ops.cast(x, dtype)
+    patch = patches.current()
+    if patch is not None:
+        return patch.sum_of(lambda: _share(x, rows, columns, data_format, patch))
+    height, width = spatial_size(ops.shape(x), data_format)
+    d_h = dct_basis(height, rows, dtype, strict)
+    d_w = dct_basis(width, columns, dtype, strict)
+    return _analysis(x, d_h, d_w, data_format)
+
+
+def _analysis(x, d_h, d_w, data_format):
+    ku, kv = d_h.shape[1], d_w.shape[1]
     if data_format == "channels_last":
-        _, height, width, channels = ops.shape(x)
-        d_h = dct_basis(height, rows, dtype, strict)
-        d_w = dct_basis(width, columns, dtype, strict)
+        _, height, _, channels = ops.shape(x)
         d_w, d_h = ops.transpose(d_w), ops.transpose(d_h)
         x = _gather(_each(d_w, x), x)
         x = ops.reshape(x, (-1, height, kv * channels))
         x = _each(d_h, x) @ x
         return ops.reshape(x, (-1, ku * kv, channels))
-    _, channels, height, width = ops.shape(x)
-    d_h = dct_basis(height, rows, dtype, strict)
-    d_w = dct_basis(width, columns, dtype, strict)
+    channels = ops.shape(x)[1]
     x = ops.transpose(d_h) @ (x @ d_w)
     return ops.transpose(ops.reshape(x, (-1, channels, ku * kv)), (0, 2, 1))
+
+
+def _patch_basis(patch, axis, frequencies, dtype):
+    """The rows of the whole map's `dct_basis` that belong to a patch."""
+    return _unknown_basis(patch.size[axis], *frequencies, dtype, patch.positions(axis))
+
+
+def _share(x, rows, columns, data_format, patch):
+    """What a patch adds to the tokens of the whole map."""
+    d_h, d_w = (
+        _patch_basis(patch, axis, band, x.dtype) * patch.owned(axis, x.dtype)[:, None]
+        for axis, band in enumerate((rows, columns))
+    )
+    if patch.weight is not None:
+        weight = ops.cast(patch.weight, x.dtype)
+        x = x * (weight if data_format == "channels_last" else ops.moveaxis(weight, 3, 1))
+    return _analysis(x, d_h, d_w, data_format)
 
 
 def synthesis(
@@ -324,8 +330,16 @@ def synthesis(
     rows, columns = parse_frequencies(frequencies)
     ku, kv = rows[1] - rows[0], columns[1] - columns[0]
     channels = tokens.shape[-1]
-    d_h = dct_basis(height, rows, tokens.dtype, strict)
-    d_w = dct_basis(width, columns, tokens.dtype, strict)
+    patch = patches.current()
+    if patch is None:
+        d_h = dct_basis(height, rows, tokens.dtype, strict)
+        d_w = dct_basis(width, columns, tokens.dtype, strict)
+    else:
+        d_h, d_w = (
+            _patch_basis(patch, axis, band, tokens.dtype)
+            for axis, band in enumerate((rows, columns))
+        )
+        height = patch.shape[0]
     if data_format == "channels_last":
         x = ops.reshape(tokens, (-1, ku, kv * channels))
         x = ops.reshape(_each(d_h, x) @ x, (-1, height, kv, channels))

@@ -59,14 +59,18 @@ def to_frequency(
     one_of("affinity", affinity, (None, "linear"))
 
     def truncate(layer):
-        spatial, softmax = isinstance(layer, SpatialSelfAttention), layer.affinity == "softmax"
+        spatial = isinstance(layer, SpatialSelfAttention)
         old = layer.low_pass if spatial else layer.frequencies
         _check_inside(frequencies, band, old, layer.name)
+        input_shape = layer.get_build_config()["input_shape"]
+        spectral.check_band_fits(frequencies, *layer.spatial_size(input_shape))
         config = layer.get_config()
-        if spatial and (affinity == "linear" or not softmax):
+        expanded = affinity is not None and layer.affinity.expansion == affinity
+        if spatial and (layer.affinity.spectral or expanded):
             del config["low_pass"]
             config["frequencies"] = frequencies
-            config["affinity"] = "linear" if softmax else layer.affinity
+            if expanded:
+                config["affinity"] = affinity
             return FrequencySelfAttention.from_config(config)
         config["low_pass" if spatial else "frequencies"] = frequencies
         return type(layer).from_config(config)
@@ -195,10 +199,8 @@ def _copy_fsanet(net, copy, pairs):
     """A `FsaNet` with copies of backbone and attention. It builds the other layers itself."""
     config = net.get_config()
     config["backbone"] = copy(net.backbone)
-    if isinstance(net.attention, str):
-        config["attention"] = copy(net.head.get_layer("attention"))
-    elif net.attention is not None:
-        config["attention"] = copy(net.attention)
+    attention = net.attention_layer()
+    config["attention"] = None if attention is None else copy(attention)
     new = type(net).from_config(config)
     for part in ("head", "auxiliary_head"):
         old_part, new_part = getattr(net, part), getattr(new, part)

@@ -1,7 +1,8 @@
 """Run the tests on every backend: `python -m tests [pytest arguments]`.
 
 A backend that is missing fails; none is skipped. As many runs go at a time as there are cores, with
-one thread each: the tests are many and small.
+one thread each: the tests are many and small. Without arguments, the attacks in `tests/attack` run
+too, and the share of covered lines is reported.
 """
 
 import os
@@ -23,20 +24,20 @@ SETTINGS = {
 }
 
 
-def runs():
+def runs() -> list[tuple[str, list[str]]]:
     """Pairs of a backend and pytest's arguments. JAX, in halves, takes as long as the rest."""
     if sys.argv[1:]:
         return [(backend, sys.argv[1:]) for backend in BACKENDS]
-    files = sorted(str(path) for path in Path(__file__).parent.glob("test_*.py"))
+    files = sorted(str(path) for path in Path(__file__).parent.rglob("test_*.py"))
     halves = [("jax", files[::2]), ("jax", files[1::2])]
-    return [*halves, *((backend, []) for backend in BACKENDS if backend != "jax")]
+    return [*halves, *((backend, files) for backend in BACKENDS if backend != "jax")]
 
 
-def run(backend, arguments):
-    """Whether the tests pass on a backend. What they print comes when they are done."""
+def run(backend: str, arguments: list[str]) -> bool:
+    """Whether the tests pass on a backend. Their output is printed when they are done."""
     start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
+        [sys.executable, "-m", "coverage", "run", "-m", "pytest", *arguments],
         env={**SETTINGS, **os.environ, "KERAS_BACKEND": backend},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -47,15 +48,18 @@ def run(backend, arguments):
     return done.returncode == 0
 
 
-def main():
+def main() -> int:
+    """Run all; 1 if any backend failed."""
     count = min(len(BACKENDS), os.cpu_count() or 1)
     print(f"Testing on {', '.join(BACKENDS)}, {count} at a time ...", flush=True)
     todo = runs()
     with ThreadPoolExecutor(count) as pool:
         passed = list(pool.map(run, *zip(*todo, strict=True)))
+    for command in (["combine", "-q"], ["report"]):
+        subprocess.run([sys.executable, "-m", "coverage", *command])
     failed = {backend for (backend, _), good in zip(todo, passed, strict=True) if not good}
     print(f"\nfailed on: {', '.join(sorted(failed))}" if failed else "\nAll backends passed.")
-    return bool(failed)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -30,22 +30,43 @@ def unit(x):
     return x / norm
 
 
-def affinity(name, q, k):
-    """N x N affinities of one picture, `q` and `k` of shape (N, D)."""
-    n = len(q)
-    if name == "dot_product":
-        return q @ k.T / n
-    if name == "softmax":
-        scores = q @ k.T / np.sqrt(q.shape[1])
-        table = np.exp(scores - scores.max(axis=1, keepdims=True))
-    elif name == "linear":
-        table = 1 + q @ k.T / np.sqrt(q.shape[1])
-    else:
-        table = 1 + unit(q) @ unit(k).T
+def normalised(table, smallest=1e-3):
+    """Rows that sum to one; no sum may be below this share of its length."""
     total = table.sum(axis=1, keepdims=True)
-    if name != "softmax" and np.abs(total).min() < 1e-3 * n:
+    if np.abs(total).min() < smallest * len(table):
         raise IllConditioned
     return table / total
+
+
+def softmax(q, k):
+    scores = q @ k.T / np.sqrt(q.shape[1])
+    return normalised(np.exp(scores - scores.max(axis=1, keepdims=True)), 0)
+
+
+def relu_linear(q, k):
+    table = np.maximum(q, 0) @ np.maximum(k, 0).T
+    total = table.sum(axis=1, keepdims=True)
+    size = np.abs(q).max(axis=1)
+    # A query that is zero but for rounding attends to nothing, or to something.
+    if np.any((total > 0) & (total < 1e-4 * total.max())) or size.min() < 1e-6 * size.max():
+        raise IllConditioned
+    return table / np.where(total > 0, total, 1)
+
+
+# Each by the name that layers know it by: the `(N, N)` affinities of `q` and `k`, `(N, D)` each.
+AFFINITIES = {
+    "softmax": softmax,
+    "dot_product": lambda q, k: q @ k.T / len(q),
+    "linear_softmax": lambda q, k: normalised(1 + unit(q) @ unit(k).T),
+    "linear": lambda q, k: normalised(1 + q @ k.T / np.sqrt(q.shape[1])),
+    "relu_linear": relu_linear,
+}
+SPECTRAL = tuple(name for name in AFFINITIES if name != "softmax")
+
+
+def affinity(name, q, k):
+    """`(N, N)` affinities of one image."""
+    return AFFINITIES[name](q, k)
 
 
 def self_attention(x, weights, name, band=None, recurrence=1, training=False):

@@ -7,7 +7,6 @@ from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from tests import reference
 from tests.helpers import array, randomize, weights_by_name
 
-LINEAR_FORMS = ("dot_product", "linear_softmax", "linear")
 HEIGHT, WIDTH, CHANNELS = 11, 13, 5
 BANDS = (((0, 3), (0, 5)), ((1, 3), (0, 2)))
 
@@ -43,7 +42,7 @@ def assert_rows(layer, x, affinity, band):
 
 
 @pytest.mark.parametrize("band", BANDS, ids=("with the constant", "without it"))
-@pytest.mark.parametrize("affinity", LINEAR_FORMS)
+@pytest.mark.parametrize("affinity", reference.SPECTRAL)
 def test_tokens_hold_the_row_of_the_low_passed_map(rng, affinity, band):
     x = rng.standard_normal((HEIGHT, WIDTH, CHANNELS)).astype("float32")
     layer = build(FrequencySelfAttention, rng, frequencies=band, affinity=affinity)
@@ -51,7 +50,7 @@ def test_tokens_hold_the_row_of_the_low_passed_map(rng, affinity, band):
 
 
 @pytest.mark.parametrize("band", [None, BANDS[0]], ids=("all", "low-passed"))
-@pytest.mark.parametrize("affinity", [*LINEAR_FORMS, "softmax"])
+@pytest.mark.parametrize("affinity", reference.AFFINITIES)
 def test_spatial_attention(rng, affinity, band):
     x = rng.standard_normal((HEIGHT, WIDTH, CHANNELS)).astype("float32")
     layer = build(SpatialSelfAttention, rng, low_pass=band, affinity=affinity)

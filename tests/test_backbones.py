@@ -1,5 +1,7 @@
 """Backbones that the user brings: dilated where they are ResNets, else as they come."""
 
+import warnings
+
 import keras
 import keras_hub
 import numpy as np
@@ -88,7 +90,7 @@ def test_networks_on_given_resnets_save_and_load_without_their_package(rng, tmp_
     keras_fsa.FsaNet(3, RESNETS["KerasHub V2"](), **arguments).save(path)
     prologue = f"""
 import sys
-sys.modules["keras_hub"] = sys.modules["keras_cv"] = None
+sys.modules["keras_hub"] = None
 import keras, keras_fsa
 keras.saving.load_model({str(path)!r})
 """
@@ -101,7 +103,7 @@ keras.saving.load_model({str(path)!r})
 def test_other_feature_pyramids_are_taken_as_they_come(rng):
     given = keras_hub.models.DenseNetBackbone([1, 1, 1, 2], image_shape=ANY)
     randomize_network(given, rng)
-    features = build_backbone(given, ANY, 8, None)
+    features = build_backbone(given, ANY, None, None)
     x = rng.standard_normal((1, 66, 77, 3)).astype("float32")
     levels = keras.Model(given.input, given.pyramid_outputs)(x)
     for stage, level in (("stage4", "P4"), ("stage5", "P5")):
@@ -111,17 +113,86 @@ def test_other_feature_pyramids_are_taken_as_they_come(rng):
 
 
 def test_a_layer_that_cannot_be_dilated():
-    pictures = keras.Input(ANY)
-    x = keras.layers.Conv2D(4, 3, 8, "same")(pictures)
+    images = keras.Input(ANY)
+    x = keras.layers.Conv2D(4, 3, 8, "same")(images)
     x = keras.layers.ReLU(name="conv4_block1_out")(x)
     x = keras.layers.MaxPooling2D(3, 2, "same", name="pool")(x)
     x = keras.layers.ReLU(name="conv5_block1_out")(x)
-    model = keras.Model(pictures, x)
+    model = keras.Model(images, x)
     with pytest.raises(ValueError, match=r"must be a convolution, .*layer='pool', a MaxPooling2D"):
         build_backbone(model, ANY, 8, None)
     assert build_backbone(model, ANY, 16, None).compute_output_shape((1, 64, 64, 3)) == {
         "stage4": (1, 8, 8, 4),
         "stage5": (1, 4, 4, 4),
     }
-    with pytest.raises(ValueError, match=r"`output_stride` must be one of 8, 16, 32"):
+    with pytest.raises(ValueError, match=r"`output_stride` must be one of 8, 16, 32, None"):
         build_backbone(model, ANY, 4, None)
+
+
+def plain(stride=2, **arguments):
+    """A backbone by the contract, at stride `8 * stride`."""
+    images = keras.Input(ANY)
+    x = keras.layers.Conv2D(4, 3, 8, "same")(images)
+    stage4 = keras.layers.ReLU()(keras.layers.Conv2D(5, 3, padding="same")(x))
+    pad = keras.layers.ZeroPadding2D(1)(stage4)
+    stage5 = keras.layers.DepthwiseConv2D(3, stride, **arguments)(pad)
+    return keras.Model(images, {"stage4": stage4, "stage5": stage5}, name="plain")
+
+
+def test_any_convolutional_model_is_dilated_where_an_output_stride_is_asked_for(rng):
+    given = randomize_network(plain(), rng)
+    x = rng.standard_normal((1, 66, 77, 3)).astype("float32")
+    assert build_backbone(given, ANY, None, None) is given
+    assert build_backbone(given, ANY, 16, None) is given
+    coarse, fine = given(x), build_backbone(given, ANY, 8, None)(x)
+    np.testing.assert_allclose(
+        array(fine["stage5"])[:, ::2, ::2], array(coarse["stage5"]), atol=1e-5
+    )
+
+
+def test_an_output_stride_that_cannot_be_had(rng):
+    with pytest.raises(
+        ValueError, match=r"output_stride=32 for backbone='plain', whose stage 5 is "
+    ):
+        build_backbone(plain(), ANY, 32, None)
+    inner = plain()
+    images = keras.Input(ANY)
+    nested = keras.Model(images, inner(images), name="nested")
+    with pytest.raises(ValueError, match=r"'nested', at stride 16, which has more than the layers"):
+        build_backbone(nested, ANY, 8, None)
+    with pytest.raises(ValueError, match=r"`output_stride` must be one of 8, 16, 32, None\."):
+        build_backbone(inner, ANY, 4, None)
+    with pytest.raises(ValueError, match=r"must be a convolution, or an average pooling"):
+        build_backbone(keras_hub.models.DenseNetBackbone([1, 1, 1, 2]), ANY, 8, None)
+
+
+def test_a_file_keeps_the_stride_of_its_backbone(tmp_path):
+    """0.1.0 recorded an output stride of 8 for backbones that it took as they came."""
+    model = keras_fsa.FsaNet(3, plain(), head_channels=8, frequencies=2, normalization=None)
+    config = model.get_config()
+    assert config["output_stride"] is None
+    loaded = keras_fsa.FsaNet.from_config({**config, "output_stride": 8})
+    assert loaded.backbone.compute_output_shape((1, 64, 64, 3))["stage5"][1:3] == (4, 4)
+    assert loaded.get_config()["output_stride"] == 8
+
+
+def test_a_model_as_backbone_does_not_tell_its_normalization():
+    arguments = {"head_channels": 8, "frequencies": 2}
+    with pytest.warns(
+        UserWarning, match=r"'imagenet' is taken .*Received: backbone='plain' and no"
+    ):
+        model = keras_fsa.FsaNet(3, plain(), **arguments)
+    assert model.normalization == "imagenet"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        keras_fsa.FsaNet(3, plain(), normalization="tf", **arguments)
+        keras_fsa.FsaNet.from_config(model.get_config())
+
+
+def test_a_missing_stage_4():
+    images = keras.Input(ANY)
+    model = keras.Model(images, {"stage5": keras.layers.Conv2D(4, 3, 8)(images)})
+    with pytest.raises(
+        ValueError, match=r"lacks \['stage4'\] .*by auxiliary_loss_weight=0, or wrap"
+    ):
+        keras_fsa.FsaNet(3, model, head_channels=8, frequencies=2)

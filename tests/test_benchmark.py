@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_fsa.benchmark import __main__ as command
-from keras_fsa.benchmark import bars, measuring, methods, report, resident
+from benchmarks import __main__ as command
+from benchmarks import bars, measuring, methods, report, resident
 from tests.helpers import BACKEND, array
 
 SHAPE = (2, 7, 11, 16)
@@ -395,3 +395,22 @@ def test_plot_values():
         at_200 = [y for x, y in band.get_paths()[0].vertices if x == 200]
         low, high = ((1 - s) * top for s in reversed(saving))
         assert min(at_200) == pytest.approx(low) and max(at_200) == pytest.approx(high)
+
+
+def test_comparison_with_an_earlier_run():
+    before = {"date": "2026-01-02T00:00:00", "rows": []}
+    now = {"date": "2026-02-03T00:00:00", "rows": []}
+    for method, times in {"copy": (1.0, 1.05), "ema": (1.0, 1.5), "dense": (2.0, 1.0)}.items():
+        for result, time in zip((before, now), times, strict=True):
+            row = {"method": method, "mode": "jit", "training": False, "height": 7, "width": 11}
+            result["rows"].append({**row, "dtype": "float32", "time": time, "memory": 8})
+    now["rows"].append({**now["rows"][0], "method": "regular"})
+    table = report.markdown_comparison(before, now).splitlines()
+    assert table[0].split(" | ")[3] == "time / 2026-01-02"
+    assert table[2:] == [
+        "| 7x11 | copy | jit | 1.05 | 1 |  |",
+        "| 7x11 | ema | jit | 1.5 | 1 | time |",
+        "| 7x11 | dense | jit | 0.5 | 1 |  |",
+    ]
+    with pytest.raises(ValueError, match=r"rows in common.*Received: runs of 0 and 4 rows\."):
+        report.markdown_comparison({**before, "rows": []}, now)

@@ -263,7 +263,7 @@ def test_other_classes_keep_all_but_the_last_layers(ccnet):
 def test_a_checkpoint_of_another_network(ccnet):
     entries = authors.state_dict(authors.mmseg_shapes(BLOCKS, **SMALL))
     for strict in (True, False):
-        with pytest.raises(ValueError, match=r"Received: .*missing"):
+        with pytest.raises(ValueError, match=r"Received: .*missing.*pass it as `backbone`"):
             keras_fsa.load_pytorch_weights(ccnet, {"a": np.zeros(3)}, strict=strict)
     with pytest.raises(ValueError, match=r"misshaped: backbone\.stem\.0\.weight"):
         keras_fsa.load_pytorch_weights(ccnet, entries)
@@ -326,6 +326,42 @@ def test_damaged_and_dangerous_files(ccnet, checkpoint, tmp_path):
     assert is_untouched(ccnet)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("layer1.0.conv1.weight", np.nan, "NaN, an infinity or a value beyond float32"),
+        ("head.fsa.gamma", -np.inf, "NaN, an infinity or a value beyond float32"),
+        ("dsn.4.bias", 1e300, "NaN, an infinity or a value beyond float32"),
+        ("layer4.1.bn2.running_var", -0.5, "a negative variance"),
+    ],
+)
+def test_values_that_no_weight_can_have(ccnet, checkpoint, name, value, message):
+    reset(ccnet)
+    array = checkpoint[name].astype("float64")
+    array.flat[-1] = value
+    with pytest.raises(ValueError, match=rf"must be finite .* entry '{name}' has {message}\. Fet"):
+        keras_fsa.load_pytorch_weights(ccnet, {**checkpoint, name: array})
+    assert is_untouched(ccnet)
+
+
+def test_a_flipped_byte(ccnet, checkpoint, tmp_path):
+    import torch
+
+    reset(ccnet)
+    path = tmp_path / "checkpoint.pth"
+    torch.save({name: torch.tensor(value) for name, value in checkpoint.items()}, path)
+    content = bytearray(path.read_bytes())
+    # In the middle of a convolution: the number stays finite.
+    place = bytes(content).index(checkpoint["layer4.1.conv2.weight"].tobytes()[:64]) + 5000
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"whole file .*the checksum of its entry 'checkpoint/data"
+    ):
+        keras_fsa.load_pytorch_weights(ccnet, path)
+    assert is_untouched(ccnet)
+
+
 def test_damaged_safetensors(ccnet, checkpoint, tmp_path):
     reset(ccnet)
     path = tmp_path / "model.safetensors"
@@ -335,13 +371,25 @@ def test_damaged_safetensors(ccnet, checkpoint, tmp_path):
     assert is_untouched(ccnet)
 
 
+def test_wrong_arguments(ccnet, checkpoint):
+    for weights in (None, 3, [checkpoint]):
+        with pytest.raises(ValueError, match=r"`weights` must be the path .*Received: weights="):
+            keras_fsa.load_pytorch_weights(ccnet, weights)
+    with pytest.raises(
+        ValueError, match=r"`model` must be an FsaNet or a backbone\. Received: mod"
+    ):
+        keras_fsa.load_pytorch_weights(None, checkpoint)
+    with pytest.raises(ValueError, match=r"`strict` must be True or False\. Received: strict='no'"):
+        keras_fsa.load_pytorch_weights(ccnet, checkpoint, strict="no")
+
+
 def test_what_is_no_checkpoint(ccnet, checkpoint, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must be a file or a dict\. Received: weights="):
         keras_fsa.load_pytorch_weights(ccnet, tmp_path / "none.pth")
     for entries in ({}, {"model": checkpoint}, {"state_dict": {"a": "text"}}):
         with pytest.raises(ValueError, match=r"must be a dict of arrays by name, .*Received: a d"):
             keras_fsa.load_pytorch_weights(ccnet, entries)
-    with pytest.raises(ValueError, match=r"a backbone with the layer 'v2_stack_0_block1_1_conv'"):
+    with pytest.raises(ValueError, match=r"layer 'v2_stack_0_block1_1_conv'.*by layer"):
         keras_fsa.load_pytorch_weights(resnet("resnet18"), checkpoint)
 
 

@@ -12,7 +12,16 @@ import scipy.io
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from keras_fsa.datasets import ade20k, archives, cityscapes, describe, load, registry, voc_aug
+from keras_fsa.datasets import (
+    ade20k,
+    archives,
+    builders,
+    cityscapes,
+    describe,
+    load,
+    registry,
+    voc_aug,
+)
 
 RNG = np.random.default_rng(5)
 
@@ -53,7 +62,7 @@ def write_files(root, files):
 
 def by_name(*args, **kwargs):
     data = load(*args, **kwargs)
-    return {data.name(i): pair for i, pair in enumerate(data.as_numpy_iterator())}
+    return {data.name(i): pair for i, pair in enumerate(data)}
 
 
 @pytest.fixture
@@ -326,7 +335,7 @@ def test_missing_archives(places, name, message):
 
 
 def test_downloads_have_checksums():
-    for builder, module in ((ade20k.Ade20k, ade20k), (voc_aug.VocAug, voc_aug)):
+    for builder, module in ((builders.Ade20k, ade20k), (builders.VocAug, voc_aug)):
         for source in module.SOURCES:
             info = builder.url_infos[source.url]
             assert info.size > 9e8 and len(info.checksum) == 64
@@ -364,7 +373,7 @@ def test_records_keep_the_order_of_tfds(places):
     _, files = ade_files()
     write_zip(places["manual_dir"] / "ADEChallengeData2016.zip", files)
     data = load("ade20k", "train", **places)
-    assert len(data) == data.cardinality() == 2
+    assert len(data) == 2
     expected = tfds.load("ade20k", split="train", data_dir=places["data_dir"])
     names = [example["name"].decode() for example in expected.as_numpy_iterator()]
     assert [data.name(i) for i in range(2)] == names

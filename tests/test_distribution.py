@@ -40,7 +40,7 @@ def row(output):
 
 
 def assert_same(one, two):
-    for name in ("loss", "validation_mean_iou"):
+    for name in ("loss", "val_mean_iou"):
         np.testing.assert_allclose(float(row(one)[name]), float(row(two)[name]), atol=1e-4)
     with np.load(one / "checkpoint.npz") as first, np.load(two / "checkpoint.npz") as second:
         assert first.files == second.files

@@ -12,7 +12,6 @@ from tests.helpers import BACKEND, array, call, randomize, run_python, weights_b
 
 # JAX compiles again for every shape.
 EXAMPLES = 16 if BACKEND == "jax" else 40
-AFFINITIES = ("dot_product", "linear_softmax", "linear")
 
 # JAX has no float64 unless that is asked for before it starts.
 if BACKEND == "jax" and os.environ.get("JAX_ENABLE_X64") != "1":
@@ -33,7 +32,7 @@ else:
             band.append((start, draw(st.integers(start + 1, size))))
         channels = draw(st.sampled_from([2, 3, 5, 17]))
         arguments = {
-            "affinity": draw(st.sampled_from(AFFINITIES)),
+            "affinity": draw(st.sampled_from(reference.SPECTRAL)),
             "recurrence": draw(st.integers(1, 3)),
             "key_dim": draw(st.sampled_from([None, 4])),
             "value_dim": draw(st.sampled_from([None, 3])),

@@ -17,7 +17,7 @@ from keras_fsa.metrics import boundary_scores
 from tests.helpers import BACKEND, randomize
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-# Three classes whose colours a random network tells apart, and pictures of two sizes.
+# Three classes whose colours a random network tells apart, and images of two sizes.
 NAMES = ("sky", "sea", "boat")
 SIZES = ((36, 52), (44, 40), (36, 52), (36, 52), (44, 40))
 
@@ -32,9 +32,9 @@ def run(monkeypatch):
 
 
 def small_model(num_classes, rng):
-    pictures = keras.Input((None, None, 3))
-    x = layers.Conv2D(6, 3, 2, padding="same", activation="relu")(pictures)
-    backbone = keras.Model(pictures, {"stage5": layers.Conv2D(8, 3, padding="same")(x)})
+    images = keras.Input((None, None, 3))
+    x = layers.Conv2D(6, 3, 2, padding="same", activation="relu")(images)
+    backbone = keras.Model(images, {"stage5": layers.Conv2D(8, 3, padding="same")(x)})
     model = keras_fsa.FsaNet(
         num_classes, backbone, frequencies=3, head_channels=8, auxiliary_loss_weight=0
     )
@@ -58,19 +58,19 @@ def pairs(rng, tmp_path):
         blocks = rng.integers(0, 3, (4, 4)).astype("uint8")
         mask = np.kron(blocks, np.ones((11, 13), "uint8"))[:height, :width]
         colours = rng.integers(0, 256, (3, 3))
-        picture = np.clip(colours[mask] + rng.integers(-9, 9, (*mask.shape, 3)), 0, 255)
+        image = np.clip(colours[mask] + rng.integers(-9, 9, (*mask.shape, 3)), 0, 255)
         mask[-1 if i < len(SIZES) - 1 else slice(None)] = 255
-        result.append((picture.astype("uint8"), mask))
+        result.append((image.astype("uint8"), mask))
         Image.fromarray(result[-1][0]).save(tmp_path / f"images/{i}.png")
         Image.fromarray(mask).save(tmp_path / f"masks/{i}.png")
     return result
 
 
 def expected_scores(model, pairs, num_classes, tolerance, **settings):
-    """Class by class, over all pixels of all pictures at once."""
+    """Class by class, over all pixels of all images at once."""
     masks, ids, boundary = [], [], []
-    for picture, mask in pairs:
-        ids.append(class_map(model, picture, **settings))
+    for image, mask in pairs:
+        ids.append(class_map(model, image, **settings))
         masks.append(mask)
         boundary.append(boundary_scores(mask, ids[-1], num_classes, tolerance))
     truth, found = (np.concatenate([x.ravel() for x in both]) for both in (masks, ids))
@@ -119,7 +119,7 @@ def test_folders(run, tmp_path, model, pairs, capsys):
     run("evaluate.py", *folder_arguments(tmp_path), "--batch", 2)
     expected = expected_scores(model, pairs, 3, tolerance=3)
     scores = check_scores(tmp_path / "out/scores.json", *expected)
-    assert list(scores["classes"]) == list(NAMES) and scores["pictures"] == len(SIZES)
+    assert list(scores["classes"]) == list(NAMES) and scores["images"] == len(SIZES)
     assert f"mean  {scores['mean_iou']:.4f}" in capsys.readouterr().out
     assert Image.open(tmp_path / "out/confusion.png").size[0] > 400
 
@@ -138,7 +138,7 @@ def test_windows_scales_and_mirror_images(run, tmp_path, model, pairs):
     assert expected != expected_scores(model, pairs, 3, 0.02)
 
 
-def test_data_set_by_name(run, tmp_path, rng, monkeypatch):
+def test_dataset_by_name(run, tmp_path, rng, monkeypatch):
     from keras_fsa.datasets import load, signal_harbor
 
     monkeypatch.setattr(signal_harbor, "SPLITS", {"train": 1, "test": 3})
@@ -146,7 +146,7 @@ def test_data_set_by_name(run, tmp_path, rng, monkeypatch):
     model.save(tmp_path / "model.keras")
     run(
         "evaluate.py",
-        *("--model", tmp_path / "model.keras", "--data-set", "signal_harbor"),
+        *("--model", tmp_path / "model.keras", "--dataset", "signal_harbor"),
         *("--data-dir", tmp_path / "data", "--output", tmp_path / "out", "--quiet"),
         *("--submission", tmp_path / "predictions"),
     )
@@ -155,25 +155,25 @@ def test_data_set_by_name(run, tmp_path, rng, monkeypatch):
     scores = check_scores(
         tmp_path / "out/scores.json", *expected_scores(model, pairs, 10, tolerance=3)
     )
-    assert scores["pictures"] == 3 and "inbound" in scores["classes"]
-    for i, (picture, _) in enumerate(pairs):
+    assert scores["images"] == 3 and "inbound" in scores["classes"]
+    for i, (image, _) in enumerate(pairs):
         written = np.asarray(Image.open(tmp_path / f"predictions/{data.name(i)}.png"))
-        np.testing.assert_array_equal(written, class_map(model, picture))
+        np.testing.assert_array_equal(written, class_map(model, image))
 
 
-def test_submission_to_cityscapes(run, tmp_path, rng):
+def test_submission_to_cityscapes(run, tmp_path, rng, capsys):
     """Pictures without masks, in a folder for each city; raw ids in files of the same names."""
     model = small_model(19, rng)
     model.save(tmp_path / "model.keras")
     names = ("berlin/berlin_000000_000019_leftImg8bit", "bonn/bonn_000001_000019_leftImg8bit")
-    pictures = [rng.integers(0, 256, (20, 40, 3)).astype("uint8") for _ in names]
-    for name, picture in zip(names, pictures, strict=True):
+    images = [rng.integers(0, 256, (20, 40, 3)).astype("uint8") for _ in names]
+    for name, image in zip(names, images, strict=True):
         path = tmp_path / f"images/{name}.png"
         path.parent.mkdir(parents=True)
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)
     arguments = (
         *("--model", tmp_path / "model.keras", "--images", tmp_path / "images", "--quiet"),
-        *("--data-set", "cityscapes", "--submission", tmp_path / "sent"),
+        *("--dataset", "cityscapes", "--submission", tmp_path / "sent"),
     )
     run("evaluate.py", *arguments, "--output", tmp_path / "out")
     assert sorted(path.stem for path in (tmp_path / "sent").iterdir()) == [
@@ -182,49 +182,57 @@ def test_submission_to_cityscapes(run, tmp_path, rng):
     assert not (tmp_path / "out").exists()
     # From the label table of cityscapesScripts.
     raw = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
-    for name, picture in zip(names, pictures, strict=True):
+    for name, image in zip(names, images, strict=True):
         file = Image.open(tmp_path / f"sent/{name.split('/')[1]}.png")
         assert file.mode == "L" and file.size == (40, 20)
-        train_ids = class_map(model, picture)
+        train_ids = class_map(model, image)
         assert len(np.unique(train_ids)) > 2
         np.testing.assert_array_equal(np.asarray(file), np.array(raw)[train_ids])
     (tmp_path / "images/bonn/berlin_000000_000019_leftImg8bit.png").write_bytes(
         (tmp_path / f"images/{names[0]}.png").read_bytes()
     )
-    with pytest.raises(SystemExit, match="pictures of one name in subfolders"):
-        run("evaluate.py", *arguments)
+    assert "images of one name in subfolders" in fails(run, capsys, "evaluate.py", *arguments)
+
+
+def fails(run, capsys, *arguments):
+    """What a command that must fail says."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "give --data-set or --images"),
-        (("--images", "a"), "without --masks needs --submission"),
-        (("--data-set", "ade20k", "--masks", "a"), "--masks needs the --images"),
-        (("--images", "a", "--masks", "b"), "--images needs --class-names"),
+        ((), "give --dataset or --images"),
+        (("--images", "images"), "without --masks needs --submission"),
+        (("--dataset", "ade20k", "--masks", "masks"), "--masks needs the --images"),
+        (("--data-set", "ade20k", "--masks", "masks"), "--data-set is deprecated. Use --dataset"),
+        (("--dataset", "ade20k", "--output", "model.keras"), "`--output` must be a folder. Receiv"),
+        (("--dataset", "ade20k", "--mode", "slide", "--stride", 800), "--stride must be at most"),
     ],
 )
-def test_arguments(run, capsys, arguments, message):
-    with pytest.raises(SystemExit):
-        run("evaluate.py", "--model", "model.keras", *arguments)
-    assert message in capsys.readouterr().err
+def test_arguments(run, tmp_path, model, pairs, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(run, capsys, "evaluate.py", "--model", "model.keras", *arguments)
 
 
-def test_other_number_of_classes(run, tmp_path, model):
-    with pytest.raises(SystemExit, match="The model has 3 classes, the data 19"):
-        run(
-            "evaluate.py",
-            *("--model", tmp_path / "model.keras", "--images", tmp_path),
-            *("--data-set", "cityscapes", "--submission", tmp_path / "sent"),
-        )
+def test_other_number_of_classes(run, tmp_path, model, capsys):
+    arguments = (
+        *("--model", tmp_path / "model.keras", "--images", tmp_path),
+        *("--dataset", "cityscapes", "--submission", tmp_path / "sent"),
+    )
+    found = fails(run, capsys, "evaluate.py", *arguments)
+    assert "The model has 3 classes, the data 19" in found
 
 
 def test_export(run, tmp_path, model, pairs, capsys):
     """The file is proven; where it gives logits, it scores like the model."""
     arguments = ("--model", tmp_path / "model.keras", "--output", tmp_path / "served")
     if BACKEND == "torch":
-        with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow"):
-            run("export.py", *arguments)
+        assert "KERAS_BACKEND=tensorflow" in fails(run, capsys, "export.py", *arguments)
         return
     run("export.py", *arguments, "--uint8", "--classes", "--size", 24, 40)
     out = capsys.readouterr().out

@@ -35,7 +35,7 @@ def test_quickstart(run, small_harbour, tmp_path, capsys):
     for _ in range(2):  # running again works, too
         run("quickstart.py", "--epochs", 1, "--data-dir", tmp_path / "data", "--output", tmp_path)
     out = capsys.readouterr().out
-    assert "IoU on 16 test pictures" in out and "inbound" in out
+    assert "IoU on 16 test images" in out and "inbound" in out
     difference = float(out.split("logits differ by at most ")[1].split(".\n")[0])
     assert difference < 1e-4
     assert keras.saving.load_model(tmp_path / "fsanet.keras").num_classes == 10
@@ -67,8 +67,8 @@ def test_train_folder(run, tmp_path):
         (tmp_path / folder).mkdir()
     for i in range(6):
         height, width = 40 + 7 * i, 90 - 5 * i
-        picture = rng.integers(0, 256, (height, width, 3)).astype("uint8")
-        Image.fromarray(picture).save(tmp_path / f"images/{i}.jpg")
+        image = rng.integers(0, 256, (height, width, 3)).astype("uint8")
+        Image.fromarray(image).save(tmp_path / f"images/{i}.jpg")
         mask = rng.choice([0, 1, 9], (height, width)).astype("uint8")
         Image.fromarray(mask).save(tmp_path / f"masks/{i}.png")
     run(
@@ -78,7 +78,7 @@ def test_train_folder(run, tmp_path):
         *("--epochs", 1, "--head-channels", 8, "--output", tmp_path / "out"),
     )
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
-    assert metrics["train_pictures"] == 4 and metrics["val_pictures"] == 2
+    assert metrics["train_images"] == 4 and metrics["val_images"] == 2
     assert 0 <= metrics["mean_iou"] <= 1 and len(metrics["iou"]) == 2
     for name in ("model.keras", "history.csv", "predictions.png"):
         assert (tmp_path / "out" / name).stat().st_size > 0

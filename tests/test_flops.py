@@ -9,6 +9,7 @@ import pytest
 
 from keras_fsa.flops import attention_flops
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
+from tests import reference
 
 HEIGHT, WIDTH, CHANNELS = 9, 14, 12
 OPTIONS = {"recurrence": 2, "key_dim": 5, "data_format": "channels_first"}
@@ -16,7 +17,7 @@ OPTIONS = {"recurrence": 2, "key_dim": 5, "data_format": "channels_first"}
 FREQUENCY = [
     {"affinity": affinity, "frequencies": frequencies, **options}
     for affinity, frequencies, options in itertools.product(
-        ("dot_product", "linear_softmax", "linear"),
+        reference.SPECTRAL,
         (5, ((2, 5), (0, 6))),
         ({}, {**OPTIONS, "value_dim": 7, "use_bias": True}),
     )
@@ -24,7 +25,7 @@ FREQUENCY = [
 SPATIAL = [
     {"affinity": affinity, "low_pass": low_pass, **options}
     for affinity, low_pass, options in itertools.product(
-        ("softmax", "dot_product", "linear_softmax", "linear"),
+        reference.AFFINITIES,
         (None, ((2, 5), (0, 6))),
         ({}, {**OPTIONS, "value_dim": 4}),
     )
@@ -75,6 +76,7 @@ if keras.backend.backend() == "jax":
         (FrequencySelfAttention, {"frequencies": 16, "recurrence": 2}),
         (FrequencySelfAttention, {"frequencies": 16, "affinity": "linear_softmax"}),
         (FrequencySelfAttention, {"frequencies": 16, "affinity": "linear"}),
+        (FrequencySelfAttention, {"frequencies": 16, "affinity": "relu_linear"}),
         (SpatialSelfAttention, {"affinity": "softmax", "low_pass": 8}),
         (SpatialSelfAttention, {"affinity": "dot_product"}),
     ]

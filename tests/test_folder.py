@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from keras_fsa.datasets.folder import check_pairs, folder_dataset, match_pairs
@@ -29,7 +28,7 @@ def folders(tmp_path):
 
 
 def elements(*args, **kwargs):
-    return list(folder_dataset(*args, **kwargs).as_numpy_iterator())
+    return list(folder_dataset(*args, **kwargs))
 
 
 def test_pairs_are_matched_by_name_and_sorted(folders):
@@ -85,13 +84,10 @@ def test_examples_have_the_exact_values_in_order(folders):
     for name, picture in pictures.items():
         write(name, picture, ids[:5, :8])
     data = folder_dataset(images, masks, 3, ignore_label=7)
-    assert data.cardinality() == 3
-    assert data.element_spec == (
-        tf.TensorSpec((None, None, 3), tf.uint8),
-        tf.TensorSpec((None, None), tf.uint8),
-    )
+    assert len(data) == 3 and data.size is None
+    assert [data.name(i) for i in range(3)] == [str(images / f"{name}.png") for name in "abc"]
     expected = np.where(ids == 7, 255, ids)[:5, :8]
-    for name, (image, mask) in zip("abc", data.as_numpy_iterator(), strict=True):
+    for name, (image, mask) in zip("abc", data, strict=True):
         np.testing.assert_array_equal(image, pictures[name])
         np.testing.assert_array_equal(mask, expected)
         assert image.dtype == mask.dtype == "uint8"
@@ -173,7 +169,7 @@ def test_ids_of_16_bits_do_not_wrap_around(folders):
     assert mask[2, 3] == 255
     with pytest.raises(ValueError, match=r"a\.png: has ids beyond 0 to 2 .* label 255: 256"):
         folder_dataset(images, masks, 3)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a\.png: has ids beyond 0 to 2"):
+    with pytest.raises(ValueError, match=r"a\.png: has ids beyond 0 to 2"):
         elements(images, masks, 3, check=False)
 
 
@@ -192,7 +188,7 @@ def test_pictures_are_converted_to_rgb_with_one_warning(folders):
     with pytest.warns(UserWarning) as caught:
         data = elements(images, masks, 3)
     (warning,) = caught
-    assert str(warning.message).startswith("4 of 5 pictures are not RGB with 8 bits per channel")
+    assert str(warning.message).startswith("4 of 5 images are not RGB with 8 bits per channel")
     assert f"The first one is {images / 'b.png'} (mode I" in str(warning.message)
     a, b, c, d, e = (image for image, _ in data)
     np.testing.assert_array_equal(a, PICTURE)
@@ -231,8 +227,8 @@ def test_size_resizes_pictures_smoothly_and_masks_to_the_nearest(folders):
     write("a", stripes, ids)
     write("b", PICTURE, IDS)
     data = folder_dataset(images, masks, 3, size=(4, 6))
-    assert data.element_spec == (tf.TensorSpec((4, 6, 3), tf.uint8), tf.TensorSpec((4, 6), "uint8"))
-    (image, mask), (_, other) = data.as_numpy_iterator()
+    assert data.size == (4, 6)
+    (image, mask), (_, other) = data
     # Without antialiasing the stripes would give 0 and 200.
     np.testing.assert_allclose(image[:, 1:-1].astype(int), 100, atol=5)
     np.testing.assert_array_equal(mask, ids[1::2, 2::4])
@@ -282,7 +278,7 @@ def test_check_pairs_reports_the_problems_of_all_files(folders):
         strict=True,
     ):
         assert re.match(expected, problem)
-    assert last.startswith("Mend or remove these files")
+    assert last.startswith("Correct or remove these files")
 
 
 def test_both_files_of_a_pair_are_reported(folders):
@@ -334,7 +330,7 @@ def test_num_classes_fits_into_masks(folders, num_classes):
 @pytest.mark.parametrize("size", [(4,), (4, 0), (4, 6, 3)])
 def test_size_is_height_and_width(folders, size):
     images, masks, _write = folders
-    with pytest.raises(ValueError, match=r"`size` must be two positive numbers.*size=\("):
+    with pytest.raises(ValueError, match=r"`size` must be 2 positive ints.*size=\("):
         folder_dataset(images, masks, 3, size=size)
 
 
@@ -346,15 +342,45 @@ def test_images_and_masks_are_of_one_kind(folders):
         ((images, files), r"images=.*images'?\)?, masks=list of 1\. Pass"),
         ((files, files * 2), r"images=list of 1, masks=list of 2"),
         (([], []), r"images=list of 0, masks=list of 0"),
+        ((None, None), r"images=None, masks=None"),
+        ((3, files), r"images=3, masks=list of 1"),
     ):
         with pytest.raises(ValueError, match=rf"two directories, or two lists.*{received}"):
             folder_dataset(*wrong, 3)
+    with pytest.raises(ValueError, match=r"must hold paths of files\. Received: an item None"):
+        folder_dataset([None], files, 3)
 
 
-@pytest.mark.parametrize("package", ["PIL", "tensorflow"])
-def test_a_missing_package_is_named(folders, monkeypatch, package):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ignore_label", float("nan")),
+        ("ignore_label", None),
+        ("ignore_label", "255"),
+        ("check", "no"),
+        ("size", 3),
+        ("size", (4.5, 6)),
+        ("max_pixels", 0),
+    ],
+)
+def test_wrong_arguments_are_named(folders, name, value):
     images, masks, write = folders
     write("a")
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf'{package}.*pip install "keras_fsa\[examples\]"'):
+    with pytest.raises(ValueError, match=rf"`{name}` must be .*Received: {name}="):
+        folder_dataset(images, masks, 3, **{name: value})
+
+
+def test_too_many_pixels_are_refused_unless_allowed(folders):
+    images, masks, write = folders
+    write("a")
+    with pytest.raises(ValueError, match=r"a\.png: has too many pixels \(10 x 6, and 59 are"):
+        folder_dataset(images, masks, 3, max_pixels=59)
+    assert len(folder_dataset(images, masks, 3, max_pixels=60)) == 1
+
+
+def test_a_missing_package_is_named(folders, monkeypatch):
+    images, masks, write = folders
+    write("a")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r'PIL.*pip install "keras_fsa\[data\]"'):
         folder_dataset(images, masks, 3)

@@ -237,6 +237,8 @@ def test_normalization(rng):
     for normalization, expected in (
         ("imagenet", (wide - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]),
         ("caffe", wide[..., ::-1] - [103.939, 116.779, 123.68]),
+        ("tf", wide / 127.5 - 1),
+        ("efficientnet_lite", (wide - 127) / 128),
         ((0, 255), wide / 255),
         (None, wide),
     ):
@@ -246,6 +248,27 @@ def test_normalization(rng):
         np.testing.assert_allclose(array(y), expected, atol=1e-5)
         copy = PictureNormalization.from_config(layer.get_config())
         np.testing.assert_array_equal(array(copy(x)), array(y))
+
+
+@pytest.mark.parametrize("normalization", ["imagenet", "caffe", (0, 255), None])
+def test_half_precision_overflows_nowhere(normalization):
+    """Values beyond the valid range: float32 takes them as they come, float16 clips them."""
+    x = np.array([-1e6, 300, 1e6, np.inf], "float32")[:, None, None, None] + np.zeros((4, 1, 1, 3))
+    half = PictureNormalization(normalization, dtype="mixed_float16")
+    y = array(keras.ops.cast(half(x), "float16"))
+    assert np.isfinite(y).all()
+    full = PictureNormalization(normalization, dtype="float32")
+    valid = np.clip(x, 0, 255) if isinstance(normalization, str) else x
+    limit = np.finfo("float16").max
+    expected = np.clip(array(full(valid)), -limit, limit)
+    np.testing.assert_allclose(array(half(x)), expected, rtol=1e-6)
+    assert np.isinf(array(full(x))[-1]).all()
+
+
+def test_logits_of_any_image_are_finite_in_half_precision(rng):
+    x, _ = pictures_and_masks(rng)
+    model = tiny(backbone=tiny_backbone(dtype="mixed_float16"), dtype="mixed_float16")
+    assert np.isfinite(model.predict(1000.0 * x, verbose=0)).all()
 
 
 def test_gradients_reach_the_pictures(rng):
@@ -267,8 +290,8 @@ def test_pictures_of_other_channels(rng):
         ({"num_classes": 0}, r"`num_classes` must be a positive int\. Received: num_classes=0"),
         ({"num_classes": 256}, r"at most 255, .* Received: num_classes=256\. Merge"),
         ({"backbone": "vgg"}, r"`backbone` must be one of 'resnet18', .*Received: backbone='vgg'"),
-        ({"backbone": 18}, r"the name of a ResNet or a Keras model\. Received: backbone=18\. The"),
-        ({"output_stride": 4}, r"`output_stride` must be one of 8, 16, 32\. Received: output_str"),
+        ({"backbone": 18}, r"name of a backbone or a Keras model\. Received: backbone=18\. The"),
+        ({"output_stride": 4}, r"`output_stride` must be one of 8, 16, 32, None\. Received: ou"),
         (
             {"attention": "local"},
             r"`attention` must be one of 'frequency', .*Received: attention='l",
@@ -280,11 +303,20 @@ def test_pictures_of_other_channels(rng):
         ({"frequencies": -3}, r"`frequencies` must be a positive int, .*Received: frequencies=-3"),
         ({"recurrence": 0}, r"`recurrence` must be a positive int"),
         ({"head_channels": 0}, r"`head_channels` must be a positive int"),
-        ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\)\. Received: dropout=1\.0\. Give"),
-        ({"auxiliary_loss_weight": -1}, r"`auxiliary_loss_weight` must be at least 0\. Received:"),
+        (
+            {"dropout": 1.0},
+            r"`dropout` must be .*at least 0 and below 1\. Received: dropout=1\.0",
+        ),
+        (
+            {"auxiliary_loss_weight": -1},
+            r"`auxiliary_loss_weight` must be .*at least 0\. Rec",
+        ),
         ({"image_shape": (64, 64)}, r"`image_shape` must be \(height, .*Received: image_shape="),
         ({"normalization": "unit"}, r"`normalization` must be one of 'imagenet', .*Received: norm"),
-        ({"normalization": (0, 0)}, r"a pair \(mean, std\) with std > 0"),
+        ({"normalization": (0, 0)}, r"a pair \(mean, std\) of finite numbers with std > 0"),
+        ({"normalization": (np.nan, 1)}, r"of finite numbers .*Received: normalization=\(nan, 1\)"),
+        ({"normalization": (0, np.nan)}, r"of finite numbers with std > 0"),
+        ({"normalization": (0, np.inf)}, r"of finite numbers with std > 0"),
         ({"normalization": ((1, 2), 1)}, r"one number for each channel .* pictures of 3 channels"),
         (
             {"image_shape": (16, 64, 3), "frequencies": 8},
@@ -321,11 +353,9 @@ def test_attention_must_keep_the_shape():
 def test_wrong_pictures(rng):
     model = tiny()
     for shape in ((1, 16, 16, 4), (16, 16, 3)):
-        with pytest.raises(
-            ValueError, match=r"Pictures must have the shape .*Received: pictures of"
-        ):
+        with pytest.raises(ValueError, match=r"Images must have the shape .*Received: images of"):
             model(np.zeros(shape, "uint8"))
-    with pytest.raises(ValueError, match=r"Received: pictures of shape \(1, 32, 40, 3\)"):
+    with pytest.raises(ValueError, match=r"Received: images of shape \(1, 32, 40, 3\)"):
         tiny(image_shape=(32, 32, 3))(np.zeros((1, 32, 40, 3), "uint8"))
 
 

@@ -96,10 +96,10 @@ def test_backbone_weights(rng, published, file, tmp_path, monkeypatch):
     # What the error for a missing network says to do.
     assert asked[0][1].startswith("https://storage.googleapis.com/tensorflow/keras-applications/")
     assert asked[0][2] == "models"
-    pictures = rng.integers(0, 256, (1, 61, 66, 3)).astype("uint8")
-    wanted = keras.applications.resnet.preprocess_input(pictures.astype("float32"))
+    images = rng.integers(0, 256, (1, 61, 66, 3)).astype("uint8")
+    wanted = keras.applications.resnet.preprocess_input(images.astype("float32"))
     expected = array(stages(published, wanted)["stage5"])
-    features = array(model.backbone(model.normalize(pictures))["stage5"])
+    features = array(model.backbone(model.normalize(images))["stage5"])
     np.testing.assert_allclose(features, expected, atol=1e-5 * np.abs(expected).max())
 
     model.save(tmp_path / "model.keras")
@@ -120,12 +120,12 @@ def test_backbone_weights(rng, published, file, tmp_path, monkeypatch):
         np.testing.assert_array_equal(array(weight), value)
 
 
-def test_pictures_of_other_channels(published):
+def test_images_of_other_channels(published):
     """Channels that are all alike make what a grey picture makes of the published kernels."""
-    pictures = keras.Input((None, None, 5))
-    x = keras.layers.Conv2D(64, 7, use_bias=False, name="conv1_conv")(pictures)
+    images = keras.Input((None, None, 5))
+    x = keras.layers.Conv2D(64, 7, use_bias=False, name="conv1_conv")(images)
     x = keras.layers.BatchNormalization(epsilon=1.001e-5, name="conv1_bn")(x)
-    model = keras.Model(pictures, x)
+    model = keras.Model(images, x)
     imagenet.fold_biases(published, model)
     first, norm = (published.get_layer(f"conv1_{kind}") for kind in ("conv", "bn"))
     grey = np.random.default_rng(0).standard_normal((1, 9, 8, 1)).astype("float32")
@@ -157,7 +157,7 @@ def test_normalization_follows_the_weights(asked, weights, channels, expected):
 
 
 def test_a_contradiction_of_weights_and_normalization():
-    with pytest.raises(ValueError, match=r"want normalization='caffe'\. Received: normalization='"):
+    with pytest.raises(ValueError, match=r"want normalization='caffe'\. Received: norm"):
         keras_fsa.FsaNet(3, "resnet50", backbone_weights="imagenet", normalization="imagenet")
 
 
@@ -204,6 +204,25 @@ def test_wrong_files(file, backbone, tmp_path):
     broken.write_bytes(file.read_bytes()[:10_000])
     for path, name in ((broken, "resnet50"), (file, "resnet101")):
         before = array(backbone.get_layer("conv1_conv").kernel)
-        with pytest.raises(ValueError, match=rf"\.{imagenet.NAMES[name]} without top\. Received: "):
+        with pytest.raises(
+            ValueError, match=rf"\.{imagenet.RESNETS[name]} without top\. Received: "
+        ):
             imagenet.load(backbone, name, path)
         np.testing.assert_array_equal(array(backbone.get_layer("conv1_conv").kernel), before)
+    with h5py.File(file) as f:
+        broken.write_bytes(file.read_bytes())
+        offset = f["conv2_block1_1_conv/conv2_block1_1_conv/kernel:0"].id.get_offset()
+    with open(broken, "rb+") as f:
+        f.seek(offset)
+        f.write(np.array(np.nan, "float32").tobytes())
+    with pytest.raises(ValueError, match=r"must be finite .*'conv2_block1_1_conv/kernel' has NaN"):
+        imagenet.load(backbone, "resnet50", broken)
+    other = build_backbone("resnet18", ANY, 32, None)
+    other.weights[3].assign(np.full(other.weights[3].shape, np.inf))
+    other.save_weights(tmp_path / "broken.weights.h5")
+    with pytest.raises(
+        ValueError, match=r"must be finite .*broken\.weights\.h5' whose entry 'conv1_"
+    ):
+        load(tmp_path / "broken.weights.h5", model=other)
+    with pytest.raises(ValueError, match=r"`backbone_weights` must be 'imagenet', the path .*=3\."):
+        load(3)

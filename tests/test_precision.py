@@ -20,11 +20,11 @@ def test_table(rng, tmp_path, monkeypatch, capsys):
     # Wide enough for weights to be most of the file.
     model = randomize(small_model(head_channels=64), rng, 0.1)
     model.save(tmp_path / "model.keras")
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i in range(2):
-        picture = rng.integers(0, 256, (40, 56, 3)).astype("uint8")
-        Image.fromarray(picture).save(tmp_path / f"pictures/{i}.png")
-    arguments = ["precision.py", tmp_path / "pictures", "--model", tmp_path / "model.keras"]
+        image = rng.integers(0, 256, (40, 56, 3)).astype("uint8")
+        Image.fromarray(image).save(tmp_path / f"images/{i}.png")
+    arguments = ["precision.py", tmp_path / "images", "--model", tmp_path / "model.keras"]
     arguments += ["--size", 24, 32, "--save", tmp_path / "saved", "--policies", *POLICIES]
     monkeypatch.setattr(sys, "argv", [str(a) for a in arguments])
     runpy.run_path(str(EXAMPLE), run_name="__main__")

@@ -1,8 +1,7 @@
-"""examples/predict.py: from any picture, and either kind of model, to overlays and shares."""
+"""The command `predict`: from any image, and either kind of model, to overlays and shares."""
 
 import csv
-import runpy
-import sys
+import re
 from pathlib import Path
 
 import keras
@@ -12,18 +11,18 @@ from keras import layers
 from PIL import Image
 
 import keras_fsa
+from keras_fsa.commands import predict
+from keras_fsa.images import read_image
 from tests.helpers import BACKEND, array, run_python
-
-SCRIPT = str(Path(__file__).parent.parent / "examples" / "predict.py")
 
 
 def tiny(attention="frequency"):
     keras.utils.set_random_seed(3)
-    pictures = keras.Input((None, None, 3))
-    x = layers.Conv2D(4, 3, 4, padding="same", activation="relu")(pictures)
+    images = keras.Input((None, None, 3))
+    x = layers.Conv2D(4, 3, 4, padding="same", activation="relu")(images)
     model = keras_fsa.FsaNet(
         3,
-        backbone=keras.Model(pictures, {"stage5": x}),
+        backbone=keras.Model(images, {"stage5": x}),
         attention=attention,
         frequencies=3,
         head_channels=8,
@@ -36,14 +35,14 @@ def tiny(attention="frequency"):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A .keras file, a SavedModel of the same model, a model without attention, two pictures."""
+    """A .keras file, a SavedModel of the same model, a model without attention, two images."""
     folder = tmp_path_factory.mktemp("predict")
     rng = np.random.default_rng(5)
     (folder / "in" / "more").mkdir(parents=True)
     for name, (height, width) in (("a.png", (29, 41)), ("more/b.png", (37, 31))):
         small = rng.integers(0, 256, (4, 5, 3)).astype("uint8")
         Image.fromarray(small).resize((width, height), 0).save(folder / "in" / name)
-    (folder / "in" / "notes.txt").write_text("no picture")
+    (folder / "in" / "notes.txt").write_text("no image")
     model = tiny()
     model.save(folder / "model.keras")
     tiny(None).save(folder / "plain.keras")
@@ -59,13 +58,8 @@ keras.saving.load_model(sys.argv[1]).export(sys.argv[2], verbose=False)
     return folder
 
 
-@pytest.fixture
-def predict(monkeypatch):
-    def predict(*arguments):
-        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
-        return runpy.run_path(SCRIPT, run_name="__main__")
-
-    return predict
+def run(*arguments):
+    predict.main([str(argument) for argument in arguments])
 
 
 def read_shares(path):
@@ -75,14 +69,14 @@ def read_shares(path):
 
 
 @pytest.mark.parametrize("model", ["model.keras", "saved"])
-def test_folder(predict, folder, tmp_path, capsys, model):
-    predict("--model", folder / model, folder / "in", "--output", tmp_path)
+def test_folder(folder, tmp_path, capsys, model):
+    run("--model", folder / model, folder / "in", "--output", tmp_path)
     header, shares = read_shares(tmp_path / "shares.csv")
-    assert header == ["picture", "class 0", "class 1", "class 2"]
+    assert header == ["image", "class 0", "class 1", "class 2"]
     network = keras.saving.load_model(folder / "model.keras")
     for name in ("a.png", "more/b.png"):
-        picture = np.asarray(Image.open(folder / "in" / name))
-        ids = network.predict(picture[None], verbose=0).argmax(-1)
+        image = np.asarray(Image.open(folder / "in" / name))
+        ids = network.predict(image[None], verbose=0).argmax(-1)
         expected = 100 * np.bincount(ids.reshape(-1), minlength=3) / ids.size
         # More than one class, or this says little.
         assert (expected > 1).sum() > 1
@@ -94,13 +88,11 @@ def test_folder(predict, folder, tmp_path, capsys, model):
     assert written == ["a_overlay.png", "more/b_overlay.png", "shares.csv"]
     out = capsys.readouterr().out
     mean = np.mean(list(shares.values()), axis=0)
-    assert "mean of 2 pictures" in out and f"class 0  {mean[0]:6.2f} %" in out
+    assert "mean of 2 images" in out and f"class 0  {mean[0]:6.2f} %" in out
 
 
-def test_one_picture_in_windows_with_names_spectrum_and_attention(
-    predict, folder, tmp_path, capsys
-):
-    predict(
+def test_one_image_in_windows_with_names_spectrum_and_attention(folder, tmp_path, capsys):
+    run(
         *("--model", folder / "model.keras", folder / "in/a.png", "--output", tmp_path),
         *("--class-names", "sea,sky,boat", "--spectrum", "--attention-at", "40,28"),
         *("--window", 24),
@@ -115,10 +107,9 @@ def test_one_picture_in_windows_with_names_spectrum_and_attention(
 
 
 def test_the_map_that_the_attention_is_given(folder):
-    functions = runpy.run_path(SCRIPT)
     model = keras.saving.load_model(folder / "model.keras")
-    picture = functions["read_picture"](folder / "in/a.png")
-    layer, given = functions["attention_and_input"](model, picture)
+    image = read_image(folder / "in/a.png")
+    layer, given = predict.attention_and_input(model, image)
     assert layer is model.head.get_layer("attention") and given.shape == (8, 11, 8)
     # What the layer sees in the model itself.
     seen = []
@@ -126,70 +117,91 @@ def test_the_map_that_the_attention_is_given(folder):
     layer.call = lambda inputs, **kwargs: (seen.append(array(inputs)), original(inputs, **kwargs))[
         1
     ]
-    model(picture[None])
+    model(image[None])
     np.testing.assert_allclose(array(given), seen[0][0], rtol=1e-6, atol=1e-6)
-    position = functions["position_of_pixel"]
-    assert position((0, 0), picture, given, "a") == (0, 0)
-    assert position((40, 28), picture, given, "a") == (7, 10)
-    assert position((20, 7), picture, given, "a") == (7 * 8 // 29, 20 * 11 // 41)
+    position = predict.position_of_pixel
+    assert position((0, 0), image, given, "a") == (0, 0)
+    assert position((40, 28), image, given, "a") == (7, 10)
+    assert position((20, 7), image, given, "a") == (7 * 8 // 29, 20 * 11 // 41)
 
 
-def test_data_set_names_and_upright_pictures(folder, tmp_path):
-    functions = runpy.run_path(SCRIPT)
-    picture = Image.new("RGB", (6, 4), (9, 9, 9))
+def test_dataset_names_and_upright_images(folder, tmp_path):
+    image = Image.new("RGB", (6, 4), (9, 9, 9))
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    picture.save(tmp_path / "turned.png", exif=exif)
-    assert functions["read_picture"](tmp_path / "turned.png").shape == (6, 4, 3)
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert read_image(tmp_path / "turned.png").shape == (6, 4, 3)
 
-    class Arguments:
-        dataset, class_names = "signal_harbor", None
+    def table(name):
+        settings = predict.Predict(images=(tmp_path,), model=tmp_path, dataset=name)
+        return predict.class_table(settings, model=None)
 
-    names, palette = functions["class_table"](Arguments)
+    names, palette = table("signal_harbor")
     assert names[0] == "sky" and names[-1] == "outbound" and palette.shape == (len(names), 3)
-    Arguments.dataset = "mars"
-    with pytest.raises(SystemExit, match="--dataset: .*signal_harbor.*Received: .*'mars'"):
-        functions["class_table"](Arguments)
+    with pytest.raises(ValueError, match=r"--dataset: .*signal_harbor.*Received: .*'mars'"):
+        table("mars")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--model", "none.keras", "in"), "--model must exist. Received: .*none.keras"),
-        (("--model", "in/notes.txt", "in"), "a .keras file, or a folder with .*notes.txt"),
+        (
+            ("--model", "none.keras", "in"),
+            "file or folder that exists. Received: none.keras",
+        ),
+        (
+            ("--model", "in/notes.txt", "in"),
+            "one that keras_fsa export wrote. Received: in/notes.txt",
+        ),
         (("--model", "in", "in"), "a .keras file, or a folder with a saved_model.pb.*Write one"),
-        (("--model", "broken.keras", "in"), "--model does not load. Received: .*broken.keras"),
-        (("--model", "model.keras", "gone.jpg"), "There is no picture or folder .*gone.jpg"),
-        (("--model", "model.keras", "empty"), "There is no picture in the folder .*empty"),
+        (("--model", "broken.keras", "in"), "`--model` does not load. Received: broken.keras"),
+        (
+            ("--model", "model.keras", "gone.jpg"),
+            "`--images` must be a file or folder .*gone.jpg",
+        ),
+        (("--model", "model.keras", "empty"), "folder must hold images. Received: empty"),
         (("--model", "model.keras", "in/notes.txt"), "cannot be read. Received: .*notes.txt"),
-        (("--model", "model.keras", "in/a.png", "in"), "Two pictures .* a: .*a.png and .*a.png"),
-        (("--model", "saved", "in", "--spectrum"), "a SavedModel cannot be looked into.*saved"),
+        (
+            ("--model", "model.keras", "in/a.png", "in"),
+            "results, a. Received: in/a.png and in/a.png",
+        ),
+        (
+            ("--model", "saved", "in", "--spectrum"),
+            "cannot be looked into. Received: --model saved",
+        ),
         (("--model", "saved", "in", "--attention-at", "1,2"), "Pass the .keras file of the same"),
-        (("--model", "plain.keras", "in", "--spectrum"), "need a FsaNet with Freq.*Leave the flag"),
+        (
+            ("--model", "plain.keras", "in", "--spectrum"),
+            "an FsaNet with Freq.*leave --spectrum",
+        ),
         (("--model", "model.keras", "in", "--class-names", "a,b"), "2 names for a model of 3 clas"),
         (
             ("--model", "model.keras", "in/a.png", "--attention-at", "41,0"),
-            "a pixel of the picture. Received: 41,0 for .*a.png, which is 41 pixels wide and 29",
+            "a pixel of the image. Received: 41,0 for .*a.png, which is 41 pixels wide and 29",
         ),
     ],
 )
-def test_errors(predict, folder, tmp_path, monkeypatch, arguments, message):
+def test_errors(folder, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(folder)
     (folder / "empty").mkdir(exist_ok=True)
     (folder / "broken.keras").write_text("no archive")
-    with pytest.raises(SystemExit, match=message):
-        predict(*arguments, "--output", tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments, "--output", tmp_path)
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "shares.csv").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--attention-at", "1"), "two whole numbers, column and row of a pixel, not '1'"),
+        (("--attention-at", "1"), "`--attention-at` must be none|X,Y. Received: '1'."),
+        (("--attention-at", "-1,3"), "must be a pixel of the image. Received: -1,3. Count from 0"),
         (("--dataset", "ade20k", "--class-names", "a"), "exclude each other"),
+        (("--window", "0"), "`--window` must be a positive int. Received: --window=0"),
     ],
 )
-def test_wrong_flags(predict, capsys, arguments, message):
-    with pytest.raises(SystemExit):
-        predict("--model", "model.keras", "picture.png", *arguments)
-    assert message in capsys.readouterr().err
+def test_wrong_flags(folder, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        run("--model", folder / "model.keras", folder / "in", *arguments)
+    assert stop.value.code == 2 and message in capsys.readouterr().err

@@ -1,6 +1,5 @@
-import sys
-
 import keras
+import keras_hub
 import numpy as np
 import pytest
 
@@ -8,14 +7,16 @@ import keras_fsa
 from keras_fsa.backbones.resnet import deep_stem_resnet
 from keras_fsa.models.presets import STEMS
 from tests.helpers import array
+from tests.test_backbones import randomize_network
+from tests.test_resnet import layer_settings
 
 CLASSES = {"cityscapes": 19, "ade20k": 150, "voc_aug": 21}
 
 
 def tiny_backbone():
-    pictures = keras.Input((None, None, 3))
-    stage4 = keras.layers.Conv2D(6, 3, 8, "same")(pictures)
-    return keras.Model(pictures, {"stage4": stage4, "stage5": keras.layers.ReLU()(stage4)})
+    images = keras.Input((None, None, 3))
+    stage4 = keras.layers.Conv2D(6, 3, 8, "same")(images)
+    return keras.Model(images, {"stage4": stage4, "stage5": keras.layers.ReLU()(stage4)})
 
 
 def test_there_is_one_for_each_published_setting():
@@ -36,18 +37,18 @@ def test_settings(rng, name):
     assert attention.recurrence == int(recurrence[1])
     shapes = {weight.name: tuple(weight.shape) for weight in attention.weights}
     first = model.auxiliary_head.get_layer("auxiliary_conv")
-    pictures = rng.integers(0, 256, (1, 4, 5, 3)).astype("uint8")
+    images = rng.integers(0, 256, (1, 4, 5, 3)).astype("uint8")
     if family == "ccnet":
         assert shapes["query_kernel"] == (512, 64) and shapes["value_kernel"] == (512, 512)
         assert attention.residual == "gain"
         assert first.filters == 512 and first.use_bias
-        normalized = pictures[..., ::-1] - np.array([104.00698793, 116.66876762, 122.67891434])
+        normalized = images[..., ::-1] - np.array([104.00698793, 116.66876762, 122.67891434])
     else:
         assert shapes["query_kernel"] == (512, 256) and shapes["output_kernel"] == (256, 512)
         assert attention.residual == "batch_norm"
         assert first.filters == 256 and not first.use_bias
-        normalized = (pictures - np.array([123.675, 116.28, 103.53])) / [58.395, 57.12, 57.375]
-    np.testing.assert_allclose(array(model.normalize(pictures)), normalized, atol=1e-5)
+        normalized = (images - np.array([123.675, 116.28, 103.53])) / [58.395, 57.12, 57.375]
+    np.testing.assert_allclose(array(model.normalize(images)), normalized, atol=1e-5)
     assert all(layer.use_bias is False for layer in model.head.layers if "_conv" in layer.name)
 
 
@@ -116,10 +117,34 @@ def test_dtype_policy():
     assert policies == {"mixed_bfloat16"}
 
 
-def test_missing_keras_hub(monkeypatch):
-    monkeypatch.setitem(sys.modules, "keras_hub", None)
-    with pytest.raises(ImportError, match=r"pip install .keras_fsa\[weights\]"):
-        keras_fsa.FsaNet.from_preset("ccnet_dot_r2_cityscapes")
+@pytest.mark.parametrize("family", ["ccnet", "mmseg"])
+def test_the_backbones_layers_are_keras_hubs(rng, family):
+    """Names, settings and order of weights, and every feature of the strided network."""
+    settings = STEMS[family]
+    ours = deep_stem_resnet(
+        blocks=(1, 2, 1, 2),
+        output_stride=32,
+        stages=("stage2", "stage3", "stage4", "stage5"),
+        **{**settings, "pool_rounds_up": False},
+    )
+    theirs = keras_hub.models.ResNetBackbone(
+        list(settings["stem"]),
+        [3, 3, 3],
+        [64, 128, 256, 512],
+        [1, 2, 1, 2],
+        [1, 2, 2, 2],
+        "bottleneck_block",
+    )
+    assert layer_settings(ours) == layer_settings(theirs)
+    assert [weight.path for weight in ours.weights] == [weight.path for weight in theirs.weights]
+    randomize_network(theirs, rng)
+    ours.set_weights(theirs.get_weights())
+    levels = keras.Model(theirs.input, theirs.pyramid_outputs)
+    for size in ((65, 64), (66, 67)):
+        x = rng.standard_normal((1, *size, 3)).astype("float32")
+        expected = levels(x)
+        for stage, feature in ours(x).items():
+            np.testing.assert_array_equal(array(feature), array(expected[f"P{stage[-1]}"]))
 
 
 def test_unknown_preset():

@@ -1,4 +1,4 @@
-"""The README's code runs: its Python to the end, its commands as far as is cheap."""
+"""The code of README and docs runs: its Python to the end, its commands as far as is cheap."""
 
 import argparse
 import contextlib
@@ -17,7 +17,8 @@ from PIL import Image
 from tests.helpers import BACKEND
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 # What reads the file that a command wrote.
 (SERVING,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
@@ -66,7 +67,9 @@ def test_commands_are_known(command, monkeypatch):
     """Scripts and modules exist, parsers take the flags, extras exist. No work is done."""
     program, *words = shlex.split(command)
     if program.endswith("pip"):
-        extras = set(re.findall(r"\[(\w+)\]", command))
+        extras = set(",".join(re.findall(r"(?:keras_fsa|\.)\[([\w,]+)\]", command)).split(",")) - {
+            ""
+        }
         assert extras <= set(re.findall(r"(?m)^(\w+) = \[", (ROOT / "pyproject.toml").read_text()))
         return
     if program.startswith("examples/"):
@@ -100,13 +103,13 @@ def test_commands_run(ran, monkeypatch, capsys):
     folder, _ = ran
     monkeypatch.chdir(folder)
     Path("folder").mkdir()
-    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype("uint8")
-    for name in ("picture.jpg", "folder/other.png"):
-        Image.fromarray(picture).save(name)
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype("uint8")
+    for name in ("image.jpg", "folder/other.png"):
+        Image.fromarray(image).save(name)
     # Windows and precisions take longer, and have tests of their own.
     commands = [shlex.split(command)[1:] for command in COMMANDS if "fsanet.keras" in command]
     commands = [c for c in commands if "--window" not in c and "examples/precision.py" not in c]
-    assert len(commands) == 3
+    assert len(commands) == 3, commands
     for words in commands:
         if "predict" in words[0]:
             start(words, monkeypatch)
@@ -115,11 +118,18 @@ def test_commands_run(ran, monkeypatch, capsys):
             assert "Largest deviation" in capsys.readouterr().out
             served = {}
             exec(compile(SERVING, "README.md", "exec"), served)
-            assert served["classes"].shape == (1, *picture.shape[:2])
+            assert served["classes"].shape == (1, *image.shape[:2])
     written = {path.name for path in (folder / "outputs").rglob("*.png")}
-    assert written == {"picture_overlay.png", "other_overlay.png", "picture_attention.png"}
+    assert written == {"image_overlay.png", "other_overlay.png", "image_attention.png"}
     assert (folder / "saved_model").exists() == (BACKEND == "tensorflow")
 
 
 def test_there_are_blocks():
     assert len(BLOCKS) >= 2 and len(COMMANDS) >= 12
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        for link in re.findall(r"\]\((?!http)([^)#]+)", prose):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"

@@ -1,10 +1,15 @@
+import functools
+import re
+
 import keras
+import keras_cv
 import numpy as np
 import pytest
 
 from keras_fsa import FsaNet
-from keras_fsa.backbones.resnet import resnet
-from tests.helpers import array, run_python
+from keras_fsa.backbones.features import build_backbone
+from keras_fsa.backbones.resnet import BLOCKS, resnet
+from tests.helpers import BACKEND, array, run_python
 
 
 def features(model, x):
@@ -61,12 +66,101 @@ def test_resnet101_builds_offline_at_output_stride_8():
     backbone = model.backbone
     assert backbone.count_params() == 42_605_504
     for height, width in ((769, 769), (512, 1024), (97, 131)):
-        pictures = (1, height, width, 3)
-        assert model.compute_output_shape(pictures) == (1, height, width, 19)
-        shapes = backbone.compute_output_shape(pictures)
+        images = (1, height, width, 3)
+        assert model.compute_output_shape(images) == (1, height, width, 19)
+        shapes = backbone.compute_output_shape(images)
         eighth = (-(-height // 8), -(-width // 8))
         assert shapes["stage4"] == (1, *eighth, 1024)
         assert shapes["stage5"] == (1, *eighth, 2048)
+
+
+def layer_settings(model):
+    """Class and config of each layer by name, but for what has no bearing on the result."""
+    settings = {}
+    for layer in model.layers:
+        if not isinstance(layer, keras.layers.InputLayer):
+            config = layer.get_config()
+            # Channels are the last of four axes; only training sees the momentum.
+            config = {key: config[key] for key in config if key not in ("axis", "momentum")}
+            settings[layer.name] = type(layer).__name__, config
+    return settings
+
+
+@functools.cache
+def keras_cvs(name):
+    bottleneck, blocks = BLOCKS[name]
+    return keras_cv.models.ResNetBackbone(
+        stackwise_filters=[64, 128, 256, 512],
+        stackwise_blocks=list(blocks),
+        stackwise_strides=[1, 2, 2, 2],
+        include_rescaling=False,
+        block_type="block" if bottleneck else "basic_block",
+    )
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_layers_are_keras_cvs(name):
+    """Names, settings and order of weights: all but how strided windows are padded."""
+    theirs, ours = keras_cvs(name), resnet(name, output_stride=32)
+    settings = layer_settings(ours)
+    padded = [layer for layer in settings if layer.endswith("_pad")]
+    for layer in padded:
+        assert settings.pop(layer)[0] == "ZeroPadding2D"
+        convolution = layer.removesuffix("_pad")
+        assert settings[convolution][1]["padding"] == "valid"
+        settings[convolution][1]["padding"] = "same"
+    assert settings == layer_settings(theirs)
+    assert [weight.path for weight in ours.weights] == [weight.path for weight in theirs.weights]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_features_are_keras_cvs(rng, name):
+    """At sizes of 32 n + 1, KerasCV's padding is even, too."""
+    theirs = keras_cvs(name)
+    ours = resnet(name, output_stride=32, stages=("stage2", "stage3", "stage4", "stage5"))
+    ours.set_weights(theirs.get_weights())
+    outputs = {stage: last_block(theirs, stage).output for stage in ours.output}
+    x = rng.standard_normal((1, 33, 65, 3)).astype("float32")
+    expected = keras.Model(theirs.input, outputs)(x)
+    for stage, feature in ours(x).items():
+        value = array(expected[stage])
+        np.testing.assert_allclose(array(feature), value, atol=1e-6 * np.abs(value).max())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_given_keras_cv_backbone_is_dilated_to_the_named_one(rng, name):
+    """Of both kinds of blocks, at each output stride; even sizes with the padding made even."""
+    for size, theirs in (((33, 65), keras_cvs(name)), ((34, 48), evenly_padded(keras_cvs(name)))):
+        x = rng.standard_normal((1, *size, 3)).astype("float32")
+        for output_stride in (8, 16, 32):
+            ours = resnet(name, output_stride=output_stride)
+            ours.set_weights(theirs.get_weights())
+            expected = build_backbone(theirs, (None, None, 3), output_stride, None)(x)
+            for stage, feature in ours(x).items():
+                value = array(expected[stage])
+                np.testing.assert_allclose(array(feature), value, atol=1e-6 * np.abs(value).max())
+
+
+def last_block(model, stage):
+    stack = f"v2_stack_{int(stage[-1]) - 2}_"
+    return [layer for layer in model.layers if re.match(f"{stack}.*_out", layer.name)][-1]
+
+
+def evenly_padded(model):
+    def edit(layer):
+        config = layer.get_config()
+        if config.get("padding") == "same" and max(config["strides"]) > 1:
+            config["padding"] = "valid"
+        return type(layer).from_config(config)
+
+    def call(layer, x, **kwargs):
+        window = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", (1,))
+        if getattr(layer, "padding", None) == "valid" and window[0] > 1:
+            x = keras.layers.ZeroPadding2D(window[0] // 2)(x)
+        return layer(x, **kwargs)
+
+    images = keras.Input((None, None, 3))
+    return keras.models.clone_model(model, images, clone_function=edit, call_function=call)
 
 
 def test_wrong_names_and_strides():
@@ -76,14 +170,21 @@ def test_wrong_names_and_strides():
         resnet("resnet18", output_stride=4)
 
 
-def test_missing_keras_cv():
-    code = """
+def test_named_and_published_backbones_need_no_other_package():
+    """Nor another engine's."""
+    code = f"""
 import sys
-sys.modules["keras_cv"] = None
+others = {{"keras_cv", "keras_hub", "tensorflow_datasets", "tensorflow", "torch"}} - {{{BACKEND!r}}}
+sys.modules.update(dict.fromkeys(others))
 import keras_fsa
-try:
-    keras_fsa.FsaNet(3, backbone="resnet18")
-except ImportError as error:
-    print(error)
+keras_fsa.FsaNet(3, backbone="resnet18", head_channels=8)
+from keras_fsa.backbones.resnet import deep_stem_resnet
+deep_stem_resnet(blocks=(1, 1, 1, 1))
 """
-    assert 'pip install "keras_fsa[tensorflow]"' in run_python(code)
+    run_python(code)
+
+
+def test_data_format_of_the_machine_does_not_matter(rng):
+    keras.config.set_image_data_format("channels_first")
+    shape = resnet("resnet18", output_stride=32).compute_output_shape((1, 64, 96, 3))["stage5"]
+    assert shape == (1, 2, 3, 512)

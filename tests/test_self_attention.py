@@ -21,6 +21,10 @@ LAYERS = {
     "no_constant": lambda **kw: FrequencySelfAttention(((1, 4), (0, 3)), use_bias=True, **kw),
     "linear_softmax": lambda **kw: FrequencySelfAttention(3, "linear_softmax", **kw),
     "linear_mmseg": lambda **kw: FrequencySelfAttention(4, "linear", recurrence=2, **MMSEG, **kw),
+    "relu_linear": lambda **kw: FrequencySelfAttention(3, "relu_linear", 2, use_bias=True, **kw),
+    "relu_linear_mmseg": lambda **kw: FrequencySelfAttention(
+        ((1, 4), (0, 3)), "relu_linear", **MMSEG, **kw
+    ),
     "softmax": lambda **kw: SpatialSelfAttention(**kw),
     "softmax_low_pass": lambda **kw: SpatialSelfAttention("softmax", 3, 2, **MMSEG, **kw),
     "spatial_linear": lambda **kw: SpatialSelfAttention("linear", use_bias=True, **kw),
@@ -127,7 +131,7 @@ def test_fit_step_moves_every_weight(make, rng):
     assert all(np.isfinite(value).all() for value in after.values())
 
 
-@pytest.mark.parametrize("name", ["softmax", "linear_softmax", "linear", "dot_product"])
+@pytest.mark.parametrize("name", reference.AFFINITIES)
 @pytest.mark.parametrize("low_pass", [None, ((0, 3), (0, 5))])
 def test_spatial_equals_the_reference(rng, name, low_pass):
     layer = SpatialSelfAttention(name, low_pass, recurrence=2, use_bias=True)
@@ -215,7 +219,7 @@ def test_frozen_batch_norm(rng):
         np.testing.assert_array_equal(value, before[name])
 
 
-@pytest.mark.parametrize("affinity", ["dot_product", "linear_softmax", "linear"])
+@pytest.mark.parametrize("affinity", reference.SPECTRAL)
 @pytest.mark.parametrize("arguments", [{}, MMSEG], ids=["ccnet", "mmseg"])
 def test_gradients_equal_those_of_the_spatial_form(rng, affinity, arguments):
     frequency = FrequencySelfAttention((3, 4), affinity, **arguments)
@@ -232,7 +236,7 @@ def test_gradients_equal_those_of_the_spatial_form(rng, affinity, arguments):
         np.testing.assert_allclose(a, b, atol=3e-5 * max(1, np.abs(b).max()))
 
 
-@pytest.mark.parametrize("affinity", ["dot_product", "linear_softmax", "linear"])
+@pytest.mark.parametrize("affinity", reference.SPECTRAL)
 @pytest.mark.parametrize("kind", ["zeros", "constant", "huge", "tiny", "one_position"])
 def test_extreme_inputs_give_finite_values_and_gradients(rng, affinity, kind):
     x = {
@@ -303,7 +307,10 @@ def test_in_a_subclassed_model(rng):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"affinity": "cosine"}, r"`affinity` must be one of .*'linear'\. Received: affinity="),
+        (
+            {"affinity": "cosine"},
+            r"`affinity` must be one of .*'linear', .* `Affinity`.*\. Received: aff",
+        ),
         ({"recurrence": 0}, r"`recurrence` must be a positive int\. Received: recurrence=0\. Give"),
         ({"recurrence": True}, r"Received: recurrence=True"),
         ({"key_dim": -1}, r"`key_dim` must be a positive int or None\. Received: key_dim=-1"),
@@ -326,14 +333,14 @@ def test_wrong_shapes(cls):
 
 
 def test_frequencies_beyond_the_map():
-    message = r"beyond the size of the feature map: a height of 7 .*Received: frequencies=8 for"
-    with pytest.raises(ValueError, match=message):
+    message = r"`{0}` must .* beyond the size of the .* map: a height of 7 .*Received: {0}=8 for"
+    with pytest.raises(ValueError, match=message.format("frequencies")):
         FrequencySelfAttention(8).build((None, 7, 9, 16))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message.format("low_pass")):
         SpatialSelfAttention(low_pass=8).build((None, 7, 9, 16))
     with pytest.raises(ValueError, match=r"a width of 9 .*Received: frequencies=\(3, 10\)"):
         FrequencySelfAttention((3, 10)).build((None, 7, 9, 16))
     with pytest.raises(ValueError, match="`frequencies` must be a positive int"):
         FrequencySelfAttention(0)
-    with pytest.raises(ValueError, match="`frequencies` must be a positive int"):
+    with pytest.raises(ValueError, match="`low_pass` must be a positive int"):
         SpatialSelfAttention(low_pass="low")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from keras_fsa.datasets import signal_harbor
+from keras_fsa.datasets import builders, load, signal_harbor
 from keras_fsa.datasets.signal_harbor import (
     CLASSES,
     MIN_DISTANCE,
@@ -157,12 +157,24 @@ def test_tfds_loads_both_splits(tmp_path, monkeypatch):
     assert tuple(info.features["mask"].names) == CLASSES
 
 
-@pytest.mark.parametrize(
-    "missing", ["tensorflow", "tensorflow_datasets", "importlib_resources", "PIL"]
-)
-def test_a_missing_package_names_the_pip_command(monkeypatch, missing):
+@pytest.mark.parametrize("missing", ["tensorflow", "tensorflow_datasets", "importlib_resources"])
+def test_builders_name_the_pip_command(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, signal_harbor.__name__)
+    monkeypatch.delitem(sys.modules, builders.__name__)
     command = r'pip install "keras_fsa\[examples\]"'
     with pytest.raises(ImportError, match=f"Received: .*{missing}.*{command}"):
-        importlib.import_module(signal_harbor.__name__)
+        importlib.import_module(builders.__name__)
+
+
+def test_a_missing_pillow_names_the_pip_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.delitem(sys.modules, "PIL.Image", raising=False)
+    with pytest.raises(ImportError, match=r'PIL.*pip install "keras_fsa\[data\]"'):
+        draw_scene(np.random.default_rng(0))
+
+
+def test_load_draws_the_examples():
+    data = load("signal_harbor", "test")
+    assert len(data) == 160 and data.size == (96, 128) and data.name(3) == "test 3"
+    for got, expected in zip(data[3], draw_scene(scene_rng("test", 3)), strict=True):
+        np.testing.assert_array_equal(got, expected)

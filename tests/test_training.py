@@ -2,24 +2,45 @@
 
 import csv
 import dataclasses
+import itertools
+import json
+import os
+import re
 import sys
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 from PIL import Image
 
 from keras_fsa.datasets import signal_harbor
+from keras_fsa.datasets.examples import Examples
+from keras_fsa.files import locked_folder
 from keras_fsa.layers import FrequencySelfAttention
 from keras_fsa.metrics import MeanIoU
-from keras_fsa.training import Recipe, batch_norm, checkpoint, loop, main
+from keras_fsa.training import (
+    Recipe,
+    batch_norm,
+    checkpoint,
+    fit,
+    loop,
+    main,
+    split_examples,
+    train,
+)
 from keras_fsa.training.batch_norm import synchronize, use_moving_statistics
+from keras_fsa.training.callbacks import (
+    BestModel,
+    History,
+    StopAtStep,
+    TensorBoardByStep,
+    Validation,
+    fit_into,
+)
 from keras_fsa.training.command import parse
 from keras_fsa.training.devices import Devices
-from keras_fsa.training.loop import fit_into
 from keras_fsa.training.optimizer import SGD, poly_decay
 from tests import tiny_training
 from tests.helpers import BACKEND, array, run_python
@@ -137,21 +158,30 @@ def test_synchronised_batch_norm():
     synchronize(model, False)
     assert not any(layer.synchronized for layer in batch_norm.batch_norm_layers(model))
     if on_tensorflow:
-        with pytest.raises(ValueError, match="that of tokens has not"):
+        with pytest.raises(ValueError, match="that of tokens cannot"):
             synchronize(normalised_model())
 
 
 def test_fit_into_keeps_what_fits_and_shrinks_what_does_not(rng):
     image = rng.integers(0, 256, (5, 7, 3)).astype("uint8")
     mask = rng.integers(0, 9, (5, 7)).astype("uint8")
-    examples = tf.data.Dataset.from_tensors((image, mask))
-    (filled, labels), *_ = fit_into(examples, (11, 8)).as_numpy_iterator()
+    filled, labels = fit_into(image, mask, (11, 8))
     np.testing.assert_array_equal(filled[:5, :7], image)
     np.testing.assert_array_equal(labels[:5, :7], mask)
     assert (filled[5:] == (124, 116, 104)).all() and (filled[:, 7:] == (124, 116, 104)).all()
     assert (labels[5:] == 255).all() and (labels[:, 7:] == 255).all()
-    (small, labels), *_ = fit_into(examples, (11, 4)).as_numpy_iterator()
+    small, labels = fit_into(image, mask, (11, 4))
     assert small.shape == (11, 4, 3) and (labels != 255).sum() == 3 * 4
+    # By hand: rows (i + 1/2) 5/3 - 1/2, columns (j + 1/2) 7/4 - 1/2.
+    rows, columns = np.arange(3) * 5 / 3 + 1 / 3, np.arange(4) * 7 / 4 + 3 / 8
+    for i, j in np.ndindex(3, 4):
+        weights = np.maximum(0, 1 - np.abs(rows[i] - np.arange(5)))[:, None]
+        weights = weights * np.maximum(0, 1 - np.abs(columns[j] - np.arange(7)))
+        expected = (weights[..., None] * image).sum((0, 1))
+        np.testing.assert_allclose(small[i, j], expected, atol=0.501)
+        assert labels[i, j] == mask[int((i + 0.5) * 5 / 3), int((j + 0.5) * 7 / 4)]
+    grey, _ = fit_into(image[..., :1], mask, (11, 8))
+    assert grey.shape == (11, 8, 1) and grey[10, 7, 0] == 115
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
@@ -173,13 +203,16 @@ def test_a_training_learns_and_leaves_its_files(tmp_path, dtype, capsys):
     )
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert [int(row["step"]) for row in rows] == [5, 10, 15, 20, 25, 30, 31]
-    assert [bool(row["validation_mean_iou"]) for row in rows] == 5 * [False] + 2 * [True]
+    assert [bool(row["val_mean_iou"]) for row in rows] == 5 * [False] + 2 * [True]
     # Hard pixels are others in each step, so their loss tells less than what is learnt.
     assert float(rows[-1]["loss"]) < (1 if other else 0.7) * float(rows[0]["loss"])
-    assert float(rows[0]["mean_iou"]) < 0.3 and float(rows[-1]["validation_mean_iou"]) > 0.5
+    assert float(rows[0]["mean_iou"]) < 0.3 and float(rows[-1]["val_mean_iou"]) > 0.5
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lock",
+        "best.json",
         "best.keras",
         "checkpoint.npz",
+        "checkpoint.previous.npz",
         "history.csv",
         "model.keras",
         "predictions",
@@ -195,15 +228,14 @@ def test_a_training_learns_and_leaves_its_files(tmp_path, dtype, capsys):
         code = "import sys, keras, keras_fsa; print(keras.saving.load_model(sys.argv[1]).name)"
         assert run_python(code, tmp_path / "model.keras").split()[-1] == "fsanet"
     again = keras.saving.load_model(tmp_path / "model.keras")
-    picture, _ = tiny_training.example(0)
-    np.testing.assert_array_equal(
-        array(again(picture[None])), array(model(picture[None])), strict=True
-    )
+    image, _ = tiny_training.example(0)
+    np.testing.assert_array_equal(array(again(image[None])), array(model(image[None])), strict=True)
     assert all(layer.trainable for layer in batch_norm.batch_norm_layers(again))
 
 
 def check_tensorboard(folder, rows):
     """The figures of the rows are there, by step."""
+    tf = pytest.importorskip("tensorflow")
     found = {}
     for path in folder.rglob("events*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
@@ -211,41 +243,124 @@ def check_tensorboard(folder, rows):
                 name = f"{path.parent.name} {value.tag}"
                 found.setdefault(name, {})[event.step] = float(tf.make_ndarray(value.tensor))
     for name, column in (
-        ("train epoch_loss", "loss"),
-        ("train epoch_mean_iou", "mean_iou"),
-        ("train epoch_learning_rate", "learning_rate"),
-        ("validation epoch_mean_iou", "validation_mean_iou"),
+        ("train loss", "loss"),
+        ("train mean_iou", "mean_iou"),
+        ("train learning_rate", "learning_rate"),
+        ("validation mean_iou", "val_mean_iou"),
     ):
         expected = {int(row["step"]): float(row[column]) for row in rows if row[column]}
         assert found[name] == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_best_network_is_kept(tmp_path, monkeypatch):
-    """Of validations that score 0.2, 0.7 and 0.5, over a restart after the second."""
-    scores = {2: 0.2, 4: 0.7, 6: 0.5}
-    weights = {}
-    monkeypatch.setattr(MeanIoU, "result", lambda self: scores.get(step[0], 0.0))
-    end, step = loop._Progress.on_train_batch_end, [0]
+class Scores(keras.callbacks.Callback):
+    """Validations of given scores at the ends of epochs of two steps."""
 
-    def record(self, batch, logs=None):
-        end(self, batch, logs)
-        step[0] = self.step
-        if self.step % 2 == 0:
-            weights[self.step] = [array(w) for w in self.model.weights]
-        if stop and self.step == 5:
-            raise KeyboardInterrupt
+    def __init__(self, scores, weights, stop_after=None):
+        super().__init__()
+        self.scores, self.weights, self.stop_after = scores, weights, stop_after
 
-    monkeypatch.setattr(loop._Progress, "on_train_batch_end", record)
-    for stop in (True, False):
-        try:
-            tiny_training.run(tmp_path, steps=6, validate_every=2, batch_norm="moving")
-        except KeyboardInterrupt:
-            assert stop
-    for name, number in (("best", 4), ("model", 6)):
-        model = keras.saving.load_model(tmp_path / f"{name}.keras")
-        assert all(layer.trainable for layer in batch_norm.batch_norm_layers(model))
-        for weight, expected in zip(model.weights, weights[number], strict=True):
-            np.testing.assert_array_equal(array(weight), expected)
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_mean_iou"] = self.scores[epoch]
+        self.weights.append([array(w) for w in self.model.weights])
+
+
+def test_the_best_model_is_kept_over_restarts(tmp_path, rng):
+    """Of validations that score 0.2, 0.7, and 0.5 and NaN after a restart."""
+    weights, path = [], tmp_path / "best.keras"
+    x = rng.standard_normal((4, 4, 6, 3)).astype("float32")
+    model = normalised_model()
+    use_moving_statistics(model)
+    model.compile(SGD(0.1), "mean_squared_error")
+    for scores in ((0.2, 0.7), (0.5, float("nan"))):
+        model.fit(x, x, 2, 2, 0, [Scores(scores, weights), BestModel(path)])
+        # As it was for training.
+        assert not any(layer.trainable for layer in batch_norm.batch_norm_layers(model))
+        assert json.loads((tmp_path / "best.json").read_text()) == {"val_mean_iou": 0.7}
+    saved = keras.saving.load_model(path)
+    assert all(layer.trainable for layer in batch_norm.batch_norm_layers(saved))
+    for weight, expected in zip(saved.weights, weights[1], strict=True):
+        np.testing.assert_array_equal(array(weight), expected)
+    # A loss is best where it is lowest; without its file the best is forgotten.
+    assert BestModel(tmp_path / "other.keras", best=0.9).best is None
+    callback = BestModel(path, best=0.9)
+    assert callback.best == 0.7
+    (tmp_path / "best.json").unlink()
+    assert BestModel(path, best=0.9).best == 0.9
+    lowest = BestModel(tmp_path / "lowest.keras", "loss", "min")
+    lowest.set_model(model)
+    for loss in (0.5, 0.7, 0.4):
+        lowest.on_epoch_end(0, {"loss": loss})
+    assert lowest.best == 0.4
+
+
+def test_a_damaged_note_of_the_best(tmp_path):
+    (tmp_path / "best.keras").write_text("")
+    (tmp_path / "best.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"must say the figure .*best.json .*or move the model"):
+        BestModel(tmp_path / "best.keras")
+    with pytest.raises(ValueError, match=r"must be 'max' or 'min'. Received: mode='up'"):
+        BestModel(tmp_path / "best.keras", mode="up")
+
+
+def test_weights_that_are_not_finite_do_not_become_the_best(tmp_path):
+    model = normalised_model()
+    model.compile(SGD(0.1), "mean_squared_error")
+    path = tmp_path / "best.keras"
+    best = BestModel(path)
+    best.set_model(model)
+    best.on_epoch_end(0, {"val_mean_iou": 0.5})
+    before = path.read_bytes()
+    model.weights[0].assign(np.full(3, np.nan))
+    with pytest.raises(FloatingPointError, match="Weights must be finite"):
+        best.on_epoch_end(1, {"val_mean_iou": 0.6})
+    assert path.read_bytes() == before and best.best == 0.5
+
+
+def test_callbacks_serve_in_a_fit_of_ones_own(tmp_path, rng):
+    """One by one: a validation of images of several sizes, the history, stopping at a step."""
+    examples = [
+        (rng.integers(0, 256, (h, w, 3)).astype("uint8"), rng.integers(0, 3, (h, w), "uint8"))
+        for h, w in ((16, 24), (24, 16), (19, 21))
+    ]
+    model = tiny_training.build(tiny_training.recipe(tmp_path), 3)
+    model.compile(SGD(0.01), metrics=None)
+    history = History(tmp_path / "history.csv")
+    callbacks = [StopAtStep(5), Validation(examples, every=3), history]
+    model.fit(tiny_training.batches(0), steps_per_epoch=2, epochs=9, callbacks=callbacks, verbose=0)
+    assert [row["step"] for row in history.rows] == [2, 4, 5]
+    assert ["val_mean_iou" in row for row in history.rows] == [False, True, True]
+    rows = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert rows[0]["val_mean_iou"] == "" and int(rows[2]["step"]) == 5
+    # The same figure, one image after the other.
+    metric = MeanIoU(3, ignore_class=255, sparse_y_pred=False)
+    for image, mask in examples:
+        metric.update_state(mask[None], model.predict_on_batch(image[None]))
+    np.testing.assert_allclose(history.rows[-1]["val_mean_iou"], float(metric.result()), rtol=1e-5)
+
+
+def test_tensorflow_datasets_serve_as_before(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    size = (*tiny_training.CROP, 3)
+    signature = tf.TensorSpec(size, "uint8"), tf.TensorSpec(size[:2], "uint8")
+
+    def dataset(first, count):
+        examples = map(tiny_training.example, range(first, first + count))
+        return tf.data.Dataset.from_generator(
+            lambda: iter(list(examples)), output_signature=signature
+        )
+
+    def batches(step, part):
+        return dataset(4 * step, 20).batch(4).repeat()
+
+    train(
+        tiny_training.recipe(tmp_path, steps=4, drawn_pictures=1),
+        3,
+        batches,
+        dataset(1000, 3).apply(tf.data.experimental.assert_cardinality(3)),
+        tiny_training.build,
+    )
+    assert (tmp_path / "best.keras").exists()
+    assert (tmp_path / "predictions/step_000004.png").exists()
 
 
 def test_a_progress_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
@@ -265,24 +380,27 @@ def test_several_devices_without_synchronised_batch_norm(tmp_path, monkeypatch):
         tiny_training.run(tmp_path, devices="all")
 
 
-def test_without_tensorboard(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(ImportError, match=r"package 'tensorboard'.*pip install"):
-        tiny_training.run(tmp_path, tensorboard=True)
+def test_without_tensorboard(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
+    with pytest.raises(ImportError, match=r"package 'tensorboard.*pip install"):
+        TensorBoardByStep(tmp_path)
+    tiny_training.run(tmp_path, steps=1, tensorboard=True)
+    assert "TensorBoard is off: " in capsys.readouterr().out
+    assert (tmp_path / "model.keras").exists()
 
 
 def test_a_disk_without_room(tmp_path, monkeypatch):
     usage = SimpleNamespace(free=20_000)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"take 0\.0 GB of disk. Received: output='.*Make room"):
+    with pytest.raises(OSError, match=r"take 0\.0 GB of disk. Received: output='.*Free some"):
         tiny_training.run(tmp_path, steps=1)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "ohem"])
 def test_class_weights_reach_the_loss(name):
     recipe = tiny_training.recipe("out", loss=name, class_weights=[1, 2, 0.5])
-    assert loop._loss(recipe).class_weights == [1, 2, 0.5]
+    assert loop.build_loss(recipe).class_weights == [1, 2, 0.5]
 
 
 def test_weights_for_other_classes(tmp_path):
@@ -327,7 +445,16 @@ def test_wrong_flags(capsys, flags, message):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: SGD(l2=-1), r"`l2` must be at least 0. Received: l2=-1. The usual"),
+        (lambda: SGD(l2=-1), r"`l2` must be a finite number at least 0. Received: l2=-1"),
+        (lambda: SGD(float("nan")), r"`learning_rate` must be a finite .* Received: .*=nan"),
+        (lambda: SGD(float("inf")), r"`learning_rate` must be a finite .* Received: .*=inf"),
+        (lambda: SGD(-1), r"`learning_rate` must be a finite number at least 0. Received: .*=-1"),
+        (lambda: SGD("fast"), r"`learning_rate` must be a finite .* Received: .*='fast'"),
+        (lambda: SGD(momentum=1.5), r"`momentum` must be .* at most 1. Received: momentum=1.5"),
+        (lambda: SGD(l2=float("inf")), r"`l2` must be a finite number .* Received: l2=inf"),
+        (lambda: poly_decay(float("nan"), 0, 5), r"`start` must be .* Received: start=nan"),
+        (lambda: poly_decay(0.1, -1e-4, 5), r"`end` must be .* Received: end=-0.0001"),
+        (lambda: poly_decay(0.1, 0, 0), r"`steps` must be a positive int. Received: steps=0"),
         (lambda: SGD(nesterov=True), r"must be False. Received: nesterov=True. Use keras"),
         (lambda: Recipe("a", loss="x"), r"one of 'cross_entropy', 'ohem'. Received: l"),
         (lambda: tiny_training.run("x", devices="two"), r"one of 'one', 'all'. Received: devices"),
@@ -339,10 +466,65 @@ def test_wrong_settings(build, message):
 
 
 def test_data_that_ends(tmp_path):
-    with pytest.raises(ValueError, match="need examples. Received: batches.step. or validation of"):
-        tiny_training.run(tmp_path, data=lambda *at: tiny_training.batches(*at).take(0))
-    with pytest.raises(ValueError, match="must be endless. Received: an end behind step 3 of 10"):
-        tiny_training.run(tmp_path, data=lambda *at: tiny_training.batches(*at).take(3))
+    def finite(count):
+        return lambda *at: itertools.islice(tiny_training.batches(*at), count)
+
+    with pytest.raises(ValueError, match=r"`batches` must hold examples. Received: batches=\[\]"):
+        tiny_training.run(tmp_path, data=lambda *at: [])
+    with pytest.raises(ValueError, match=r"`validation` must hold examples. Received: "):
+        train(tiny_training.recipe(tmp_path), 3, None, [], tiny_training.build)
+    with pytest.raises(ValueError, match="must not end. Received: an end after step 3 of 10"):
+        tiny_training.run(tmp_path, data=lambda *at: (batch for batch in finite(3)(*at)))
+
+
+@pytest.mark.parametrize("learning_rate", [1e30])
+def test_a_training_that_diverges_fails_and_keeps_its_files(tmp_path, learning_rate):
+    model = tiny_training.build(tiny_training.recipe(tmp_path), 3)
+    model.compile(SGD(learning_rate))
+    with pytest.raises(FloatingPointError, match="must be finite. Received: "):
+        fit(model, tiny_training.batches, tmp_path, steps=9, checkpoint_every=3)
+    assert not list(tmp_path.glob("*.keras"))
+
+
+def test_a_trained_model_is_not_replaced(tmp_path):
+    (tmp_path / "model.keras").write_text("trained for weeks")
+    with pytest.raises(ValueError, match=r"must be new, or hold .* with model.keras and without"):
+        tiny_training.run(tmp_path)
+    assert (tmp_path / "model.keras").read_text() == "trained for weeks"
+
+
+def test_two_trainings_of_one_output(tmp_path):
+    code = f"""
+from tests import tiny_training
+tiny_training.run({str(tmp_path)!r}, steps=1)
+"""
+    with locked_folder(tmp_path):
+        with pytest.raises(AssertionError) as error:
+            run_python(code)
+        found = (
+            rf"no other process writes to. Received: output=.*in use by process {os.getpid()} on"
+        )
+        assert re.search(found, str(error.value))
+    run_python(code)
+
+
+def test_split_examples():
+    examples = Examples(11, tiny_training.example, lambda i: f"image {i}", size=(16, 24))
+    training, validation = split_examples(examples, 0.2, seed=3)
+    names = [[part.name(i) for i in range(len(part))] for part in (training, validation)]
+    assert len(names[0]) == 9 and len(names[1]) == 2
+    assert sorted(names[0] + names[1]) == sorted(f"image {i}" for i in range(11))
+    number = int(names[1][1].split()[1])
+    np.testing.assert_array_equal(validation[1][0], tiny_training.example(number)[0])
+    again = split_examples(examples, 0.2, seed=3)[1]
+    assert [again.name(i) for i in range(2)] == names[1]
+    others = [split_examples(examples, 0.2, seed)[1] for seed in range(5)]
+    assert len({tuple(other.name(i) for i in range(2)) for other in others}) > 1
+    assert [len(part) for part in split_examples(examples, 0.999)] == [1, 10]
+    with pytest.raises(ValueError, match=r"`fraction` must be .*below 1. Received: fraction=1"):
+        split_examples(examples, 1)
+    with pytest.raises(ValueError, match=r"must be two or more. Received: 1 examples"):
+        split_examples(examples[:1])
 
 
 def test_an_output_that_cannot_be_written(tmp_path):

@@ -16,7 +16,6 @@ from tests.helpers import array, randomize, weights_by_name
 
 # One shape throughout: JAX compiles each operation once for each shape.
 HEIGHT, WIDTH, CHANNELS = 8, 12, 8
-LINEAR_FORMS = ("dot_product", "linear_softmax", "linear")
 
 
 def picture(rng, *size):
@@ -67,7 +66,7 @@ def attention_layers(model):
 
 
 @pytest.mark.parametrize("options", [{}, {"recurrence": 2, "use_bias": True, "value_dim": 5}])
-@pytest.mark.parametrize("affinity", LINEAR_FORMS)
+@pytest.mark.parametrize("affinity", reference.SPECTRAL)
 def test_linear_forms_become_frequency_attention(rng, affinity, options):
     model = network(SpatialSelfAttention(affinity, name="attention", **options), rng)
     new = keras_fsa.to_frequency(model, (4, 5))
@@ -116,7 +115,7 @@ def test_the_expansion_is_of_first_order(rng):
     assert 3.5 < errors[0] / errors[1] < 4.5
 
 
-@pytest.mark.parametrize("affinity", LINEAR_FORMS)
+@pytest.mark.parametrize("affinity", reference.SPECTRAL)
 def test_affinity_concerns_softmax_only(rng, affinity):
     model = network(SpatialSelfAttention(affinity, name="attention"), rng)
     new = keras_fsa.to_frequency(model, 5, affinity="linear")
@@ -144,7 +143,7 @@ def test_a_smaller_band(rng, layer, kind):
 
 @pytest.mark.parametrize("residual", ["gain", "batch_norm"])
 @pytest.mark.parametrize("frequencies", [5, ((2, 6), (1, 4))])
-@pytest.mark.parametrize("affinity", LINEAR_FORMS)
+@pytest.mark.parametrize("affinity", reference.SPECTRAL)
 def test_to_spatial_is_equal(rng, affinity, frequencies, residual):
     attention = FrequencySelfAttention(
         frequencies, affinity, recurrence=2, use_bias=True, residual=residual, name="attention"

@@ -1,4 +1,4 @@
-"""examples/understand_fsa.py: what it prints is right, and its pictures are drawn."""
+"""examples/understand_fsa.py: what it prints is right, and its images are drawn."""
 
 import re
 import runpy

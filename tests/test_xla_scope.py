@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_fsa
-from keras_fsa import spectral
+from keras_fsa import compilation
 from keras_fsa.layers import ChannelGain, FrequencyBands, FrequencySelfAttention
 from tests.helpers import BACKEND, array, gradients, randomize
 from tests.test_fsanet import pictures_and_masks, tiny
@@ -96,7 +96,7 @@ class Watched(keras.layers.Layer):
     """Notes at each call whether it is in the scope."""
 
     def call(self, x):
-        self.seen = spectral._in_xla_scope.get()
+        self.seen = compilation._in_xla_scope.get()
         return x
 
     def compute_output_shape(self, input_shape):

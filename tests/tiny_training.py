@@ -1,12 +1,14 @@
 """A training of seconds, for tests in this process and in others."""
 
 import functools
+import itertools
 
 import keras
-import tensorflow as tf
+import numpy as np
 from keras import layers
 
 import keras_fsa
+from keras_fsa.datasets.examples import Examples
 from keras_fsa.training import Recipe, train
 
 CROP = (16, 24)
@@ -33,12 +35,12 @@ def recipe(output, **settings):
 
 
 def backbone(width=8):
-    pictures = keras.Input((None, None, 3))
-    x = layers.Conv2D(width, 3, 4, padding="same", use_bias=False, name="conv4")(pictures)
+    images = keras.Input((None, None, 3))
+    x = layers.Conv2D(width, 3, 4, padding="same", use_bias=False, name="conv4")(images)
     stage4 = layers.ReLU()(layers.BatchNormalization(momentum=0.8, name="bn4")(x))
     x = layers.Conv2D(width, 3, 2, padding="same", use_bias=False, name="conv5")(stage4)
     stage5 = layers.ReLU()(layers.BatchNormalization(momentum=0.8, name="bn5")(x))
-    return keras.Model(pictures, {"stage4": stage4, "stage5": stage5}, name="tiny")
+    return keras.Model(images, {"stage4": stage4, "stage5": stage5}, name="tiny")
 
 
 def build(recipe, num_classes, width=8):
@@ -53,32 +55,34 @@ def build(recipe, num_classes, width=8):
 
 
 def example(number, seed=0, crop=CROP):
-    """A picture whose classes are told by their colours, one row of it ignored."""
+    """An image whose classes are told by their colours, one row of it ignored."""
     height, width = crop
-    mask = tf.random.stateless_uniform(
-        (height // 8, width // 8), tf.stack([seed, tf.cast(number, "int32")]), 0, CLASSES, "int32"
-    )
-    mask = tf.repeat(tf.repeat(mask, 8, axis=0), 8, axis=1)
-    picture = tf.one_hot(mask, 3, 200, 40, dtype="int32")
-    picture += tf.random.stateless_uniform(
-        (height, width, 3), tf.stack([seed + 1, tf.cast(number, "int32")]), 0, 50, "int32"
-    )
-    mask = tf.concat([mask[:-1], tf.fill((1, width), 255)], axis=0)
-    return tf.cast(picture, "uint8"), tf.cast(mask, "uint8")
+    rng = np.random.default_rng((seed, number))
+    mask = rng.integers(0, CLASSES, (height // 8, width // 8))
+    mask = mask.repeat(8, axis=0).repeat(8, axis=1)
+    image = np.where(mask[..., None] == np.arange(3), 200, 40)
+    image = image + rng.integers(0, 50, (height, width, 3))
+    mask[-1] = 255
+    return image.astype("uint8"), mask.astype("uint8")
 
 
 def batches(step, part=(0, 1), batch=4):
-    numbers = tf.data.Dataset.counter(step * batch).batch(batch // part[1])
-    return numbers.shard(*part[::-1]).unbatch().map(example).batch(batch // part[1])
+    """Endless batches of NumPy arrays."""
+    share = batch // part[1]
+    for first in itertools.count(step * batch + part[0] * share, batch):
+        images, masks = zip(*map(example, range(first, first + share)), strict=True)
+        yield np.stack(images), np.stack(masks)
 
 
 def run(output, width=8, validation=3, data=None, class_names=None, **settings):
-    pictures = tf.data.Dataset.range(1000, 1000 + validation).map(example) if validation else None
+    images = None
+    if validation:
+        images = Examples(validation, lambda number: example(1000 + number), size=CROP)
     return train(
         recipe(output, **settings),
         CLASSES,
         data or batches,
-        pictures,
+        images,
         functools.partial(build, width=width),
         class_names,
     )

@@ -1,37 +1,30 @@
 """From a strided network to the dilated one that computes the same features at more positions."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_fsa.backbones.padding import SamePadding2D
 from keras_fsa.types import Shape
 
 
 def dilate(
-    model: keras.Model,
-    output_stride: int,
-    picture_size: Shape,
-    contract: bool = True,
-    edit: Callable | None = None,
-    call_function: Callable | None = None,
+    model: keras.Model, output_stride: int, image_size: Shape, contract: bool = True
 ) -> keras.Model:
-    """A clone of a network of which no feature is smaller than the picture by more than a stride.
+    """A clone of a network in which no feature is coarser than the output stride.
 
     Every stride that is removed to reach the output stride dilates what follows it, so that the
-    clone's features are those of `model`, computed at more positions: its values are found at every
-    second, fourth, ... position. Layers keep their names, and weights carry over.
+    clone's features are those of `model`, computed at more positions: the values of `model` are at
+    every second, fourth, ... position. Layers keep their names, and weights carry over.
 
     Args:
         model: a functional model of convolutions, poolings and element-wise layers, one input.
         output_stride: a power of two.
-        picture_size: `(height, width)` of the clone's input; both may be None.
-        contract: what a window whose own stride is removed is dilated by: the rate of what it reads
-            (True), or that of what it makes (False), which the ccnet family does instead: its
-            features are not those of the strided network.
-        edit: a function of a layer and its config, which may change the config in place.
-        call_function: of `keras.models.clone_model`.
+        image_size: `(height, width)` of the clone's input; both may be None.
+        contract: a window whose own stride is removed is dilated by the rate of the map it reads
+            (True), or by the rate of the map it makes (False). The ccnet family does the latter:
+            its features are not those of the strided network.
 
     Returns:
         A plain functional model with the outputs and the weights of `model`.
@@ -52,14 +45,10 @@ def dilate(
         config = {**config, **change}
         if cls is DilatedAveragePooling2D:
             config = {name: config[name] for name in ("name", "dtype", "trainable", "rate")}
-        if edit is not None:
-            edit(layer, config)
         return cls.from_config(config)
 
-    pictures = keras.Input((*picture_size, model.input.shape[-1]), name="pictures")
-    dilated = keras.models.clone_model(
-        model, input_tensors=pictures, clone_function=clone, call_function=call_function
-    )
+    images = keras.Input((*image_size, model.input.shape[-1]), name="images")
+    dilated = keras.models.clone_model(model, input_tensors=images, clone_function=clone)
     for layer in model.layers:
         if layer.weights:
             dilated.get_layer(layer.name).set_weights(layer.get_weights())
@@ -95,6 +84,8 @@ def _changes(model, output_stride, contract):
             if isinstance(padding, keras.layers.ZeroPadding2D):
                 scaled = tuple(tuple(rate * n for n in side) for side in padding.padding)
                 changes[padding.name] = {"padding": scaled}
+            elif isinstance(padding, SamePadding2D):
+                changes[padding.name] = {"rate": rate * padding.rate}
         elif _is_average_of_two(layer):
             changes[layer.name] = {"class": DilatedAveragePooling2D, "rate": before}
         else:
@@ -102,7 +93,8 @@ def _changes(model, output_stride, contract):
                 "A layer beyond the output stride must be a convolution, or an average pooling of "
                 f"2 x 2 with 'same' padding. Received: layer={layer.name!r}, a "
                 f"{type(layer).__name__}, at stride {stride} with output_stride={output_stride}. "
-                "Choose a larger output stride, or give the features by name, as a dict."
+                "Choose a larger output stride, or pass a model whose outputs are a dict of the "
+                "features, and leave `output_stride` out."
             )
     return changes
 

@@ -1,77 +1,125 @@
 """What any backbone must offer, and how one is found."""
 
+import math
 import os
 import re
 
 import keras
 
 from keras_fsa.arguments import one_of
-from keras_fsa.backbones import imagenet, resnet
+from keras_fsa.backbones import imagenet
 from keras_fsa.backbones.dilation import dilate
-from keras_fsa.checkpoints import PYTORCH_FILES, load_pytorch_weights
+from keras_fsa.backbones.efficientnet_lite import SCALES, efficientnet_lite
+from keras_fsa.backbones.resnet import BLOCKS, OUTPUT_STRIDES, features_by_name, resnet
+from keras_fsa.checkpoints import PYTORCH_FILES, check_values, load_pytorch_weights
 from keras_fsa.types import DType, Path, Shape
+
+NAMES = (*BLOCKS, *SCALES)
 
 
 def build_backbone(
     backbone: str | keras.Model,
     image_shape: Shape,
-    output_stride: int,
+    output_stride: int | None,
     dtype: DType,
     weights: Path | None = None,
+    low_level: str | None = None,
 ) -> keras.Model:
-    """A model from a picture `(B, H, W, channels)` to `{"stage4": ..., "stage5": ...}`.
+    """A model from an image `(B, H, W, channels)` to `{"stage4": ..., "stage5": ...}`.
 
     Args:
-        backbone: the name of a ResNet, or a Keras model, see below.
+        backbone: one of `NAMES`, or a Keras model, see below.
         image_shape: `(height, width, channels)`; height and width may be None.
-        output_stride: 8, 16 or 32; for ResNets.
+        output_stride: of stage 5: 8, 16 or 32. None: 8 for a named backbone and a ResNet, any other
+            model's own.
         dtype: dtype policy of a named backbone; a model keeps its own.
         weights: `"imagenet"` for a named backbone, a file, or None, see `load_backbone_weights`.
+        low_level: `"stage2"` or `"stage3"`: a finer feature beside the two.
 
     The contract: a backbone is a `keras.Model` of one input of rank 4 with `image_shape[-1]`
     channels, last, whose outputs are a dict with the feature maps `"stage5"` and, where an
     auxiliary head is wanted, `"stage4"`, each with a known number of channels. Of a model that is
 
-    - such a one, the features are taken as they come;
+    - such a one, the features are taken;
     - a ResNet by the names of its layers (KerasHub's, resnet_vd too, KerasCV's, and those of
-      `keras.applications`), a copy is dilated to the output stride, and has its weights;
-    - any other of KerasHub with a feature pyramid, the two coarsest levels are taken as they come.
+      `keras.applications`), the last feature of each stage is taken;
+    - any other of KerasHub with a feature pyramid, its coarsest levels are taken.
+
+    Where the features are coarser than the output stride, a copy of the model is dilated, with its
+    weights; any functional model of convolutions will do, see `dilate`.
 
     Raises:
-        ValueError: for an unknown name or output stride, what is neither a name nor a model, or
-            weights that do not fit.
+        ValueError: for an unknown name or output stride, what is neither a name nor a model, a
+            model that cannot have the output stride, or weights that do not fit.
+        ImportError: where the package of ImageNet weights is missing, with the pip command.
     """
+    one_of("output_stride", output_stride, (*OUTPUT_STRIDES, None))
+    stages = ("stage4", "stage5") if low_level is None else (low_level, "stage4", "stage5")
     if isinstance(backbone, str):
-        one_of("backbone", backbone, tuple(resnet.BLOCKS))
+        one_of("backbone", backbone, NAMES)
         if weights == "imagenet":
             imagenet.check_name(backbone)
-        model = resnet.resnet(backbone, image_shape, output_stride, dtype)
+        build = resnet if backbone in BLOCKS else efficientnet_lite
+        model = build(backbone, image_shape, output_stride or 8, dtype, stages)
     elif isinstance(backbone, keras.Model):
-        model = _features(backbone, image_shape, output_stride)
+        model = _features(backbone, image_shape, output_stride, stages)
     else:
         raise ValueError(
-            "`backbone` must be the name of a ResNet or a Keras model. "
-            f"Received: backbone={backbone!r}. The known names are {', '.join(resnet.BLOCKS)}."
+            f"`backbone` must be the name of a backbone or a Keras model. "
+            f"Received: backbone={backbone!r}. The known names are {', '.join(NAMES)}."
         )
     if weights is not None:
         load_backbone_weights(model, weights, backbone if isinstance(backbone, str) else None)
     return model
 
 
-def _features(backbone, image_shape, output_stride):
-    if isinstance(getattr(backbone, "output", None), dict) and "stage5" in backbone.output:
+def _features(backbone, image_shape, output_stride, stages):
+    if not isinstance(getattr(backbone, "output", None), dict) or "stage5" not in backbone.output:
+        features = features_by_name(backbone, stages=stages)
+        if features is not None:
+            return dilate(features, output_stride or 8, image_shape[:2])
+        levels = getattr(backbone, "pyramid_outputs", {})
+        names = [name for name in levels if re.fullmatch(r"P\d+", name)]
+        if len(names) < 2:
+            return backbone
+        coarse_to_fine = sorted(names, key=lambda name: -int(name[1:]))
+        known = dict(zip(("stage5", "stage4", "stage3", "stage2"), coarse_to_fine, strict=False))
+        outputs = {stage: levels[known[stage]] for stage in stages if stage in known}
+        backbone = keras.Model(backbone.input, outputs, name=backbone.name)
+    if output_stride is None:
         return backbone
-    features = resnet.features_by_name(backbone)
-    if features is not None:
-        one_of("output_stride", output_stride, resnet.OUTPUT_STRIDES)
-        return dilate(features, output_stride, image_shape[:2])
-    levels = getattr(backbone, "pyramid_outputs", {})
-    names = [name for name in levels if re.fullmatch(r"P\d+", name)]
-    if len(names) < 2:
+    return _at_stride(backbone, image_shape, output_stride)
+
+
+def _at_stride(backbone, image_shape, output_stride):
+    """The model, or a dilated copy, with stage 5 at the output stride."""
+
+    def reject(reason):
+        raise ValueError(
+            f"`output_stride` must be one that the backbone's stage 5 can have. Received: "
+            f"output_stride={output_stride} for backbone={backbone.name!r}, {reason}. Leave "
+            "`output_stride` out to take the features as they come."
+        )
+
+    stride = _stride(backbone, image_shape)
+    if stride == output_stride:
         return backbone
-    *_, stage4, stage5 = sorted(names, key=lambda name: int(name[1:]))
-    outputs = {"stage4": levels[stage4], "stage5": levels[stage5]}
-    return keras.Model(backbone.input, outputs, name=backbone.name)
+    if stride < output_stride:
+        reject(f"whose stage 5 is finer, at stride {stride}")
+    if not hasattr(backbone, "operations"):
+        reject(f"at stride {stride}: a {type(backbone).__name__}, not a functional model")
+    dilated = dilate(backbone, output_stride, image_shape[:2])
+    if _stride(dilated, image_shape) != output_stride:
+        reject(f"at stride {stride}, which has more than the layers that `dilate` knows")
+    return dilated
+
+
+def _stride(backbone, image_shape):
+    """The ratio of the image's height to that of stage 5, to the next power of two."""
+    height, width, channels = image_shape
+    height, width = height or 1024, width or 1024
+    shape = backbone.compute_output_shape((1, height, width, channels))["stage5"]
+    return 2 ** round(math.log2(height / shape[1]))
 
 
 def load_backbone_weights(backbone: keras.Model, weights: Path, name: str | None = None) -> None:
@@ -79,16 +127,22 @@ def load_backbone_weights(backbone: keras.Model, weights: Path, name: str | None
 
     Args:
         backbone: what `build_backbone` makes.
-        weights: `"imagenet"`; or the path of a file: `.weights.h5` (of this backbone's
+        weights: `"imagenet"`; or the path of a file: `.weights.h5` (from this backbone's
             `save_weights`), another `.h5` (ImageNet's, of `keras.applications`' ResNets without
             top), or PyTorch's, see `load_pytorch_weights`.
         name: of a named backbone: `"imagenet"` and its files are for those.
 
     Raises:
-        ValueError: for a file that does not fit, or of another kind.
-        FileNotFoundError: where there is none.
+        ValueError: for a file that does not fit, is damaged, or is of another kind.
+        ImportError: where the package of ImageNet weights is missing, with the pip command.
+        FileNotFoundError: where there is no such file.
         ConnectionError: where a download fails; it says which file to put where.
     """
+    if not isinstance(weights, (str, os.PathLike)):
+        raise ValueError(
+            "`backbone_weights` must be 'imagenet', the path of a file, or None. Received: "
+            f"backbone_weights={weights!r}. Give the path of a file that exists."
+        )
     if weights == "imagenet":
         imagenet.load(backbone, name)
         return
@@ -101,14 +155,15 @@ def load_backbone_weights(backbone: keras.Model, weights: Path, name: str | None
     if path.endswith(".weights.h5"):
         try:
             backbone.load_weights(path)
-        except ValueError as error:
+        except Exception as error:
             # Keras' message goes on with all values of a weight.
             reason = " ".join(str(error).split("Target variable")[0].split())
             raise ValueError(
-                "A file of weights must be that of the same backbone. Received: "
+                "A file of weights must be a whole one, of the same backbone. Received: "
                 f"backbone_weights={path!r} for {backbone.name!r}: {reason[:500]} Name the "
                 "backbone that the file was saved from."
             ) from error
+        check_values(repr(path), {weight.path: weight.numpy() for weight in backbone.weights})
     elif path.endswith(".h5"):
         imagenet.load(backbone, name, path)
     elif path.endswith(PYTORCH_FILES):
@@ -116,25 +171,25 @@ def load_backbone_weights(backbone: keras.Model, weights: Path, name: str | None
     else:
         raise ValueError(
             "`backbone_weights` must be a file of weights: .weights.h5, .h5, "
-            f"{', '.join(PYTORCH_FILES)}. Received: backbone_weights={path!r}. Rename it after "
-            "what it is."
+            f"{', '.join(PYTORCH_FILES)}. Received: backbone_weights={path!r}. Give the file "
+            "the ending of its kind."
         )
 
 
 def feature_shapes(
     backbone: keras.Model, image_shape: Shape, needed: tuple[str, ...] = ("stage5",)
 ) -> dict[str, Shape]:
-    """Shapes of the backbone's features for a picture of `image_shape`, the contract checked.
+    """Shapes of the backbone's features for an image of `image_shape`, the contract checked.
 
     Raises:
         ValueError: naming what the backbone misses.
     """
 
-    def reject(what):
+    def reject(what, fix="Wrap"):
         raise ValueError(
-            "A `backbone` must take one picture, channels last, and give a dict with the maps "
+            "A `backbone` must take one image, channels last, and give a dict with the maps "
             f"{' and '.join(repr(name) for name in needed)}. Received: backbone={backbone.name!r}, "
-            f"{what}. Wrap it: keras.Model(model.input, "
+            f"{what}. {fix} it: keras.Model(model.input, "
             '{"stage4": model.get_layer(...).output, "stage5": model.get_layer(...).output}).'
         )
 
@@ -142,7 +197,12 @@ def feature_shapes(
         reject(f"a {type(backbone).__name__} whose outputs are not a dict")
     missing = [name for name in needed if name not in backbone.output]
     if missing:
-        reject(f"which lacks {missing} and has {sorted(backbone.output)}")
+        fix = (
+            "Leave out the auxiliary head by auxiliary_loss_weight=0, or wrap"
+            if (missing == ["stage4"])
+            else "Wrap"
+        )
+        reject(f"which lacks {missing} and has {sorted(backbone.output)}", fix)
     shape = getattr(backbone.input, "shape", None)
     if shape is None or len(shape) != 4:
         reject(f"whose input is {backbone.input}")

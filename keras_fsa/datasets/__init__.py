@@ -1,4 +1,4 @@
-"""Data sets for semantic segmentation: three benchmarks, a drawn one, and folders of one's own.
+"""Datasets for semantic segmentation: three benchmarks, a drawn one, and your own folders.
 
 ```python
 from keras_fsa.datasets import describe, load
@@ -6,17 +6,44 @@ from keras_fsa.datasets.augment import training_batches
 
 train = load("voc_aug", "train_aug", data_dir="data", manual_dir="archives")
 batches = training_batches(train, crop=(512, 512), batch=16, seed=0, base_size=(2048, 512))
-colours = describe("voc_aug").palette
+colors = describe("voc_aug").palette
 ```
 
-`folder_dataset` gives the same kind of data set from two folders. `python -m keras_fsa.datasets
-check` looks through a data set before an expensive training. Importing this package registers its
-builders with TensorFlow Datasets, so that `tfds.load("signal_harbor")` works, too.
+Both `load` and `folder_dataset` return `Examples`, which every backend trains on. Folders of images
+and the drawn dataset need no TensorFlow; the three benchmarks are prepared by TensorFlow Datasets.
+`python -m keras_fsa.datasets check` looks through a dataset before an expensive training.
+
+Under TensorFlow, or where TensorFlow Datasets was imported before, importing this package registers
+its builders, so that `tfds.load("signal_harbor")` works, too. Under JAX and torch, where TensorFlow
+should not load unasked, `import keras_fsa.datasets.builders` registers them.
 """
 
-from keras_fsa.datasets.ade20k import Ade20k as Ade20k
+import importlib.util
+import sys
+from typing import Any
+
+import keras
+
+from keras_fsa.datasets.examples import Examples as Examples
 from keras_fsa.datasets.folder import folder_dataset as folder_dataset
 from keras_fsa.datasets.registry import describe as describe
 from keras_fsa.datasets.registry import load as load
-from keras_fsa.datasets.signal_harbor import SignalHarbor as SignalHarbor
-from keras_fsa.datasets.voc_aug import VocAug as VocAug
+
+_BUILDERS = ("Ade20k", "SignalHarbor", "VocAug")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _BUILDERS:
+        return getattr(importlib.import_module("keras_fsa.datasets.builders"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _tfds_is_wanted():
+    if "tensorflow_datasets" in sys.modules:
+        return True
+    packages = ("tensorflow", "tensorflow_datasets", "importlib_resources")
+    return keras.backend.backend() == "tensorflow" and all(map(importlib.util.find_spec, packages))
+
+
+if _tfds_is_wanted():
+    importlib.import_module("keras_fsa.datasets.builders")

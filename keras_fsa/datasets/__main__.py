@@ -1,4 +1,4 @@
-"""Checks a data set before an expensive training.
+"""Checks a dataset before an expensive training.
 
     python -m keras_fsa.datasets check ade20k --data-dir data --manual-dir archives
     python -m keras_fsa.datasets check --images images/train --masks masks/train --num-classes 11
@@ -71,14 +71,14 @@ def _parse(argv):
     )
     command = parser.add_subparsers(required=True, metavar="check").add_parser("check")
     add = command.add_argument
-    add("name", nargs="?", choices=NAMES, help="the data set; without it, --images and --masks")
+    add("name", nargs="?", choices=NAMES, help="the dataset; without it, --images and --masks")
     add("--data-dir", help="folder of TFDS for prepared data")
     add("--manual-dir", help="folder of the archives")
     add("--download", action="store_true", help="fetch what is missing")
     add("--split", action="append", help="only this split; can be given several times")
     add("--skip-unreadable", action="store_true", help="prepare without the files that are broken")
     add("--fail-fast", action="store_true", help="stop at the first problem")
-    add("--images", help="folder of pictures")
+    add("--images", help="folder of images")
     add("--masks", help="folder of their masks")
     add("--num-classes", type=int, help="the ids of these masks are 0 to this number - 1")
     add("--ignore-label", type=int, default=255, help="id in these masks of ignored pixels")

@@ -1,27 +1,18 @@
 """ADE20K, as the scene parsing benchmark uses it: 150 classes of things and stuff.
 
-The archive `ADEChallengeData2016.zip` holds 20 210 training and 2 000 validation pictures. In its
+The archive `ADEChallengeData2016.zip` holds 20 210 training and 2 000 validation images. In its
 masks 0 is what belongs to no class, and 1 to 150 are the classes. (TFDS' own `scene_parse150` is
 another archive, whose masks hold instances, not these classes.) Source: B. Zhou et al., Scene
 Parsing through ADE20K Dataset, CVPR 2017; http://sceneparsing.csail.mit.edu.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_fsa.datasets.archives import (
-    Source,
-    below,
-    import_tfds,
-    instructions,
-    left_out_list,
-    pairs_info,
-    read_examples,
-)
+from keras_fsa.datasets.archives import Source, below
 from keras_fsa.datasets.folder import match_pairs
-
-tfds = import_tfds()
 
 SPLITS = {"train": 20210, "val": 2000}
 
@@ -72,34 +63,14 @@ PALETTE = np.frombuffer(
 ).reshape(-1, 3)
 
 
-class Ade20k(tfds.core.GeneratorBasedBuilder):
-    """Builder of `ade20k`; the module's docstring describes the data set.
+NUM_IDS = len(CLASSES) + 1
+"""The masks hold the ids 0 to this number - 1."""
 
-    Features: `image`, uint8 `(height, width, 3)`; `mask`, uint8 `(height, width, 1)` with the ids
-    of the archive, 0 to 150; `name`, such as `ADE_train_00000001`. Splits: `train`, `val`.
-    """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
-    MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(SOURCES)
-
-    def __init__(self, *, skip_unreadable: bool = False, **kwargs: Any) -> None:
-        self._skip_unreadable = skip_unreadable
-        super().__init__(**kwargs)
-
-    def _info(self):
-        return pairs_info(self, __doc__, "http://sceneparsing.csail.mit.edu")
-
-    def _split_generators(self, dl_manager):
-        root = below(SOURCES[0].unpack(dl_manager), "images/training")
-        return {
-            split: read_examples(
-                match_pairs(root / "images" / folder, root / "annotations" / folder),
-                len(CLASSES) + 1,
-                left_out_list(self, split, self._skip_unreadable),
-            )
-            for split, folder in (("train", "training"), ("val", "validation"))
-        }
-
-    def _generate_examples(self, examples):
-        return examples
+def pairs(dl_manager: Any) -> dict[str, list[tuple[Path, Path]]]:
+    """The files of each split, after TFDS has unpacked or downloaded them."""
+    root = below(SOURCES[0].unpack(dl_manager), "images/training")
+    return {
+        split: match_pairs(root / "images" / folder, root / "annotations" / folder)
+        for split, folder in (("train", "training"), ("val", "validation"))
+    }

@@ -1,18 +1,17 @@
-"""What the builders of data sets share: archives, pairs of files, room on the disk."""
+"""The archives that datasets come in: where they are, what they hold, room on the disk."""
 
 import os
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from keras_fsa.arguments import optional_import
-from keras_fsa.datasets.folder import read_pair
 
 
 def import_tfds() -> ModuleType:
@@ -26,7 +25,7 @@ def import_tfds() -> ModuleType:
 
 @dataclass(frozen=True)
 class Source:
-    """Files that a data set is made of.
+    """Files that a dataset is made of.
 
     Attributes:
         files: Names of archives or unpacked folders in the folder for files given by hand, of
@@ -53,8 +52,34 @@ class Source:
         if path is None:
             root = dl_manager.download_and_extract(self.url)
         else:
+            if path.is_file():
+                check_names(path)
             root = path if path.is_dir() else dl_manager.extract(path)
         return Path(os.fspath(root))
+
+
+def check_names(archive: Path) -> None:
+    """Raises a `ValueError` if a name in a zip or tar archive would leave the folder it goes to.
+
+    A damaged archive passes: unpacking says what is wrong with it.
+    """
+    names = []
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as file:
+                names = file.namelist()
+        elif tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as file:
+                names = file.getnames()
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error):
+        return
+    for name in names:
+        posix, windows = PurePosixPath(name), PureWindowsPath(name)
+        if posix.is_absolute() or windows.anchor or ".." in (*posix.parts, *windows.parts):
+            raise ValueError(
+                "The names in an archive must stay below the folder it is unpacked into. Received: "
+                f"{archive}, which holds {name!r}. Get a copy from the dataset's own site."
+            )
 
 
 def below(root: Path, content: str) -> Path:
@@ -91,7 +116,7 @@ def require_files(sources: Sequence[Source], manual_dir: Path, download: bool) -
         if not any(source.by_hand for source in sources):
             fix += ", or pass download=True"
         raise FileNotFoundError(
-            "The archives of a data set must be there before it can be prepared. Received: "
+            "The archives of a dataset must be there before it can be prepared. Received: "
             f"manual_dir={manual_dir}, without {' and without '.join(missing)}. {fix}."
         )
 
@@ -101,7 +126,7 @@ def require_space(
 ) -> None:
     """Raises an `OSError` unless the disk has room to download, unpack and prepare.
 
-    Pictures hardly compress, so each of the three steps takes about the size of the archive.
+    Images hardly compress, so each of the three steps takes about the size of the archive.
     """
     need = 0
     for source in sources:
@@ -118,83 +143,7 @@ def require_space(
     free = shutil.disk_usage(place).free
     if free < need:
         raise OSError(
-            f"Preparing this data set takes about {need / 1e9:.1f} GB of disk. Received: "
+            f"Preparing this dataset takes about {need / 1e9:.1f} GB of disk. Received: "
             f"data_dir={data_dir}, with {free / 1e9:.1f} GB free. Make room, or pass a data_dir on "
             "another disk."
         )
-
-
-def read_examples(
-    pairs: list, num_classes: int, left_out: list | None = None, ids_of: Callable | None = None
-) -> Iterator:
-    """Yields the TFDS examples of pairs of files, each file decoded once and checked.
-
-    Args:
-        pairs: List of `(image_path, mask_path)`.
-        num_classes: The ids of the masks are 0 to this number - 1, and 255.
-        left_out: List that gets what is wrong with bad pairs, which are then left out with a
-            warning; `None` makes the first an error.
-        ids_of: Function from the path of a mask to its ids, as `read_pair` takes it.
-
-    Raises:
-        ValueError: For the first bad pair, or if no pair is good.
-    """
-    count = 0
-    for image_path, mask_path in pairs:
-        image, mask, unchanged, problems = read_pair(
-            image_path, mask_path, num_classes, 255, ids_of
-        )
-        if problems and left_out is None:
-            raise ValueError(
-                "Pictures and masks must open, be of equal size, and the masks hold ids from 0 to "
-                f"{num_classes - 1} or 255. Received: {'; '.join(problems)}. Get a fresh copy of "
-                "these files, or leave them out with skip_unreadable=True."
-            )
-        if problems:
-            left_out.append("; ".join(problems))
-            warnings.warn(f"Left out: {'; '.join(problems)}", stacklevel=2)
-            continue
-        count += 1
-        name = Path(image_path).stem
-        yield (
-            name,
-            {
-                # The bytes of the file, where no conversion was needed.
-                "image": os.fspath(image_path) if unchanged else np.asarray(image),
-                "mask": np.asarray(mask)[..., None],
-                "name": name,
-            },
-        )
-    if not count:
-        raise ValueError(
-            f"A split must have an example. Received: {len(pairs)} pairs of files, of which none "
-            "can be used. Check that the archives are complete."
-        )
-
-
-def pairs_info(builder: Any, description: str, homepage: str) -> Any:
-    """`tfds.core.DatasetInfo` of examples as `read_examples` yields them."""
-    tfds = import_tfds()
-    return tfds.core.DatasetInfo(
-        builder=builder,
-        description=description,
-        homepage=homepage,
-        features=tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-                "mask": tfds.features.Image(
-                    shape=(None, None, 1), encoding_format="png", use_colormap=True
-                ),
-                "name": tfds.features.Text(),
-            }
-        ),
-        supervised_keys=("image", "mask"),
-        metadata=tfds.core.MetadataDict(),
-    )
-
-
-def left_out_list(builder: Any, split: str, skip_unreadable: bool) -> list | None:
-    """`left_out` of `read_examples` for a split, kept with the prepared data; or `None`."""
-    if not skip_unreadable:
-        return None
-    return builder.info.metadata.setdefault("left_out", {}).setdefault(split, [])

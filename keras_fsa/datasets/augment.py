@@ -1,57 +1,71 @@
-"""Random scale, crop, mirror image and colours for training, the same for a picture and its mask.
+"""Random scale, crop, flip and colors for training, the same for an image and its mask.
 
 The steps and their order are those of mmsegmentation's pipelines (`Resize`, `RandomCrop`,
 `RandomFlip`, `PhotoMetricDistortion`, `Pad`), which the paper's experiments use. Those of its ccnet
-experiments come from other arguments:
+experiments follow from other arguments:
 
 ```python
 batches = training_batches(train, (769, 769), 8, seed, base_size=(2049, 1025))  # mmseg
 batches = training_batches(  # ccnet
     train, (849, 849), 8, seed,
     scales=(0.7, 2.1), scale_step=0.1, max_class_share=1, photometric=False,
-    pad_colour=(123, 117, 104),
+    pad_color=(123, 117, 104),
 )
+model.fit(batches, steps_per_epoch=500, epochs=120)
 ```
 
 All randomness is a function of the seed and of the number of the example in the stream: nothing
-depends on threads or on what came before, so a killed training goes on exactly where it stopped.
-Keras' augmentation layers (`RandomFlip`, `RandomCrop`) draw from a generator with a state instead,
-and their crop needs a size that is known beforehand; hence stateless operations of TensorFlow.
+depends on threads or on what came before, so a training that was killed resumes exactly where it
+stopped. Keras' augmentation layers draw from a stateful generator instead.
+
+One pipeline serves every backend: NumPy and OpenCV in threads, which release Python's global lock.
 """
 
+import functools
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import ModuleType
 from typing import Any
 
-from keras_fsa.arguments import optional_import, positive_int
-from keras_fsa.metrics import IGNORE_LABEL
-from keras_fsa.types import Dataset, Tensor
+import numpy as np
 
-MEAN_COLOUR = (124, 116, 104)
-"""ImageNet's mean colour, (123.675, 116.28, 103.53), in 8 bits."""
+from keras_fsa import _deprecation
+from keras_fsa.arguments import boolean, integer, number, optional_import, positive_ints
+from keras_fsa.datasets.examples import Batches, Examples, Pair, threads
+from keras_fsa.metrics import IGNORE_LABEL
+
+MEAN_COLOR = (124, 116, 104)
+"""ImageNet's mean color, (123.675, 116.28, 103.53), in 8 bits."""
+
+PIPELINE = "keras_fsa.datasets.augment 2"
+"""Changes whenever the same arguments give other batches than before, as in version 0.2: a training
+that another pipeline began cannot resume exactly."""
 
 _TRIES = 10
 
 
+@_deprecation.renamed_arguments(dataset="examples", pad_colour="pad_color")
 def training_batches(
-    dataset: Dataset,
+    examples: Examples,
     crop: tuple[int, int],
     batch: int,
     seed: int,
     start_step: int = 0,
     part: tuple[int, int] = (0, 1),
     **augmentation: Any,
-) -> Dataset:
-    """Endless shuffled, augmented batches of a data set.
+) -> Batches:
+    """Endless shuffled, augmented batches of a dataset, for `model.fit` on every backend.
 
     Example `p` of the stream belongs to epoch `p // n` of the `n` examples. The order of an epoch
-    is a permutation of the whole data set that depends on the seed and the epoch only; what
-    `augment` does to example `p` depends on the seed and on `p` only. Batches pass over the
-    borders of epochs.
+    is a permutation of the whole dataset that depends on the seed and the epoch only; what
+    `augment` does to example `p` depends on the seed and on `p` only. Batches cross the borders of
+    epochs.
 
     Args:
-        dataset: What `load` or `folder_dataset` returned, untransformed.
-        crop: `(height, width)` of the examples.
-        batch: Number of examples in a batch.
-        seed: Int; the same seed gives the same stream.
+        examples: `Examples`, as `load` and `folder_dataset` return them.
+        crop: `(height, width)` of the crops, in pixels.
+        batch: Number of crops in a batch.
+        seed: Int of at least 0; the same seed gives the same stream.
         start_step: Number of batches to leave out at the start: the rest is exactly that of a
             stream from 0. What is left out is not read.
         part: `(i, n)` for the i-th of n equal parts of each batch, from 0: of several processes
@@ -59,96 +73,149 @@ def training_batches(
         **augmentation: Further arguments of `augment`.
 
     Returns:
-        An infinite `tf.data.Dataset` of `(images, masks)`, uint8 `(batch, height, width, 3)` and
-        uint8 `(batch, height, width)`, the masks with 255 for ignored pixels. Decoding and
-        augmentation run on the CPU in parallel, some batches ahead.
+        A `keras.utils.PyDataset` without end: `batches[i]`, its i-th batch, and what iterating and
+        `model.fit` (with `steps_per_epoch`) get, is `(images, masks)`, uint8 `(batch, *crop, 3)`
+        and uint8 `(batch, *crop)`, with 255 for ignored pixels. Threads decode and augment the
+        examples of the next batches ahead, one thread for each core.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range; when a batch is read, if a file is damaged
+            or a mask has ids that are no class. The error names the file and the ids.
+        ImportError: If OpenCV is missing, with the pip command.
     """
-    tf = optional_import("tensorflow", "examples")
-    if not hasattr(dataset, "keys"):
+    _opencv()
+    if not isinstance(examples, Examples):
         raise ValueError(
-            "`dataset` must be what load or folder_dataset returned, so that its examples can be "
-            f"had in any order. Received: dataset={dataset}. Pass it before any map, shuffle, take "
-            "or batch."
+            "`examples` must be Examples, as load and folder_dataset return them, so that they can "
+            f"be read in any order. Received: examples={examples!r}. Pass them before any map, "
+            "shuffle or batch."
         )
-    positive_int("batch", batch)
-    for name, value in (("seed", seed), ("start_step", start_step)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(
-                f"`{name}` must be an int of at least 0. Received: {name}={value!r}. Count from 0."
-            )
-    number, parts = part
-    if not 0 <= number < parts or batch % parts:
+    if not len(examples):
         raise ValueError(
-            "`part` must be (i, n), i from 0 to n - 1, with n a divisor of `batch`. Received: "
-            f"part={part}, batch={batch}. Change one of them."
+            "`examples` must hold at least one. Received: examples of length 0. Look at the folder "
+            "of the dataset."
         )
+    integer("batch", batch)
+    integer("seed", seed, 0)
+    integer("start_step", start_step, 0)
+    own_part, parts = _checked_part(part, batch)
     settings = _settings(crop, **augmentation)
-    count, first = len(dataset), start_step * batch
+    count, own = len(examples), batch // parts
+    first = start_step * batch + own_part * own
 
-    plain = tf.autograph.experimental.do_not_convert  # has nothing to translate
+    @functools.lru_cache(maxsize=2)
+    def order(epoch):
+        # Of NumPy's random methods, this one is the least likely to change.
+        return np.argsort(np.random.default_rng((seed, 0, epoch)).random(count), kind="stable")
 
-    def epoch_order(epoch):
-        random = tf.random.stateless_uniform((count,), (seed, epoch))
-        order = tf.cast(tf.argsort(random, stable=True), tf.int64)
-        return tf.data.Dataset.from_tensor_slices(
-            (order, epoch * count + tf.range(count, dtype=tf.int64))
-        )
+    def read(task):
+        position, index = task
+        image, mask = examples[index]
+        return _augment(image, mask, np.random.default_rng((seed, 1, position)), settings)
 
-    def example(index, position):
-        image, mask = dataset.read(*(tf.gather(part, index) for part in dataset.keys))
-        # One stream of seeds shuffles, another augments.
-        return _augment(image, mask, tf.stack([seed + 2**32, position]), settings)
+    def positions(step):
+        start = first + step * batch
+        return [
+            (position, int(order(position // count)[position % count]))
+            for position in range(start, start + own)
+        ]
 
-    stream = tf.data.Dataset.range(first // count, tf.int64.max).flat_map(plain(epoch_order))
-    stream = stream.skip(first % count)
-    if parts > 1:
-        stream = stream.batch(batch // parts).shard(parts, number).unbatch()
-    stream = stream.map(plain(example), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return stream.batch(batch // parts, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return _Endless(positions, read, lambda task: examples.name(task[1]))
 
 
+class _Endless(Batches):
+    """Batches without end, whose examples are read ahead one by one."""
+
+    _AHEAD = 2
+
+    def __init__(self, positions, example, name):
+        super().__init__(positions, example, None, name)
+        self._pool = ThreadPoolExecutor(threads(), thread_name_prefix="training_batches")
+        self._begun: dict[int, list[Future]] = {}
+
+    def _pairs(self, index):
+        wanted = range(index, index + 1 + self._AHEAD)
+        for step in [step for step in self._begun if step not in wanted]:
+            for future in self._begun.pop(step):
+                future.cancel()
+        for step in wanted:
+            if step not in self._begun:
+                self._begun[step] = [
+                    self._pool.submit(self._example, position) for position in self._positions(step)
+                ]
+        return [future.result() for future in self._begun.pop(index)]
+
+    def __del__(self):
+        if pool := self.__dict__.get("_pool"):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@_deprecation.renamed_arguments(pad_colour="pad_color")
 def augment(
-    image: Tensor, mask: Tensor, seed: Tensor, crop: tuple[int, int], **augmentation: Any
-) -> tuple[Tensor, Tensor]:
-    """A random piece of a picture and the piece of its mask that belongs to it.
+    image: np.ndarray,
+    mask: np.ndarray,
+    seed: int | Sequence[int],
+    crop: tuple[int, int],
+    **augmentation: Any,
+) -> Pair:
+    """A random crop of an image and the crop of its mask that belongs to it.
 
-    - Scale: a ratio is drawn from `scales`, evenly. Without `base_size` it is the scale. With it,
-      the scale is the largest at which the picture fits into `base_size` times the ratio.
+    - Scale: a ratio is drawn evenly from `scales`. Without `base_size` it is the scale. With it,
+      the scale is the largest at which the image fits into `base_size` times the ratio.
     - Crop: a window of the size `crop`, evenly among all. If more than `max_class_share` of its
       pixels, ignored ones left out, are of one class, another is drawn, up to 10 times.
-    - Mirror image, left to right, with the probability `flip`.
-    - Colours, if `photometric`: each with even odds, brightness by -32 to 32, contrast by 0.5 to
+    - Flip, left to right, with the probability `flip`.
+    - Colors, if `photometric`: each with even odds, brightness by -32 to 32, contrast by 0.5 to
       1.5, saturation by 0.5 to 1.5, hue by -36 to 36 degrees; contrast before or after the others.
-    - Where the scaled picture is smaller than `crop`, `pad_colour` and 255 fill right and bottom.
-      mmsegmentation fills the normalised picture with 0 there, which is the mean colour.
+    - Where the scaled image is smaller than `crop`, `pad_color` and 255 fill right and bottom.
+      mmsegmentation fills the normalised image with 0 there, which is the mean color.
 
-    Pictures are scaled bilinearly, without antialiasing, as OpenCV does, masks to the nearest.
+    Images are scaled bilinearly, without antialiasing, masks to the nearest neighbor: pixel `x` of
+    the scaled image shows the place `(x + 0.5) / scale - 0.5` of the image.
 
     Args:
-        image: uint8 tensor `(height, width, 3)`.
-        mask: uint8 tensor `(height, width)`.
-        seed: Tensor of two ints; the same seed does the same.
+        image: uint8 array `(height, width, 3)`.
+        mask: uint8 array `(height, width)`.
+        seed: Int, or a sequence of ints; the same seed does the same.
         crop: `(height, width)` of the result.
-        scales: Smallest and largest ratio.
+        scales: Smallest and largest ratio. Default: 0.5 and 2.
         scale_step: If given, only ratios at this distance from each other, from the smallest on.
-        base_size: `(long side, short side)` in pixels, or `None`.
-        max_class_share: Between 0 and 1; 1 takes every window.
-        flip: Probability of the mirror image.
-        photometric: Whether to change colours.
-        pad_colour: RGB of what the picture does not fill, 0 to 255.
+        base_size: `(long side, short side)` in pixels, or `None`, the default.
+        max_class_share: Above 0 and at most 1, which takes every window. Default: 0.75.
+        flip: Probability of flipping. Default: 0.5.
+        photometric: Whether to change colors. Default: yes.
+        pad_color: RGB of what the image does not fill, 0 to 255. Default: `MEAN_COLOR`.
 
     Returns:
         `(image, mask)`, uint8 `(*crop, 3)` and uint8 `crop`.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range, or image and mask do not belong together.
+        ImportError: If OpenCV is missing, with the pip command.
     """
-    tf = optional_import("tensorflow", "examples")
-    run = tf.autograph.experimental.do_not_convert(_augment)
-    return run(image, mask, seed, _settings(crop, **augmentation))
+    settings = _settings(crop, **augmentation)
+    image, mask = np.asarray(image), np.asarray(mask)
+    if image.dtype != "uint8" or mask.dtype != "uint8" or image.shape != (*mask.shape, 3):
+        raise ValueError(
+            "`image` must be uint8 (height, width, 3) and `mask` uint8 (height, width). Received: "
+            f"image {image.dtype} {image.shape}, mask {mask.dtype} {mask.shape}. Convert them."
+        )
+    return _augment(image, mask, np.random.default_rng(seed), settings)
+
+
+def _opencv() -> ModuleType:
+    return optional_import("cv2", "data")
+
+
+def _checked_part(part, batch):
+    valid = isinstance(part, (tuple, list)) and len(part) == 2
+    valid = valid and all(isinstance(value, (int, np.integer)) for value in part)
+    if not valid or not 0 <= part[0] < part[1] or batch % part[1]:
+        raise ValueError(
+            "`part` must be (i, n), i from 0 to n - 1, with n a divisor of `batch`. Received: "
+            f"part={part}, batch={batch}. Change one of them."
+        )
+    return part
 
 
 def _settings(
@@ -159,33 +226,25 @@ def _settings(
     max_class_share=0.75,
     flip=0.5,
     photometric=True,
-    pad_colour=MEAN_COLOUR,
+    pad_color=MEAN_COLOR,
 ):
     """The arguments of `augment`, checked."""
-    rules = (
-        ("crop", crop, "two positive ints, (height, width)", _two(crop, int)),
-        ("scales", scales, "two positive numbers, the smaller first", _two(scales)),
-        ("scale_step", scale_step, "positive or None", scale_step is None or scale_step > 0),
-        (
-            "base_size",
-            base_size,
-            "two positive numbers, the longer side first, or None",
-            base_size is None or _two(base_size[::-1]),
-        ),
-        ("max_class_share", max_class_share, "above 0 and at most 1", 0 < max_class_share <= 1),
-        ("flip", flip, "between 0 and 1", 0 <= flip <= 1),
-        (
-            "pad_colour",
-            pad_colour,
-            "three numbers from 0 to 255",
-            len(pad_colour) == 3 and min(pad_colour) >= 0 and max(pad_colour) <= 255,
-        ),
-    )
-    for name, value, rule, holds in rules:
-        if not holds:
-            raise ValueError(
-                f"`{name}` must be {rule}. Received: {name}={value!r}. See help(augment)."
-            )
+    positive_ints("crop", crop, 2)
+    _ascending("scales", scales, "two positive numbers, the smaller first")
+    number("scale_step", scale_step, above=0, optional=True)
+    if base_size is not None:
+        swapped = base_size[::-1] if isinstance(base_size, (tuple, list)) else base_size
+        _ascending(
+            "base_size", swapped, "two positive numbers, the longer side first, or None", base_size
+        )
+    number("max_class_share", max_class_share, above=0, maximum=1)
+    number("flip", flip, 0, 1)
+    boolean("photometric", photometric)
+    if not _numbers(pad_color, 3) or min(pad_color) < 0 or max(pad_color) > 255:
+        raise ValueError(
+            f"`pad_color` must be three numbers from 0 to 255. Received: pad_color={pad_color!r}. "
+            "Give red, green and blue."
+        )
     return {
         "crop": tuple(crop),
         "scales": scales,
@@ -194,139 +253,133 @@ def _settings(
         "max_class_share": max_class_share,
         "flip": flip,
         "photometric": photometric,
-        "pad_colour": pad_colour,
+        "pad_color": np.rint(pad_color).astype("uint8"),
     }
 
 
-def _two(values, kind=(int, float)):
-    """Whether these are two positive numbers; if floats are welcome, the smaller first."""
-    right = len(values) == 2 and all(isinstance(value, kind) and value > 0 for value in values)
-    return right and (kind is int or values[0] <= values[1])
+def _ascending(name, values, rule, shown=None):
+    if not _numbers(values, 2) or not 0 < values[0] <= values[1]:
+        raise ValueError(
+            f"`{name}` must be {rule}. Received: {name}={values if shown is None else shown!r}. "
+            "See help(augment)."
+        )
 
 
-def _augment(image, mask, seed, settings):
-    tf = optional_import("tensorflow", "examples")
-    crop = settings["crop"]
-    image, mask = tf.convert_to_tensor(image), tf.convert_to_tensor(mask)
-    seeds = tf.unstack(tf.random.split(seed, 4))
-    old = tf.shape(mask)
-    new = _scaled_size(old, seeds[0], settings)
-    size = tf.minimum(new, crop)
-
-    spare = tf.cast(new - size + 1, tf.float32)
-    offsets = tf.random.stateless_uniform((_TRIES + 1, 2), seeds[1])
-    offsets = tf.minimum(tf.cast(offsets * spare, tf.int32), new - size)
-
-    def windows(number):
-        return _window_of_mask(mask, new, size, offsets[number])
-
-    number = tf.constant(0)
-    if settings["max_class_share"] < 1:
-        number = tf.while_loop(
-            lambda i: (i < _TRIES) & ~_is_mixed(windows(i), settings["max_class_share"]),
-            lambda i: [i + 1],
-            [number],
-        )[0]
-    image = _window_of_image(image, old, new, size, offsets[number])
-    mask = windows(number)
-
-    mirrored = tf.random.stateless_uniform((), seeds[2]) < settings["flip"]
-    image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
-    mask = tf.cond(mirrored, lambda: tf.reverse(mask, [1]), lambda: mask)
-    if settings["photometric"]:
-        image = _photometric(image, seeds[3])
-
-    # Padding the difference to the colour fills with that colour.
-    border = [[0, crop[0] - size[0]], [0, crop[1] - size[1]]]
-    colour = tf.cast(settings["pad_colour"], tf.float32)
-    image = tf.pad(tf.round(image) - colour, [*border, [0, 0]]) + colour
-    mask = tf.pad(mask, border, constant_values=IGNORE_LABEL)
+def _numbers(values, count):
     return (
-        tf.ensure_shape(tf.cast(tf.round(image), tf.uint8), (*crop, 3)),
-        tf.ensure_shape(mask, crop),
+        isinstance(values, (tuple, list, np.ndarray))
+        and len(values) == count
+        and all(isinstance(value, (int, float, np.number)) for value in values)
+        and bool(np.isfinite(np.asarray(values, "float64")).all())
     )
 
 
-def _scaled_size(old, seed, settings):
-    """Height and width of the scaled picture."""
-    tf = optional_import("tensorflow", "examples")
+def _augment(image, mask, random, settings):
+    crop = settings["crop"]
+    # All that may be drawn is drawn, so that each number has its place whatever the settings.
+    ratio, flip, *colors = random.random(11)
+    places = random.random((_TRIES + 1, 2))
+
+    old = mask.shape
+    new = _scaled_size(old, ratio, settings)
+    size = np.minimum(new, crop)
+    offsets = np.minimum((places * (new - size + 1)).astype(int), new - size)
+    for offset in offsets:
+        window = _window_of_mask(mask, new, size, offset)
+        if settings["max_class_share"] == 1 or _is_mixed(window, settings["max_class_share"]):
+            break
+    image = _window_of_image(image, old, new, size, offset)
+    if settings["photometric"]:
+        image = _photometric(image, colors[:5], colors[5:])
+    step = -1 if flip < settings["flip"] else 1
+
+    height, width = size
+    whole = np.empty((*crop, 3), "uint8")
+    whole[height:] = whole[:height, width:] = settings["pad_color"]
+    whole[:height, :width] = image[:, ::step]
+    labels = np.full(crop, IGNORE_LABEL, "uint8")
+    labels[:height, :width] = window[:, ::step]
+    return whole, labels
+
+
+def _scaled_size(old, ratio, settings):
+    """Height and width of the scaled image, for a random number `ratio` of 0 to 1."""
     (low, high), step = settings["scales"], settings["scale_step"]
-    ratio = tf.random.stateless_uniform((), seed)
     if step is None:
         ratio = low + ratio * (high - low)
     else:
-        choices = int((high - low) / step + 1.5)
-        ratio = low + tf.floor(ratio * choices) * step
-    sides = tf.cast(old, tf.float32)
+        ratio = low + int(ratio * int((high - low) / step + 1.5)) * step
     if settings["base_size"] is not None:
-        long, short = (tf.floor(side * ratio) for side in settings["base_size"])
-        ratio = tf.minimum(long / tf.reduce_max(sides), short / tf.reduce_min(sides))
-    return tf.maximum(tf.cast(sides * ratio + 0.5, tf.int32), 1)
+        long, short = (int(side * ratio) for side in settings["base_size"])
+        ratio = min(long / max(old), short / min(old))
+    return np.maximum((np.array(old) * ratio + 0.5).astype(int), 1)
 
 
 def _window_of_mask(mask, new, size, offset):
-    """What `mask`, enlarged to the size `new`, shows in a window."""
-    tf = optional_import("tensorflow", "examples")
-    for axis in (0, 1):
-        length = tf.shape(mask)[axis]
-        places = tf.cast(offset[axis] + tf.range(size[axis]), tf.float32) + 0.5
-        places = places * tf.cast(length, tf.float32) / tf.cast(new[axis], tf.float32)
-        mask = tf.gather(mask, tf.minimum(tf.cast(places, tf.int32), length - 1), axis=axis)
-    return mask
+    """What `mask`, resized to the size `new`, shows in a window."""
+    rows, columns = (
+        # floor((x + 0.5) * length / new), in whole numbers.
+        (2 * np.arange(offset[axis], offset[axis] + size[axis]) + 1)
+        * mask.shape[axis]
+        // (2 * new[axis])
+        for axis in (0, 1)
+    )
+    return mask[rows][:, columns]
 
 
 def _window_of_image(image, old, new, size, offset):
-    """What `image`, enlarged to the size `new`, shows in a window; float32, 0 to 255.
-
-    Only the part of the picture that is seen is resized.
-    """
-    tf = optional_import("tensorflow", "examples")
-    scale = tf.cast(new, tf.float32) / tf.cast(old, tf.float32)
-    first = (tf.cast(offset, tf.float32) + 0.5) / scale - 0.5
-    last = (tf.cast(offset + size, tf.float32) - 0.5) / scale - 0.5
-    start = tf.maximum(tf.cast(tf.floor(first), tf.int32) - 1, 0)
-    stop = tf.minimum(tf.cast(tf.floor(last), tf.int32) + 3, old)
-    part = image[start[0] : stop[0], start[1] : stop[1]]
-    # The operation behind tf.image.resize, which cannot shift.
-    return tf.raw_ops.ScaleAndTranslate(
-        images=part[None],
-        size=size,
-        scale=scale,
-        translation=tf.cast(start, tf.float32) * scale - tf.cast(offset, tf.float32),
-        kernel_type="triangle",
-        antialias=False,
-    )[0]
+    """What `image`, resized to the size `new`, shows in a window; only the part seen is resized."""
+    cv2 = _opencv()
+    scale = new / np.array(old)
+    first = (offset + 0.5) / scale - 0.5
+    last = (offset + size - 0.5) / scale - 0.5
+    start = np.maximum(np.floor(first).astype(int) - 1, 0)
+    stop = np.minimum(np.floor(last).astype(int) + 3, old)
+    # Resizing cannot shift; the matrix gives the place (x, y) in the part of each pixel.
+    (top, left), (down, right) = first - start, 1 / scale
+    return cv2.warpAffine(
+        image[start[0] : stop[0], start[1] : stop[1]],
+        np.array([[right, 0, left], [0, down, top]]),
+        (int(size[1]), int(size[0])),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
 
 
 def _is_mixed(mask, max_class_share):
     """Whether there are two classes at least, and none has more than its share."""
-    tf = optional_import("tensorflow", "examples")
-    ids = tf.cast(mask[mask != IGNORE_LABEL], tf.int32)
-    counts = tf.math.bincount(ids, minlength=IGNORE_LABEL)
-    share = tf.reduce_max(counts) / tf.maximum(tf.reduce_sum(counts), 1)
-    return (tf.math.count_nonzero(counts) > 1) & (share < max_class_share)
+    counts = _opencv().calcHist([mask], [0], None, [256], [0, 256]).ravel()[:IGNORE_LABEL]
+    return np.count_nonzero(counts) > 1 and counts.max() < max_class_share * counts.sum()
 
 
-def _photometric(image, seed):
-    """Random brightness, contrast, saturation and hue of a float32 picture, 0 to 255."""
-    tf = optional_import("tensorflow", "examples")
-    does = tf.unstack(tf.random.stateless_uniform((5,), tf.random.split(seed, 2)[0]) < 0.5)
-    by = tf.unstack(tf.random.stateless_uniform((4,), tf.random.split(seed, 2)[1]))
+def _photometric(image, odds, amounts):
+    """Brightness, contrast, saturation and hue of a uint8 image, by nine numbers of 0 to 1."""
+    brighten, contrast, contrast_first, saturate, turn = (value < 0.5 for value in odds)
+    if not (brighten or contrast or saturate or turn):
+        return image
+    cv2 = _opencv()
+    image = image.astype("float32")
 
-    def maybe(condition, image, change):
-        return tf.cond(
-            condition, lambda: tf.clip_by_value(change(image), 0.0, 255.0), lambda: image
-        )
+    def change_contrast():
+        np.multiply(image, np.float32(0.5 + amounts[1]), out=image)
+        np.clip(image, 0, 255, out=image)
 
-    def contrast(image):
-        return image * (0.5 + by[1])
-
-    image = maybe(does[0], image, lambda image: image + 64 * by[0] - 32)
-    image = maybe(does[1] & does[2], image, contrast)
-    image = maybe(
-        does[3], image, lambda image: tf.image.adjust_saturation(image / 255, 0.5 + by[2]) * 255
-    )
-    # Whole steps of 2 degrees, as in OpenCV's 8-bit colours.
-    hue = (tf.floor(by[3] * 36) - 18) / 180
-    image = maybe(does[4], image, lambda image: tf.image.adjust_hue(image / 255, hue) * 255)
-    return maybe(does[1] & ~does[2], image, contrast)
+    if brighten:
+        np.add(image, np.float32(64 * amounts[0] - 32), out=image)
+        np.clip(image, 0, 255, out=image)
+    if contrast and contrast_first:
+        change_contrast()
+    if saturate or turn:
+        hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
+        if saturate:
+            np.minimum(saturation * np.float32(0.5 + amounts[2]), 1, out=saturation)
+        if turn:
+            # Whole steps of 2 degrees, as in OpenCV's 8-bit colors.
+            np.add(hue, np.float32(2 * int(amounts[3] * 36) - 36), out=hue)
+            hue[hue < 0] += 360
+            hue[hue >= 360] -= 360
+        image = cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2RGB)
+        np.clip(image, 0, 255, out=image)
+    if contrast and not contrast_first:
+        change_contrast()
+    return np.rint(image, out=image).astype("uint8")

@@ -1,29 +1,33 @@
-"""The data sets by name: what they hold (`describe`) and their examples (`load`).
+"""The datasets by name: what they hold (`describe`) and their examples (`load`).
 
 Masks leave `load` in one form, whatever the ids of the files: class `i` is `i`, and all that
 belongs to no class is 255.
 """
 
+import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_fsa import types
-from keras_fsa.arguments import one_of, optional_import
+from keras_fsa.arguments import boolean, one_of, optional_import
 from keras_fsa.datasets import ade20k, cityscapes, signal_harbor, voc_aug
 from keras_fsa.datasets.archives import import_tfds, require_files, require_space
-from keras_fsa.datasets.indexed import indexed_dataset
+from keras_fsa.datasets.examples import Examples
+from keras_fsa.images import read_image, read_mask
 from keras_fsa.metrics import IGNORE_LABEL
 
 
 @dataclass(frozen=True, eq=False)
 class Description:
-    """What a data set holds.
+    """What a dataset holds.
 
     Attributes:
-        name: Name of the data set.
+        name: Name of the dataset.
         class_names: Tuple of the names of the classes, in the order of their ids.
         palette: uint8 array `(classes, 3)`, the RGB colour of each class.
         splits: Dict of the names of the splits and the published number of examples in each; the
@@ -39,23 +43,31 @@ class Description:
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """How TFDS holds a data set: its builder, features, splits by other names, and ids."""
+class _Prepared:
+    """How TFDS holds a dataset: its builder, features, splits by other names, and ids."""
 
     builder: str
-    module: object
-    ids: tuple  # the raw id of each class
-    ignored: tuple = ()  # further raw ids that may occur
+    ids: tuple
+    """The raw id of each class."""
+    ignored: tuple = ()
+    """Further raw ids that may occur."""
     image: str = "image"
     mask: str = "mask"
     name: str = "name"
     splits: tuple = ()
+    options: tuple = ()
+    """Names of the arguments of `load` that the builder takes."""
 
 
-_LAYOUTS = {
-    "cityscapes": _Layout(
+_MODULES = {
+    "cityscapes": cityscapes,
+    "ade20k": ade20k,
+    "voc_aug": voc_aug,
+    "signal_harbor": signal_harbor,
+}
+_PREPARED = {
+    "cityscapes": _Prepared(
         "cityscapes/semantic_segmentation",
-        cityscapes,
         cityscapes.RAW_IDS,
         cityscapes.IGNORED_IDS,
         "image_left",
@@ -63,23 +75,24 @@ _LAYOUTS = {
         "image_id",
         (("val", "validation"),),
     ),
-    "ade20k": _Layout("ade20k", ade20k, tuple(range(1, 151)), (0, 255)),
-    "voc_aug": _Layout("voc_aug", voc_aug, tuple(range(21)), (255,)),
-    "signal_harbor": _Layout("signal_harbor", signal_harbor, tuple(range(10)), name="index"),
+    "ade20k": _Prepared("ade20k", tuple(range(1, 151)), (0, 255), options=("skip_unreadable",)),
+    "voc_aug": _Prepared("voc_aug", tuple(range(21)), (255,), options=("skip_unreadable",)),
 }
 
-NAMES = tuple(_LAYOUTS)
+NAMES = tuple(_MODULES)
 """The names that `describe` and `load` know."""
+
+_UNKNOWN = 254
 
 
 def describe(name: str) -> Description:
-    """The `Description` of a data set: class names, colours, splits. Reads no file.
+    """The `Description` of a dataset: class names, colors, splits. Reads no file.
 
     Raises:
         ValueError: If `name` is none of `NAMES`.
     """
     one_of("name", name, NAMES)
-    module = _LAYOUTS[name].module
+    module = _MODULES[name]
     palette = np.array(module.PALETTE, "uint8")
     palette.setflags(write=False)
     return Description(name, tuple(module.CLASSES), palette, dict(module.SPLITS))
@@ -92,8 +105,10 @@ def load(
     download: bool = False,
     manual_dir: types.Path | None = None,
     skip_unreadable: bool = False,
-) -> types.Dataset:
-    """The examples of a data set, which TFDS prepares on first use.
+) -> Examples:
+    """The examples of a dataset.
+
+    Signal Harbor is drawn as it is read. The others are prepared by TFDS on first use.
 
     ```python
     train = load("cityscapes", "train", data_dir="data", manual_dir="archives")
@@ -112,20 +127,45 @@ def load(
             was prepared without some.
 
     Returns:
-        A `tf.data.Dataset` of known cardinality in a fixed order, neither shuffled nor batched, of
-        tuples `(image, mask)`: uint8 RGB `(height, width, 3)` and uint8 `(height, width)` with the
-        class ids and 255.
+        `Examples` in a fixed order: pairs of uint8 RGB `(height, width, 3)` and uint8
+        `(height, width)` with the class ids and 255.
 
     Raises:
-        ValueError: If there is no such data set or split, or if what is prepared cannot be used.
+        ValueError: If there is no such dataset or split, or if what is prepared cannot be used;
+            when an example is read, if its mask has ids that are no label or is of another size.
+            The error names the example.
         FileNotFoundError: If archives are missing; it says where to get them and where to put them.
-        OSError: If the disk is too full to prepare the data set.
+        OSError: If the disk is too full to prepare the dataset.
+        ImportError: If TensorFlow or TFDS is missing for a dataset that TFDS prepares, or Pillow,
+            with the pip command.
     """
     description = describe(name)
     one_of("split", split, tuple(description.splits))
-    layout = _LAYOUTS[name]
-    tf = optional_import("tensorflow", "examples")
-    builder = _prepare(layout, data_dir, download, manual_dir, skip_unreadable)
+    boolean("download", download)
+    boolean("skip_unreadable", skip_unreadable)
+    optional_import("PIL.Image", "data")
+    if name in _PREPARED:
+        return _load_prepared(name, split, data_dir, download, manual_dir, skip_unreadable)
+    module = _MODULES[name]
+    return Examples(
+        description.splits[split],
+        lambda index: module.draw_scene(module.scene_rng(split, index)),
+        lambda index: f"{split} {index}",
+        (module.HEIGHT, module.WIDTH),
+    )
+
+
+def _load_prepared(name, split, data_dir, download, manual_dir, skip_unreadable):
+    layout = _PREPARED[name]
+    options = {"skip_unreadable": skip_unreadable}
+    builder = _prepare(
+        layout.builder,
+        _MODULES[name].SOURCES,
+        data_dir,
+        download,
+        manual_dir,
+        {option: options[option] for option in layout.options},
+    )
     left_out = (builder.info.metadata or {}).get("left_out", {}).get(split)
     if left_out and not skip_unreadable:
         raise ValueError(
@@ -133,57 +173,43 @@ def load(
             f"without {len(left_out)} broken file(s), the first: {left_out[0]}. Go on without them "
             "with skip_unreadable=True, or get fresh copies, delete that folder and prepare again."
         )
-    paths, offsets, lengths = _records(builder, dict(layout.splits).get(split, split))
-
-    features, encoded = builder.info.features, import_tfds().decode.SkipDecoding()
-    unknown = 254
-    table = np.full(256, unknown, "uint8")
+    records = _records(builder, dict(layout.splits).get(split, split))
+    features = _feature_reader(records)
+    table = np.full(256, _UNKNOWN, "uint8")
     table[list(layout.ignored)] = IGNORE_LABEL
     table[list(layout.ids)] = np.arange(len(layout.ids))
 
-    def read(path, offset, length):
-        record = tf.ensure_shape(
-            tf.numpy_function(_read_record, [path, offset, length], "string"), ()
-        )
-        example = features.deserialize_example(record, decoders={layout.image: encoded})
-        # TFDS decodes JPEG files by the fast method, up to 20 grey levels off what others read.
-        # The operation takes PNG files, too.
-        image = tf.io.decode_jpeg(example[layout.image], 3, dct_method="INTEGER_ACCURATE")
-        image = tf.ensure_shape(image, features[layout.image].shape)
-        raw = example[layout.mask][..., 0]
-        mask = tf.gather(table, tf.cast(raw, tf.int32))
-        wrong = tf.unique(tf.boolean_mask(raw, mask == unknown))[0]
-        label = tf.strings.format("{}", example[layout.name])
-        checks = [
-            tf.debugging.Assert(
-                tf.size(wrong) == 0, [f"{name}, {split}: ids that are no label in", label, wrong]
-            ),
-            tf.debugging.Assert(
-                tf.reduce_all(tf.shape(image)[:2] == tf.shape(raw)),
-                [f"{name}, {split}: picture and mask differ in size in", label],
-            ),
-        ]
-        with tf.control_dependencies([check for check in checks if check is not None]):
-            return tf.identity(image), tf.identity(mask)
+    def read(index):
+        example = features(index)
+        image = read_image(io.BytesIO(_bytes(example, layout.image)), max_pixels=None)
+        ids = read_mask(io.BytesIO(_bytes(example, layout.mask)), max_pixels=None)
+        mask = table[ids]
+        if (mask == _UNKNOWN).any():
+            wrong = ", ".join(map(str, np.unique(ids[mask == _UNKNOWN])))
+            raise ValueError(f"{name}, {split}: ids that are no label in {name_of(index)}: {wrong}")
+        if image.shape[:2] != mask.shape:
+            raise ValueError(
+                f"{name}, {split}: image and mask differ in size in {name_of(index)}: "
+                f"{image.shape[:2]} and {mask.shape}"
+            )
+        return image, mask
 
     def name_of(index):
-        record = _read_record(os.fsencode(paths[index]), offsets[index], lengths[index])
-        value = tf.train.Example.FromString(record).features.feature[layout.name]
-        return (value.bytes_list.value or [str(value.int64_list.value[0]).encode()])[0].decode()
+        return _bytes(features(index), layout.name).decode()
 
-    return indexed_dataset((paths, offsets, lengths), read, name_of)
+    return Examples(len(records), read, name_of)
 
 
-def _prepare(layout, data_dir, download, manual_dir, skip_unreadable):
-    """The builder of a data set, after it has prepared its files where need be."""
+def _prepare(name, sources, data_dir, download, manual_dir, options):
+    """The builder of a dataset, after it has prepared its files where need be."""
     tfds = import_tfds()
-    options = {"skip_unreadable": True} if skip_unreadable and layout.name == "name" else {}
-    builder = tfds.builder(layout.builder, data_dir=data_dir, **options)
+    from keras_fsa.datasets import builders  # noqa: F401 registers our builders
+
+    builder = tfds.builder(name, data_dir=data_dir, **options)
     if builder.is_prepared():
         return builder
     root = Path(os.fspath(builder.data_dir).removesuffix(builder.info.full_name))
     manual_dir = Path(manual_dir or root / "downloads/manual")
-    sources = getattr(layout.module, "SOURCES", ())
     require_files(sources, manual_dir, download)
     require_space(sources, manual_dir, root, builder.url_infos)
     config = tfds.download.DownloadConfig(manual_dir=manual_dir)
@@ -198,18 +224,18 @@ def _prepare(layout, data_dir, download, manual_dir, skip_unreadable):
 
 
 def _records(builder, split):
-    """The file, the place in it and the length of each record of a split.
+    """`(path, offset, length)` of each record of a split.
 
     TFDS' other file format, array_record, gives records by number itself, but `tfds.load` cannot
-    read it; and a data set can be prepared in one format only.
+    read it; and a dataset can be prepared in one format only.
     """
     info = builder.info
     if info.file_format.value != "tfrecord":
         raise ValueError(
-            "A data set must be prepared as TFRecord files. Received: "
+            "A dataset must be prepared as TFRecord files. Received: "
             f"file_format={info.file_format.value} in {builder.data_dir}. Pass another data_dir."
         )
-    paths, offsets, lengths = [], [], []
+    records = []
     for path in info.splits[split].filepaths:
         with open(path, "rb") as file:
             end = file.seek(0, os.SEEK_END)
@@ -218,26 +244,34 @@ def _records(builder, split):
             while place < end:
                 file.seek(place)
                 length = int.from_bytes(file.read(8), "little")
-                paths.append(os.fspath(path))
-                offsets.append(place + 12)
-                lengths.append(length)
+                records.append((os.fspath(path), place + 12, length))
                 place += length + 16
         if place != end:
             raise ValueError(
                 f"A file of records must be whole. Received: {path}, which ends early. Delete "
-                f"{builder.data_dir} and prepare the data set again."
+                f"{builder.data_dir} and prepare the dataset again."
             )
-    if len(paths) != info.splits[split].num_examples or not paths:
+    if len(records) != info.splits[split].num_examples or not records:
         raise ValueError(
             f"A split must hold the examples that it was prepared with, at least one. Received: "
-            f"{len(paths)} of {info.splits[split].num_examples} in {builder.data_dir}. Delete it "
-            "and prepare the data set again."
+            f"{len(records)} of {info.splits[split].num_examples} in {builder.data_dir}. Delete it "
+            "and prepare the dataset again."
         )
-    return paths, offsets, lengths
+    return records
 
 
-def _read_record(path, offset, length):
-    # Outside a graph TensorFlow passes arrays.
-    with open(np.asarray(path).item(), "rb") as file:
-        file.seek(offset)
-        return file.read(length)
+def _feature_reader(records: list) -> Callable[[int], Any]:
+    """A function from the number of a record to its features, in TensorFlow's protocol buffers."""
+    parse = optional_import("tensorflow", "examples").train.Example.FromString
+
+    def features(index):
+        path, offset, length = records[index]
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return parse(file.read(length)).features.feature
+
+    return features
+
+
+def _bytes(features, name):
+    return features[name].bytes_list.value[0]

@@ -1,22 +1,22 @@
-"""Signal Harbor: a small drawn data set that only long-range context can solve.
+"""Signal Harbor: a small drawn dataset that only long-range context can solve.
 
 What it is for. Semantic segmentation with self-attention is meant to carry information across
-the whole picture. On most data sets that is hard to see, because what lies near a pixel nearly
+the whole image. On most datasets that is hard to see, because what lies near a pixel nearly
 always gives its class away. Here it does not, by construction: boats entering a harbour
 ("inbound") and boats leaving it ("outbound") look exactly alike, and only a signal lamp at the
-far top of the picture tells which they are. A green lamp means that every boat in the picture is
+far top of the image tells which they are. A green lamp means that every boat in the image is
 inbound, a red one that every boat is outbound. Every boat pixel is at least `MIN_DISTANCE` pixels
 away from every lamp pixel, so a network whose receptive field reaches less far can find the boats
-but can only guess their kind (about half of them right), while one that sees the whole picture
+but can only guess their kind (about half of them right), while one that sees the whole image
 can get both classes right. The other classes, the two signals among them, can be learned from what
 is nearby.
 
-How it is built. Each picture, 96 pixels high and 128 wide, is drawn by `draw_scene` from a random
+How it is built. Each image, 96 pixels high and 128 wide, is drawn by `draw_scene` from a random
 number generator, so there is nothing to download. The landscape is made of curves and smooth
 noise: a sky with clouds, hills with trees and houses, two beaches, the sea. A pier, buoys and two
 to four boats are polygons in front of it; a random time of day colours everything, and sensor
 noise comes last. Buoys are red or green at random, and so are some boats, so the mean colour of
-a picture does not betray the lamp. Trees and houses belong to the hill; birds, parasols and foam
+an image does not betray the lamp. Trees and houses belong to the hill; birds, parasols and foam
 are clutter and keep the class of what is behind them.
 
 The colour of the lamp is the very last thing that is drawn at random, with even odds. All else is
@@ -24,19 +24,13 @@ settled by then, hence independent of it; the colour decides the pixels inside t
 of their two labels the signal and the boats get, nothing more.
 
 Example `i` of a split comes from a generator seeded with the split and `i` (`scene_rng`), so that
-the same versions of NumPy and Pillow draw the same data set everywhere: 640 examples for `train`,
+the same versions of NumPy and Pillow draw the same dataset everywhere: 640 examples for `train`,
 160 for `test`.
 """
 
 import numpy as np
 
 from keras_fsa.arguments import optional_import
-from keras_fsa.datasets.archives import import_tfds
-
-tfds = import_tfds()
-_, Image, ImageDraw = (
-    optional_import(module, "examples") for module in ("PIL", "PIL.Image", "PIL.ImageDraw")
-)
 
 HEIGHT, WIDTH = 96, 128
 SPLITS = {"train": 640, "test": 160}
@@ -137,7 +131,7 @@ def scene_rng(split: str, index: int) -> np.random.Generator:
     if split not in SPLITS:
         raise ValueError(
             f"split must be one of {tuple(SPLITS)}. Received: split={split!r}. "
-            "Pass the name of a split of the data set."
+            "Pass the name of a split of the dataset."
         )
     return np.random.default_rng((list(SPLITS).index(split), index))
 
@@ -145,10 +139,10 @@ def scene_rng(split: str, index: int) -> np.random.Generator:
 def draw_scene(
     rng: np.random.Generator, signal: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one picture of the harbour and its mask.
+    """Draws one image of the harbour and its mask.
 
     Args:
-        rng: A `numpy.random.Generator`. The same state of it gives the same picture.
+        rng: A `numpy.random.Generator`. The same state of it gives the same image.
         signal: `"green"` or `"red"` sets the colour of the lamp; `None` draws it with even odds.
             Two calls that differ only in this differ only inside the lamp and in the labels of
             the signal and the boats.
@@ -169,7 +163,7 @@ def draw_scene(
     mood = _mix(rng, MOODS) * rng.uniform(0.92, 1.06)
     light = mood[3] / 255
     land = _land(rng, lamp[0])
-    picture, mask, ripples = _landscape(rng, land, mood)
+    image, mask, ripples = _landscape(rng, land, mood)
     afloat = _afloat(rng, land)
 
     mirror = np.array([1, -0.5])
@@ -179,14 +173,14 @@ def draw_scene(
     ]
     colours, cover, _ = _paint(mirrored, light, supersample=1)
     cover = cover * np.clip(0.45 + 0.9 * ripples, 0, 0.8)[..., None]
-    picture = _over(picture, colours, np.where(mask[..., None] == SEA, cover, 0))
+    image = _over(image, colours, np.where(mask[..., None] == SEA, cover, 0))
 
     things = _ashore(rng, land) + [thing[1:] for thing in afloat] + [_tower(lamp, land)]
     colours, cover, labels = _paint(things, light)
     grain = 1 + 0.1 * _noise(rng, 64, 80)[..., None]
-    picture = _over(picture, colours * grain, cover)
+    image = _over(image, colours * grain, cover)
     mask = np.where(labels == UNLABELLED, mask, labels)
-    sensor = rng.uniform(2, 6) * rng.standard_normal(picture.shape, "float32")
+    sensor = rng.uniform(2, 6) * rng.standard_normal(image.shape, "float32")
 
     # Nothing is drawn at random after the colour, so that nothing else can depend on it.
     if signal is None:
@@ -198,8 +192,8 @@ def draw_scene(
     gloss = 0.85 + 0.25 * np.exp(-((x + 2) ** 2 + (y + 2) ** 2) / 12)
     disc = np.clip(LAMP_RADIUS + 0.5 - np.hypot(x, y), 0, 1)
     glass = gloss[..., None] * np.array(SIGNALS[signal], "float32")
-    picture = _over(picture, glass, disc[..., None])
-    return np.clip(picture + sensor, 0, 255).astype("uint8"), mask
+    image = _over(image, glass, disc[..., None])
+    return np.clip(image + sensor, 0, 255).astype("uint8"), mask
 
 
 def _mix(rng, colours):
@@ -211,8 +205,9 @@ def _mix(rng, colours):
 
 def _noise(rng, rows, columns, shape=(HEIGHT, WIDTH)):
     """Smooth noise, about -1 to 1, made of random values on a grid of `rows` by `columns`."""
+    pillow = optional_import("PIL.Image", "data")
     grid = rng.uniform(-1, 1, (rows, columns)).astype("float32")
-    return np.asarray(Image.fromarray(grid).resize(shape[::-1], Image.Resampling.BICUBIC))
+    return np.asarray(pillow.fromarray(grid).resize(shape[::-1], pillow.Resampling.BICUBIC))
 
 
 def _curve(rng, cells):
@@ -220,8 +215,8 @@ def _curve(rng, cells):
     return np.clip(0.5 + 0.5 * _noise(rng, 1, cells, (1, WIDTH))[0], 0, 1)
 
 
-def _over(picture, colour, cover):
-    return picture + cover * (colour - picture)
+def _over(image, colour, cover):
+    return image + cover * (colour - image)
 
 
 def _below(edge):
@@ -250,7 +245,7 @@ def _land(rng, lamp_x):
 
 
 def _landscape(rng, land, mood):
-    """Paints sky, hills, sea and beaches. Returns the picture, the mask and the ripples."""
+    """Paints sky, hills, sea and beaches. Returns the image, the mask and the ripples."""
     zenith, haze, deep, light = mood
     light = light / 255
     horizon = land["horizon"]
@@ -265,7 +260,7 @@ def _landscape(rng, land, mood):
     clouds = _noise(rng, 10, 5) + 0.6 * _noise(rng, 20, 14) + 0.35 * _noise(rng, 48, 36)
     lit = (0.9 + 0.12 * clouds[..., None]) * 250 * light
     clouds = np.clip(1.6 * (clouds + rng.uniform(-0.8, 0.3)), 0, 0.85)
-    picture = _over(sky, lit, clouds[..., None])
+    image = _over(sky, lit, clouds[..., None])
 
     grass = _mix(rng, GRASS) * rng.uniform(0.75, 1.1)
     meadow = _over(grass, _mix(rng, GRASS), np.clip(0.5 + 2 * patches, 0, 1)) * light
@@ -298,9 +293,9 @@ def _landscape(rng, land, mood):
         (land["shore"], sand, BEACH),
     ):
         cover = _below(edge)
-        picture = _over(picture, layer, cover[..., None])
+        image = _over(image, layer, cover[..., None])
         mask[cover > 0.5] = label
-    return picture, mask, ripples
+    return image, mask, ripples
 
 
 def _paint(things, light, supersample=SUPERSAMPLE):
@@ -316,9 +311,10 @@ def _paint(things, light, supersample=SUPERSAMPLE):
         Colours `(96, 128, 3)`, cover `(96, 128, 1)` from 0 to 1, and the labels `(96, 128)`,
         taken at the centres of the pixels, `UNLABELLED` where nothing is.
     """
+    pillow, drawing = (optional_import(f"PIL.{name}", "data") for name in ("Image", "ImageDraw"))
     size = WIDTH * supersample, HEIGHT * supersample
-    picture, labels = Image.new("RGBA", size), Image.new("L", size, UNLABELLED)
-    draw, draw_label = ImageDraw.Draw(picture), ImageDraw.Draw(labels)
+    image, labels = pillow.new("RGBA", size), pillow.new("L", size, UNLABELLED)
+    draw, draw_label = drawing.Draw(image), drawing.Draw(labels)
     for label, shapes in things:
         for points, colour in shapes:
             xy = (points * supersample - 0.5).ravel().tolist()
@@ -326,7 +322,7 @@ def _paint(things, light, supersample=SUPERSAMPLE):
             draw.polygon(xy, fill=tuple(min(max(int(c), 0), 255) for c in lit))
             if label is not None:
                 draw_label.polygon(xy, fill=label)
-    painted = np.asarray(picture.reduce(supersample), "float32")
+    painted = np.asarray(image.reduce(supersample), "float32")
     middle = slice(supersample // 2, None, supersample)
     return painted[..., :3], painted[..., 3:] / 255, np.asarray(labels)[middle, middle]
 
@@ -443,7 +439,7 @@ def _afloat(rng, land):
 
 
 def _pier(rng):
-    """A stone or wooden pier that reaches into the picture from the left or the right."""
+    """A stone or wooden pier that reaches into the image from the left or the right."""
     length, top = rng.uniform(35, 80), rng.uniform(44, 48)
     deck, wall, slope = rng.uniform(2, 3.5), rng.uniform(4, 6), rng.uniform(-1.5, 1.5)
     stone = _mix(rng, np.array([(170, 164, 152), (128, 98, 72), (120, 122, 130)])) * 0.95
@@ -544,42 +540,3 @@ def _boat(rng):
     return [
         (points @ shear, colour) for points, colour in (*shapes, spar, *behind, *sail, *details)
     ]
-
-
-class SignalHarbor(tfds.core.GeneratorBasedBuilder):
-    """Builder of the drawn data set `signal_harbor`; the module's docstring describes it.
-
-    Features: `image`, uint8 of shape `(96, 128, 3)`, and `mask`, uint8 of shape `(96, 128, 1)`
-    with the class of each pixel; `as_supervised=True` gives `(image, mask)`. Besides, `index`,
-    int32: the example is the one that is drawn from `scene_rng(split, index)`.
-    """
-
-    VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES = {
-        "1.0.0": "First version.",
-        "1.1.0": "Green and red signals are two classes.",
-    }
-
-    def _info(self):
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(HEIGHT, WIDTH, 3)),
-                    "mask": tfds.features.LabeledImage(
-                        labels=list(CLASSES), shape=(HEIGHT, WIDTH, 1)
-                    ),
-                    "index": tfds.features.Scalar(np.int32),
-                }
-            ),
-            supervised_keys=("image", "mask"),
-        )
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(split) for split in SPLITS}
-
-    def _generate_examples(self, split):
-        for index in range(SPLITS[split]):
-            image, mask = draw_scene(scene_rng(split, index))
-            yield index, {"image": image, "mask": mask[..., None], "index": index}

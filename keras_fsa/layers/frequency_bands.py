@@ -200,12 +200,13 @@ class FrequencyBands(keras.layers.Layer):
 def _band_and_process(index, item, data_format):
     """What one item of `bands` stands for, checked."""
     if isinstance(item, FrequencySelfAttention):
-        if item.affinity != "dot_product":
+        if not item.affinity.stays_in_band:
             raise ValueError(
-                'An attention in `bands` must have the affinity "dot_product": the others are '
-                "normalised at each position, which takes the update out of the band. "
-                f"Received: bands[{index}].affinity={item.affinity!r}. Use the dot product, or put "
-                "the attention beside this layer."
+                'An attention in `bands` must have the affinity "dot_product", or another one '
+                "whose update stays in the band: a normalised one has a denominator at each "
+                "position, which takes the update out of it. "
+                f"Received: bands[{index}].affinity={item.affinity.name!r}. Use the dot product, "
+                "or put the attention beside this layer."
             )
         if item.data_format != data_format:
             raise ValueError(

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_fsa import affinity as affinities
 from keras_fsa import spectral
+from keras_fsa.affinities import Affinity
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.types import Frequencies, Tensor
 
@@ -91,34 +91,16 @@ class FrequencySelfAttention(SelfAttention):
     bands that lack the constant frequency, and biases are this library's.
     """
 
-    affinities = ("dot_product", "linear_softmax", "linear")
+    needs_tokens = True
 
     def __init__(
         self,
         frequencies: Frequencies = 8,
-        affinity: str = "dot_product",
+        affinity: str | Affinity = "dot_product",
         recurrence: int = 1,
-        key_dim: int | None = None,
-        value_dim: int | None = None,
-        use_bias: bool = False,
-        residual: str = "gain",
-        kernel_initializer: Any = "glorot_uniform",
-        kernel_regularizer: Any = None,
-        data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            affinity=affinity,
-            recurrence=recurrence,
-            key_dim=key_dim,
-            value_dim=value_dim,
-            use_bias=use_bias,
-            residual=residual,
-            kernel_initializer=kernel_initializer,
-            kernel_regularizer=kernel_regularizer,
-            data_format=data_format,
-            **kwargs,
-        )
+        super().__init__(affinity, recurrence, **kwargs)
         self.band = spectral.parse_frequencies(frequencies)
         self.frequencies = frequencies
 
@@ -135,12 +117,12 @@ class FrequencySelfAttention(SelfAttention):
     def map_update(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """What the layer adds to its input: a map in the dtype of tokens."""
         height, width = self.spatial_size(ops.shape(inputs))
-        if self.affinity == "dot_product":
+        if self.affinity.stays_in_band:
             return self._attend_tokens(inputs, height, width, training)
         return self._attend_map(inputs, height, width, training)
 
     def _attend_tokens(self, inputs, height, width, training):
-        """Dot product: the update stays in the band, so only tokens are iterated."""
+        """The update stays in the band, so only tokens are iterated."""
         positions = height * width
         tokens = self._analysis(inputs, self.data_format)
         total = self._token_update(tokens, positions, training)
@@ -149,43 +131,51 @@ class FrequencySelfAttention(SelfAttention):
         return self._synthesis(total, height, width, self.data_format)
 
     def _token_update(self, tokens, positions, training=None):
-        """One application of the dot-product block to tokens: what is to be added to them."""
+        """One application of the block to tokens: what is to be added to them."""
         query, key, value = self.query_key_value(tokens, positions)
-        y = affinities.dot_product(query, key, self.project(value), positions)
+        value = self.project(value)
+        (y,) = self.affinity.context(query, key, value, positions, visit=None)
         return self.update(y, positions, training)
 
     def _attend_map(self, inputs, height, width, training):
-        """Normalised affinities: each position has a denominator, so the map itself is iterated."""
-        attention = {
-            "linear": affinities.spectral_linear,
-            "linear_softmax": affinities.spectral_linear_softmax,
-        }[self.affinity]
+        """Each position has a share of its own in the update, so the map itself is iterated."""
         tokens = self._analysis(inputs, self.data_format)
-        total = self._map_of(attention, tokens, height, width, training)
+        total = self._map_update(tokens, height, width, training)
         for _ in range(self.recurrence - 1):
             moved = tokens + self._analysis(total)
-            total += self._map_of(attention, moved, height, width, training)
+            total += self._map_update(moved, height, width, training)
         if self.data_format == "channels_first":
             total = ops.transpose(total, (0, 3, 1, 2))
         return total
 
-    def _map_of(self, attention, tokens, height, width, training):
-        """One application of a normalised block: what is to be added, channels last."""
+    def _map_update(self, tokens, height, width, training):
+        """One application of the block: what is to be added to the map, channels last."""
         positions = height * width
+
+        def synthesis(tokens, **options):
+            return self._synthesis(tokens, height, width, **options)
+
+        def visit(tokens, function):
+            return self._analysis(function(synthesis(tokens)), with_constant=True)
+
         query, key, value = self.query_key_value(tokens, positions)
         value = self.project(value)
-        if self.residual == "gain":
-            # Affinities sum to one, so this commutes with the attention.
+        # A sum with weights that sum to one passes constants on, so the update may come first.
+        update_first = self.residual == "gain" and self.affinity.sums_to_one
+        if update_first:
             value = self.update(value, positions)
-        y = attention(
-            query,
-            key,
-            value,
-            positions,
-            analysis=lambda z: self._analysis(z, with_constant=True),
-            synthesis=lambda tokens, **options: self._synthesis(tokens, height, width, **options),
-        )
-        return y if self.residual == "gain" else self.update(y, training=training)
+        context = self.affinity.context(query, key, value, positions, visit)
+        y = self.affinity.at_positions(context, positions, synthesis)
+        return y if update_first else self.update(y, training=training)
+
+    def queries_and_keys(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SelfAttention`: of the low-passed map, channels last."""
+        height, width = ops.shape(feature_map)[1:3]
+        positions = height * width
+        query, key, _ = self.query_key_value(self._analysis(feature_map), positions)
+        query, key = (self._synthesis(z, height, width) for z in (query, key))
+        shape = (-1, positions, query.shape[-1])
+        return ops.reshape(query, shape), ops.reshape(key, shape)
 
     # Biases live on the constant frequency. A band that lacks it gets one more token for it, in
     # front, where the constant token of other bands is: zero in what is read from the map, whose

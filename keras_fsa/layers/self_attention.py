@@ -5,12 +5,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_fsa import spectral
-from keras_fsa.arguments import one_of, positive_int
+from keras_fsa import affinities, spectral
+from keras_fsa.affinities import Affinity
+from keras_fsa.arguments import boolean, floating_dtype, integer, interpreted, one_of
 from keras_fsa.layers.batch_normalization import TokenBatchNormalization
 from keras_fsa.types import Shape, Size, Tensor
 
 RESIDUALS = ("gain", "batch_norm")
+DATA_FORMATS = ("channels_last", "channels_first", None)
 
 
 class SelfAttention(keras.layers.Layer):
@@ -18,38 +20,62 @@ class SelfAttention(keras.layers.Layer):
 
     Base of `FrequencySelfAttention` and `SpatialSelfAttention`, which therefore share weights, name
     for name.
+
+    Args:
+        affinity: a name or an object, see `keras_fsa.affinities`. The attribute `affinity` is the
+            object, which equals its name.
+        recurrence: how many times the block is applied, with the same weights.
+        key_dim: width of queries and keys. Default: an eighth of the channels, at least 2.
+        value_dim: width of the values, which an output projection then maps back to the channels.
+            Default: values as wide as the channels, and no projection.
+        use_bias: whether queries, keys and values have biases, the same at all positions.
+        residual: `"gain"` for `x + gain * (y + bias)` with a scalar gain that starts at zero and a
+            bias per channel; `"batch_norm"` for `x + batch_norm(y)` whose scale starts at zero.
+        kernel_initializer, kernel_regularizer: for the kernels of all linear maps.
+        data_format: `"channels_last"` or `"channels_first"`. Default: Keras' setting.
+        **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Raises:
+        ValueError: for an argument of the wrong kind; when the layer is built, for an input that is
+            not of rank 4 or whose number of channels is unknown.
     """
 
-    affinities = ()
+    needs_tokens = False
+    """Whether the affinity must have a form on tokens."""
 
     def __init__(
         self,
-        affinity: str,
-        recurrence: int,
-        key_dim: int | None,
-        value_dim: int | None,
-        use_bias: bool,
-        residual: str,
-        kernel_initializer: Any,
-        kernel_regularizer: Any,
-        data_format: str | None,
+        affinity: str | Affinity = "dot_product",
+        recurrence: int = 1,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        use_bias: bool = False,
+        residual: str = "gain",
+        kernel_initializer: Any = "glorot_uniform",
+        kernel_regularizer: Any = None,
+        data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        one_of("affinity", affinity, self.affinities)
-        positive_int("recurrence", recurrence)
-        positive_int("key_dim", key_dim, optional=True)
-        positive_int("value_dim", value_dim, optional=True)
+        floating_dtype(self.compute_dtype)
+        integer("recurrence", recurrence)
+        integer("key_dim", key_dim, optional=True)
+        integer("value_dim", value_dim, optional=True)
+        boolean("use_bias", use_bias)
         one_of("residual", residual, RESIDUALS)
-        one_of("data_format", data_format, ("channels_last", "channels_first", None))
-        self.affinity = affinity
+        one_of("data_format", data_format, DATA_FORMATS)
+        self.affinity = affinities.get(affinity, spectral=self.needs_tokens)
         self.recurrence = recurrence
         self.key_dim = key_dim
         self.value_dim = value_dim
-        self.use_bias = bool(use_bias)
+        self.use_bias = use_bias
         self.residual = residual
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_initializer = interpreted(
+            "kernel_initializer", kernel_initializer, keras.initializers.get
+        )
+        self.kernel_regularizer = interpreted(
+            "kernel_regularizer", kernel_regularizer, keras.regularizers.get
+        )
         self.data_format = data_format or keras.config.image_data_format()
         # Fragile sums and products are done in this dtype, under mixed precision too.
         self.token_dtype = spectral.token_dtype(self.compute_dtype)
@@ -129,6 +155,10 @@ class SelfAttention(keras.layers.Layer):
             self._linear(x, self.value_kernel, self.value_bias, positions),
         )
 
+    def queries_and_keys(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys of all positions of a map `(B, H, W, C)`: two of `(B, H * W, K)`."""
+        raise NotImplementedError
+
     def project(self, value: Tensor) -> Tensor:
         """The output projection, where there is one. It commutes with every attention's sum."""
         return value if self.output_kernel is None else self._linear(value, self.output_kernel)
@@ -151,7 +181,7 @@ class SelfAttention(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "affinity": self.affinity,
+            "affinity": affinities.serialize(self.affinity),
             "recurrence": self.recurrence,
             "key_dim": self.key_dim,
             "value_dim": self.value_dim,
@@ -161,3 +191,12 @@ class SelfAttention(keras.layers.Layer):
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "data_format": self.data_format,
         }
+
+
+def check_attention(layer: Any) -> None:
+    """Raise a `ValueError` unless this is an attention layer that has its weights."""
+    if not (isinstance(layer, SelfAttention) and layer.built):
+        raise ValueError(
+            "`layer` must be a built FrequencySelfAttention or SpatialSelfAttention. Received: "
+            f"layer={layer!r}. Pass one of a model's layers, or call layer.build(input_shape)."
+        )

@@ -5,10 +5,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_fsa import affinity as affinities
 from keras_fsa import spectral
+from keras_fsa.affinities import Affinity
 from keras_fsa.layers.self_attention import SelfAttention
-from keras_fsa.types import Frequencies
+from keras_fsa.types import Frequencies, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -48,42 +48,22 @@ class SpatialSelfAttention(SelfAttention):
     Source: Wang et al., "Non-local Neural Networks", arXiv:1711.07971.
     """
 
-    affinities = ("softmax", "dot_product", "linear_softmax", "linear")
-
     def __init__(
         self,
-        affinity: str = "softmax",
+        affinity: str | Affinity = "softmax",
         low_pass: Frequencies | None = None,
         recurrence: int = 1,
-        key_dim: int | None = None,
-        value_dim: int | None = None,
-        use_bias: bool = False,
-        residual: str = "gain",
-        kernel_initializer: Any = "glorot_uniform",
-        kernel_regularizer: Any = None,
-        data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            affinity=affinity,
-            recurrence=recurrence,
-            key_dim=key_dim,
-            value_dim=value_dim,
-            use_bias=use_bias,
-            residual=residual,
-            kernel_initializer=kernel_initializer,
-            kernel_regularizer=kernel_regularizer,
-            data_format=data_format,
-            **kwargs,
-        )
+        super().__init__(affinity, recurrence, **kwargs)
         if low_pass is not None:
-            spectral.parse_frequencies(low_pass)
+            spectral.parse_frequencies(low_pass, "low_pass")
         self.low_pass = low_pass
 
     def build(self, input_shape):
         super().build(input_shape)
         if self.low_pass is not None:
-            spectral.check_band_fits(self.low_pass, *self.spatial_size(input_shape))
+            spectral.check_band_fits(self.low_pass, *self.spatial_size(input_shape), "low_pass")
 
     def call(self, inputs, training=None):
         x = inputs
@@ -98,29 +78,25 @@ class SpatialSelfAttention(SelfAttention):
 
     def _block(self, x, training):
         _, height, width, channels = ops.shape(x)
-        positions = height * width
-        if self.low_pass is not None:
-            tokens = spectral.analysis(x, self.low_pass, strict=False)
-            x = spectral.synthesis(tokens, height, width, self.low_pass, strict=False)
-        x = ops.reshape(x, (-1, positions, channels))
-        if self.affinity == "softmax":
-            y = self._softmax(*self.query_key_value(ops.cast(x, self.compute_dtype)))
-        else:
-            query, key, value = self.query_key_value(x)
-            y = affinities.POSITIONAL[self.affinity](query, key, value, positions)
+        x = self._flat_low_pass(x)
+        if self.affinity.half_precision:
+            x = ops.cast(x, self.compute_dtype)
+        y = self.affinity.on_positions(*self.query_key_value(x), height * width)
         y = self.update(self.project(ops.cast(y, self.token_dtype)), training=training)
         return ops.reshape(y, (-1, height, width, channels))
 
-    def _softmax(self, query, key, value):
-        scale = key.shape[-1] ** -0.5
-        # Kernels want values as wide as keys, but for torch's. Zeros to fill up the keys would buy
-        # no kernel at the usual widths, and would cost as much again.
-        if keras.backend.backend() == "torch" or key.shape[-1] == value.shape[-1]:
-            heads = (ops.expand_dims(z, 2) for z in (query, key, value))  # One of them.
-            return ops.squeeze(ops.dot_product_attention(*heads, scale=scale), 2)
-        pairs = (query * scale) @ ops.transpose(key, (0, 2, 1))
-        pairs = ops.softmax(ops.cast(pairs, self.token_dtype))
-        return ops.cast(pairs, self.compute_dtype) @ value
+    def queries_and_keys(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SelfAttention`: of the map, or its low-passed version, channels last."""
+        query, key, _ = self.query_key_value(self._flat_low_pass(feature_map))
+        return query, key
+
+    def _flat_low_pass(self, x):
+        """The map, low-passed if it is to be, as `(B, N, C)`."""
+        _, height, width, channels = ops.shape(x)
+        if self.low_pass is not None:
+            tokens = spectral.analysis(x, self.low_pass, strict=False)
+            x = spectral.synthesis(tokens, height, width, self.low_pass, strict=False)
+        return ops.reshape(x, (-1, height * width, channels))
 
     def get_config(self):
         return {**super().get_config(), "low_pass": self.low_pass}

@@ -1,13 +1,23 @@
 """FsaNet: a picture in, logits at its size out."""
 
-import contextlib
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_fsa.arguments import one_of, positive_int
+from keras_fsa import affinities
+from keras_fsa.affinities import Affinity
+from keras_fsa.arguments import (
+    boolean,
+    floating_dtype,
+    integer,
+    is_integer,
+    number,
+    one_of,
+    path_or_none,
+)
 from keras_fsa.backbones.features import build_backbone, feature_shapes
+from keras_fsa.compilation import announces_xla
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
@@ -15,11 +25,13 @@ from keras_fsa.models import exporting
 from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import PictureNormalization, choose_normalization
 from keras_fsa.models.presets import preset_arguments
+from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.resize import resize_bilinear
-from keras_fsa.spectral import xla_scope
-from keras_fsa.types import Frequencies, Path, Shape
+from keras_fsa.spectral import parse_frequencies
+from keras_fsa.types import Frequencies, Path, Shape, Tensor
 
 
+@announces_xla
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class FsaNet(keras.Model):
     """Semantic segmentation with frequency self-attention.
@@ -31,12 +43,15 @@ class FsaNet(keras.Model):
     Args:
         num_classes: number of classes, at most 255; the label 255 means "ignore this pixel".
         backbone: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"` or `"resnet152"`
-            (KerasCV's); a ResNet of KerasHub or `keras.applications`, of which a copy is dilated;
-            another KerasHub backbone with a feature pyramid, or a Keras model from a picture to a
-            dict of the feature maps `"stage4"` and `"stage5"`, which are taken as they come.
-        image_shape: `(height, width, channels)` of a picture. None for height and width takes
-            pictures of any size.
-        output_stride: ratio of the picture's size to that of stage 5: 8, 16 or 32. For ResNets.
+            (KerasCV's); `"efficientnet_lite0"`, `"efficientnet_lite1"` or `"efficientnet_lite2"`; a
+            ResNet of KerasCV, KerasHub or `keras.applications`, of which a copy is dilated; another
+            KerasHub backbone with a feature pyramid; or a Keras model from an image to a dict of
+            the feature maps `"stage4"` and `"stage5"`.
+        image_shape: `(height, width, channels)` of an image. None for height and width takes
+            images of any size.
+        output_stride: ratio of the image's size to that of stage 5: 8, 16 or 32. Default: 8 for a
+            named backbone or a ResNet; another model's own. Given for another model, a copy of it
+            is dilated; where that cannot be, it is an error.
         attention: `"frequency"`, `"spatial"` (regular self-attention), None, or a layer from a map
             to a map of the same shape, which has its own settings.
         frequencies: of the frequency attention, see `FrequencySelfAttention`; a small map has no
@@ -48,13 +63,16 @@ class FsaNet(keras.Model):
         dropout: share of channels dropped before the last convolution, in training.
         auxiliary_loss_weight: weight of the auxiliary head's loss; 0 for no auxiliary head.
         align_corners: whether the logits are resized with the corners' centres aligned.
-        normalization: `"imagenet"`, `"caffe"`, `"ccnet"`, a pair `(mean, std)`, or None, see
-            `PictureNormalization`. Default: what `backbone_weights` want, else `"imagenet"`.
-        backbone_weights: `"imagenet"`, for the named ResNets of 50, 101 and 152 layers: those of
-            `keras.applications`, which Keras downloads once. Or a file: `.weights.h5` (of
-            `model.backbone.save_weights`), `.h5` (a download of the former), or PyTorch's, see
-            `load_pytorch_weights`. Where pictures have other than 3 channels, each gets the mean of
-            ImageNet's first kernels. Default: random weights, or those that the model comes with.
+        normalization: `"imagenet"`, `"caffe"`, `"tf"`, `"efficientnet_lite"`, `"ccnet"`, a pair
+            `(mean, std)`, or None, see `ImageNormalization`. Default: what a named backbone and its
+            weights want; `"imagenet"`, with a warning, for a backbone that is a model, since
+            nothing tells what that was trained on.
+        backbone_weights: `"imagenet"`: for `"resnet50"`, `"resnet101"` and `"resnet152"` those of
+            `keras.applications`, which Keras downloads once; for EfficientNet-Lites those of an
+            installed package. Or a file: `.weights.h5` (from `model.backbone.save_weights`), `.h5`
+            (a download of `keras.applications`), or PyTorch's, see `load_pytorch_weights`. Where
+            images have other than 3 channels, each gets the mean of ImageNet's first kernels.
+            Default: random weights, or those that the model comes with.
         auxiliary_channels: width of the auxiliary head. Default: half of `head_channels`.
         auxiliary_use_bias: whether its first convolution has a bias.
         head: a functional model from stage 5 to logits, such as that of `fold_batch_norm`. Default:
@@ -73,7 +91,7 @@ class FsaNet(keras.Model):
     Raises:
         ValueError: for a wrong argument, a backbone that misses part of the contract, or
             frequencies beyond the feature map where its size is known.
-        ImportError: for a named backbone where keras-cv is missing, with the pip command.
+        ImportError: where the package of ImageNet weights is missing, with the pip command.
         ConnectionError: where a download fails; it says which file to put where.
 
     Example:
@@ -90,10 +108,10 @@ class FsaNet(keras.Model):
         num_classes: int,
         backbone: str | keras.Model = "resnet101",
         image_shape: Shape = (None, None, 3),
-        output_stride: int = 8,
+        output_stride: int | None = None,
         attention: str | keras.Layer | None = "frequency",
         frequencies: Frequencies = 8,
-        affinity: str | None = None,
+        affinity: str | Affinity | None = None,
         recurrence: int = 2,
         head_channels: int = 512,
         dropout: float = 0.1,
@@ -107,35 +125,37 @@ class FsaNet(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"name": "fsanet", **kwargs, "autocast": False})
-        positive_int("num_classes", num_classes)
+        floating_dtype(self.compute_dtype)
+        integer("num_classes", num_classes)
         if num_classes > IGNORE_LABEL:
             raise ValueError(
                 f"`num_classes` must be at most {IGNORE_LABEL}, the label of ignored pixels. "
                 f"Received: num_classes={num_classes}. Merge classes."
             )
-        positive_int("head_channels", head_channels)
-        positive_int("auxiliary_channels", auxiliary_channels, optional=True)
-        one_of("output_stride", output_stride, (8, 16, 32))
-        _check_range("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
-        _check_range(
-            "auxiliary_loss_weight", auxiliary_loss_weight, auxiliary_loss_weight >= 0, "at least 0"
-        )
-        if len(image_shape) != 3 or not image_shape[-1]:
-            raise ValueError(
-                "`image_shape` must be (height, width, channels), of which height and width may be "
-                f"None. Received: image_shape={image_shape!r}. Write (None, None, 3)."
-            )
+        _check_image_shape(image_shape)
+        one_of("output_stride", output_stride, (8, 16, 32, None))
+        parse_frequencies(frequencies)
+        integer("recurrence", recurrence)
+        integer("head_channels", head_channels)
+        number("dropout", dropout, minimum=0, below=1)
+        number("auxiliary_loss_weight", auxiliary_loss_weight, minimum=0)
+        boolean("align_corners", align_corners)
+        path_or_none("backbone_weights", backbone_weights)
+        integer("auxiliary_channels", auxiliary_channels, optional=True)
+        boolean("auxiliary_use_bias", auxiliary_use_bias)
         self.num_classes = num_classes
         self.image_shape = tuple(image_shape)
         self.output_stride = output_stride
         self.frequencies = frequencies
-        self.affinity = affinity
+        self.affinity = None if affinity is None else affinities.get(affinity)
         self.recurrence = recurrence
         self.head_channels = head_channels
         self.dropout = dropout
         self.auxiliary_loss_weight = auxiliary_loss_weight
         self.align_corners = align_corners
-        self.normalization = choose_normalization(normalization, backbone_weights, image_shape[-1])
+        self.normalization = choose_normalization(
+            normalization, backbone_weights, image_shape[-1], backbone
+        )
         self.auxiliary_channels = auxiliary_channels or max(1, head_channels // 2)
         self.auxiliary_use_bias = auxiliary_use_bias
 
@@ -147,11 +167,13 @@ class FsaNet(keras.Model):
         )
         needed = ("stage4", "stage5") if auxiliary_loss_weight else ("stage5",)
         shapes = feature_shapes(self.backbone, self.image_shape, needed)
+        layer = _build_attention(attention, frequencies, self.affinity, recurrence, policy)
+        self._attention_name = getattr(layer, "name", None)
         self._given_head = head is not None
         self.head = head or fsa_head(
             shapes["stage5"],
             num_classes,
-            _build_attention(attention, frequencies, affinity, recurrence, policy),
+            layer,
             head_channels,
             dropout,
             policy,
@@ -169,6 +191,7 @@ class FsaNet(keras.Model):
                 auxiliary_use_bias,
             )
         self.build((None, *self.image_shape))
+        avoid_copies(self)
 
     @classmethod
     def from_preset(cls, name: str, **arguments: Any) -> "FsaNet":
@@ -183,37 +206,62 @@ class FsaNet(keras.Model):
 
         Raises:
             ValueError: for an unknown name, with the known ones.
-            ImportError: where keras-hub is missing, with the pip command.
         """
         return cls(**preset_arguments(name, **arguments))
 
+    def attention_layer(self) -> keras.layers.Layer | None:
+        """The attention layer in the head, whether built from a name or given; None without one.
+
+        Not a property: Keras saves the layers that a model's attributes and properties hold, under
+        their names.
+        """
+        return self._attention_name and self.head.get_layer(self._attention_name)
+
+    def attention_features(self, images: Tensor) -> Tensor:
+        """The feature map that the attention layer receives, in inference.
+
+            layer, features = model.attention_layer(), model.attention_features(images)
+            attention = keras_fsa.attention_map.attention_at(layer, features[0], row, column)
+
+        Args:
+            images: as in a call of the model.
+
+        Returns:
+            `(B, h, w, head_channels)`, in the compute dtype of the model.
+        """
+        images = ops.convert_to_tensor(images)
+        self._check_images(images.shape)
+        features = self.backbone(self.normalize(images), training=False)["stage5"]
+        before = keras.Model(self.head.input, self.head.get_layer("before_relu").output)
+        return before(features, training=False)
+
     def build(self, input_shape):
-        self._check_pictures(input_shape)
+        self._check_images(input_shape)
 
-    def call(self, pictures, training=None):
-        self._check_pictures(pictures.shape)
-        features = self.backbone(self.normalize(pictures), training=training)
-        height, width = ops.shape(pictures)[1:3]
+    def call(self, images, training=None):
+        self._check_images(images.shape)
+        features = self.backbone(self.normalize(images), training=training)
+        height, width = ops.shape(images)[1:3]
 
-        def at_picture_size(logits):
+        def at_image_size(logits):
             return resize_bilinear(logits, height, width, self.align_corners)
 
-        logits = at_picture_size(self.head(features["stage5"], training=training))
+        logits = at_image_size(self.head(features["stage5"], training=training))
         if not training or self.auxiliary_head is None:
             return logits
         auxiliary = self.auxiliary_head(features["stage4"], training=training)
-        return {"logits": logits, "auxiliary": at_picture_size(auxiliary)}
+        return {"logits": logits, "auxiliary": at_image_size(auxiliary)}
 
-    def _check_pictures(self, shape):
+    def _check_images(self, shape):
         expected = (None, *self.image_shape)
         if len(shape) != 4 or any(
             want is not None and size is not None and size != want
             for size, want in zip(shape, expected, strict=True)
         ):
             raise ValueError(
-                f"Pictures must have the shape {expected}: batch, height, width, channels. "
-                f"Received: pictures of shape {tuple(shape)}. Convert the pictures, or build the "
-                "model with another `image_shape`."
+                f"Images must have the shape {expected}: batch, height, width, channels. "
+                f"Received: images of shape {tuple(shape)}. Convert the images, or build the model "
+                "with another `image_shape`."
             )
 
     def compile(
@@ -264,24 +312,6 @@ class FsaNet(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
         return super().compute_metrics(x, y, logits, sample_weight)
-
-    # Keras compiles these, and tells the model whether with XLA.
-
-    def train_step(self, *args, **kwargs):
-        with self._compiler_scope():
-            return super().train_step(*args, **kwargs)
-
-    def test_step(self, *args, **kwargs):
-        with self._compiler_scope():
-            return super().test_step(*args, **kwargs)
-
-    def predict_step(self, *args, **kwargs):
-        with self._compiler_scope():
-            return super().predict_step(*args, **kwargs)
-
-    def _compiler_scope(self):
-        xla = keras.backend.backend() == "tensorflow" and self.jit_compile
-        return xla_scope() if xla else contextlib.nullcontext()
 
     def export(
         self,
@@ -348,9 +378,9 @@ class FsaNet(keras.Model):
     def compute_output_shape(self, input_shape):
         return (*input_shape[:3], self.num_classes)
 
-    def compute_output_spec(self, pictures, training=None):
+    def compute_output_spec(self, images, training=None):
         # What a model around this one sees: the layer's compute dtype is not that of the logits.
-        return keras.KerasTensor(self.compute_output_shape(pictures.shape), self.head.output.dtype)
+        return keras.KerasTensor(self.compute_output_shape(images.shape), self.head.output.dtype)
 
     def get_config(self):
         attention = self.attention
@@ -359,14 +389,13 @@ class FsaNet(keras.Model):
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
-            # The built backbone, not its name: a saved model loads without keras-cv, and without
-            # a download.
+            # The built backbone, not its name: a saved model loads without a download.
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "image_shape": self.image_shape,
             "output_stride": self.output_stride,
             "attention": attention,
             "frequencies": self.frequencies,
-            "affinity": self.affinity,
+            "affinity": self.affinity and affinities.serialize(self.affinity),
             "recurrence": self.recurrence,
             "head_channels": self.head_channels,
             "dropout": self.dropout,
@@ -383,12 +412,16 @@ class FsaNet(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        for name in ("backbone", "attention", "dtype", "head"):
+        for name in ("backbone", "attention", "affinity", "dtype", "head"):
             if isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(
                     config[name], custom_objects=custom_objects
                 )
-        return cls(**config)
+        # A file's backbone is dilated already; 0.1.0 recorded 8 for any that it took as it came.
+        output_stride = config.pop("output_stride", None)
+        model = cls(**config)
+        model.output_stride = output_stride
+        return model
 
 
 class _FunctionLoss(keras.losses.Loss):
@@ -402,15 +435,21 @@ class _FunctionLoss(keras.losses.Loss):
         return self.function(y_true, y_pred)
 
 
-def _check_range(name, value, holds, rule):
-    if not holds:
+def _check_image_shape(image_shape):
+    valid = isinstance(image_shape, (tuple, list)) and len(image_shape) == 3
+    if valid:
+        *size, channels = image_shape
+        valid = is_integer(channels) and channels > 0
+        valid &= all(side is None or (is_integer(side) and side > 0) for side in size)
+    if not valid:
         raise ValueError(
-            f"`{name}` must be {rule}. Received: {name}={value!r}. Give a number in that range."
+            "`image_shape` must be (height, width, channels) in positive ints, of which height and "
+            f"width may be None. Received: image_shape={image_shape!r}. Write (None, None, 3)."
         )
 
 
 def _build_attention(attention, frequencies, affinity, recurrence, dtype):
-    if attention is None or isinstance(attention, keras.Layer):
+    if attention is None or isinstance(attention, keras.layers.Layer):
         return attention
     one_of("attention", attention, ("frequency", "spatial", None))
     common = {

@@ -1,12 +1,14 @@
-"""From pictures of 0 to 255 to what a backbone was trained on."""
+"""From images of 0 to 255 to what a backbone was trained on."""
 
 import os
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_fsa.backbones.efficientnet_lite import SCALES
 from keras_fsa.types import Path
 
 # Mean and standard deviation of each channel, red first; whether the network wants blue first.
@@ -14,61 +16,100 @@ STATISTICS = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), False),
     "caffe": ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0), True),
     "ccnet": ((122.67891434, 116.66876762, 104.00698793), (1.0, 1.0, 1.0), True),
+    "tf": (127.5, 127.5, False),
+    "efficientnet_lite": (127.0, 128.0, False),
 }
+
+HALF_MAXIMUM = float(np.finfo("float16").max)
 
 
 def choose_normalization(
-    normalization: str | tuple | None, weights: Path | None, channels: int
+    normalization: str | tuple | None,
+    weights: Path | None,
+    channels: int,
+    backbone: Any = None,
 ) -> str | tuple | None:
     """The preprocessing that a backbone's weights want, where the user leaves it open.
 
     Args:
         normalization: of `FsaNet`; `"auto"` leaves it open.
         weights: `backbone_weights` of `FsaNet`.
-        channels: of the pictures.
+        channels: of the images.
+        backbone: of `FsaNet`: a name or a model.
 
     Returns:
-        `"caffe"` for the weights of `keras.applications`, else `"imagenet"`; for other than 3
-        channels, the mean over the channels of what `"caffe"` subtracts.
+        `"efficientnet_lite"` for a backbone of that name, `"caffe"` for the weights of
+        `keras.applications`' ResNets, else `"imagenet"`; for other than 3 channels, the mean over
+        the channels of what `"caffe"` subtracts in its place.
+
+    Warns:
+        UserWarning: where `"imagenet"` is taken for a backbone that is a model.
 
     Raises:
-        ValueError: where the user asks for `"imagenet"` with weights that want `"caffe"`. What else
-            the user asks for is the user's word.
+        ValueError: where the user asks for `"imagenet"` with weights that want another. Whatever
+            else the user asks for is taken as intended.
     """
-    wants_caffe = weights is not None and (
-        weights == "imagenet" or os.fspath(weights).endswith(".h5")
-    )
-    wants_caffe &= not str(weights).endswith(".weights.h5")
+    wanted = None
+    if isinstance(backbone, str) and backbone in SCALES:
+        wanted = "efficientnet_lite"
+    elif weights == "imagenet" or _ends_with(weights, ".h5"):
+        wanted = None if _ends_with(weights, ".weights.h5") else "caffe"
     if normalization == "auto":
-        if not wants_caffe:
-            return "imagenet"
-        return "caffe" if channels == 3 else (float(np.mean(STATISTICS["caffe"][0])), 1.0)
-    if normalization == "imagenet" and wants_caffe:
+        if wanted is None and isinstance(backbone, keras.Model):
+            warnings.warn(
+                "normalization='imagenet' is taken for a backbone that is a model, since nothing "
+                f"tells what it was trained on. Received: backbone={backbone.name!r} and no "
+                "`normalization`. Pass the one that its weights want, such as 'imagenet', 'caffe', "
+                "'tf', or None where the backbone does it itself.",
+                stacklevel=3,
+            )
+        if wanted == "caffe" and channels != 3:
+            return (float(np.mean(STATISTICS["caffe"][0])), 1.0)
+        return wanted or "imagenet"
+    if normalization == "imagenet" and wanted and weights is not None:
         raise ValueError(
-            "The ImageNet weights of keras.applications want normalization='caffe'. Received: "
-            f"normalization='imagenet' with backbone_weights={weights!r}. Leave `normalization` "
-            "out, and the model does what its weights want."
+            f"These weights want normalization={wanted!r}. Received: normalization='imagenet' "
+            f"with backbone_weights={weights!r}. Leave `normalization` out, and the model does "
+            "what its weights want."
         )
     return normalization
 
 
-@keras.saving.register_keras_serializable(package="keras_fsa")
-class PictureNormalization(keras.layers.Layer):
-    """`(picture - mean) / std` for each channel, in float32, optionally with channels reversed.
+def _ends_with(weights, suffix):
+    return isinstance(weights, (str, os.PathLike)) and os.fspath(weights).endswith(suffix)
+
+
+# Files of 0.1.0 have it by its first name.
+@keras.saving.register_keras_serializable(package="keras_fsa", name="PictureNormalization")
+class ImageNormalization(keras.layers.Layer):
+    """`(image - mean) / std` for each channel, in float32, optionally with channels reversed.
+
+    | normalization | mean | standard deviation | channels | for the weights of |
+    | --- | --- | --- | --- | --- |
+    | `"imagenet"` | 123.675, 116.28, 103.53 | 58.395, 57.12, 57.375 | RGB | torchvision, mmseg |
+    | `"caffe"` | 123.68, 116.779, 103.939 | 1 | BGR | `keras.applications`' ResNets |
+    | `"ccnet"` | 122.679, 116.669, 104.007 | 1 | BGR | the ccnet family |
+    | `"tf"` | 127.5 | 127.5 | RGB | `keras.applications` scaled to -1..1 (ResNetV2, MobileNet) |
+    | `"efficientnet_lite"` | 127 | 128 | RGB | EfficientNet-Lite |
+
+    Valid images have values from 0 to 255 for the named statistics. In float32 values beyond that
+    are normalized as they come. Under a float16 policy, where they would overflow in the network,
+    they are clipped first: to 0..255 for the named statistics; for others, the normalized image is
+    clipped to float16's range.
 
     Args:
-        normalization: `"imagenet"` (RGB, ImageNet's mean and standard deviation), `"caffe"`
-            (ImageNet's mean subtracted, then BGR: what the weights of `keras.applications`' ResNets
-            want), `"ccnet"` (the same with the mean that the ccnet family subtracts), a pair
-            `(mean, std)` of numbers or of sequences with a number for each channel, or None for
-            pictures as they are.
+        normalization: a name of the table, a pair `(mean, std)` of numbers or of sequences with a
+            number for each channel, or None for images as they are.
         **kwargs: of `keras.layers.Layer`.
 
     Call arguments:
-        pictures: `(B, H, W, channels)` of any numeric dtype, 0 to 255.
+        images: `(B, H, W, channels)` of any numeric dtype.
+
+    Output:
+        `(B, H, W, channels)`, float32 under every policy.
 
     Raises:
-        ValueError: for anything else, or where the channels do not fit the statistics.
+        ValueError: for anything else, such as NaN, or where the channels do not fit the statistics.
     """
 
     def __init__(self, normalization: str | tuple | None = "imagenet", **kwargs: Any) -> None:
@@ -79,13 +120,15 @@ class PictureNormalization(keras.layers.Layer):
             mean, std, self.reverse = self._statistics(normalization)
             self.mean, self.std = np.asarray(mean, "float32"), np.asarray(std, "float32")
             valid = self.mean.ndim <= 1 and self.std.ndim <= 1 and (self.std > 0).all()
+            valid = valid and np.isfinite(self.mean).all() and np.isfinite(self.std).all()
         except (TypeError, ValueError):
             valid = False
         if not valid:
             raise ValueError(
                 f"`normalization` must be one of {', '.join(map(repr, STATISTICS))}, a pair (mean, "
-                f"std) with std > 0, or None. Received: normalization={normalization!r}. For "
-                "pictures scaled to 0..1 write normalization=(0, 255)."
+                "std) of finite numbers with std > 0, or None. Received: "
+                f"normalization={normalization!r}. For images scaled to 0..1 write "
+                "normalization=(0, 255)."
             )
 
     @staticmethod
@@ -101,17 +144,26 @@ class PictureNormalization(keras.layers.Layer):
         for size in (self.mean.size, self.std.size):
             if size not in (1, input_shape[-1]):
                 raise ValueError(
-                    "`normalization` must have one number for each channel of the picture, or one "
-                    f"for all. Received: normalization={self.normalization!r} for pictures of "
-                    f"{input_shape[-1]} channels. Pass normalization=(mean, std) of your pictures."
+                    "`normalization` must have one number for each channel of the image, or one "
+                    f"for all. Received: normalization={self.normalization!r} for images of "
+                    f"{input_shape[-1]} channels. Pass normalization=(mean, std) of your images."
                 )
 
-    def call(self, pictures):
-        x = ops.divide(ops.subtract(ops.cast(pictures, "float32"), self.mean), self.std)
+    def call(self, images):
+        x = ops.cast(images, "float32")
+        half, named = self.compute_dtype == "float16", isinstance(self.normalization, str)
+        if half and named:
+            x = ops.clip(x, 0.0, 255.0)
+        x = ops.divide(ops.subtract(x, self.mean), self.std)
+        if half and not named:
+            x = ops.clip(x, -HALF_MAXIMUM, HALF_MAXIMUM)
         return ops.flip(x, axis=-1) if self.reverse else x
 
-    def compute_output_spec(self, pictures):
-        return keras.KerasTensor(pictures.shape, "float32")
+    def compute_output_spec(self, images):
+        return keras.KerasTensor(images.shape, "float32")
 
     def get_config(self):
         return {**super().get_config(), "normalization": self.normalization}
+
+
+PictureNormalization = ImageNormalization  # its name in 0.1.0

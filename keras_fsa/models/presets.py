@@ -62,7 +62,7 @@ def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
     | widths of queries and keys, values | C / 8, C | C / 2, C / 2 and an output projection |
     | residual | a gain and a bias | batch norm |
     | auxiliary head | 512 channels, with bias | 256, without |
-    | pictures | BGR minus a mean | RGB, mean and standard deviation |
+    | images | BGR minus a mean | RGB, mean and standard deviation |
 
     Args:
         name: a key of `PRESETS`.
@@ -70,14 +70,14 @@ def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
 
     Raises:
         ValueError: for an unknown name.
-        ImportError: where keras-hub is missing, unless a backbone is given.
     """
     one_of("name", name, tuple(PRESETS))
     setting = dict(PRESETS[name])
     family = setting.pop("family")
-    arguments = {"head_channels": 512, "output_stride": 8, **setting, **FAMILIES[family], **changes}
+    arguments = {"head_channels": 512, **setting, **FAMILIES[family], **changes}
     dtype = arguments.get("dtype")
     if "backbone" not in arguments:
+        arguments["output_stride"] = arguments.get("output_stride") or 8
         arguments["backbone"] = deep_stem_resnet(
             image_shape=arguments.get("image_shape", (None, None, 3)),
             output_stride=arguments["output_stride"],

@@ -1,11 +1,13 @@
-"""Training by a recipe: goes on after a kill, on one device or several.
+"""Training that survives being stopped, on one device or several.
 
-`recipe.py` holds all settings, `loop.py` trains by them, `command.py` makes command-line flags of
-them. The rest serves `loop.py`: `optimizer.py`, `batch_norm.py`, `checkpoint.py`, `devices.py`.
+`fit` (`loop.py`) trains any compiled model. It is composed of `callbacks.py`, whose parts also work
+in a `model.fit` of your own. `train` runs it by a recipe: `recipe.py` holds all settings,
+`command.py` turns them into command-line flags. The rest serves them: `optimizer.py`,
+`batch_norm.py`, `checkpoint.py`, `devices.py`.
 """
 
 from keras_fsa.training.command import main
-from keras_fsa.training.loop import train
+from keras_fsa.training.loop import fit, split_examples, train
 from keras_fsa.training.recipe import Recipe
 
-__all__ = ["Recipe", "main", "train"]
+__all__ = ["Recipe", "fit", "main", "split_examples", "train"]

@@ -1,10 +1,14 @@
 """A recipe as a command, whose flags override its settings."""
 
-import argparse
-from dataclasses import fields, replace
+import os
+from pathlib import Path
 
 import keras
 
+from keras_fsa.commands.command import command
+from keras_fsa.commands.command import parse as parse_flags
+from keras_fsa.settings import write_recipe
+from keras_fsa.training.checkpoint import check_writable
 from keras_fsa.training.loop import train
 from keras_fsa.training.recipe import Recipe
 
@@ -12,15 +16,37 @@ from keras_fsa.training.recipe import Recipe
 def main(recipe: Recipe, description: str, arguments: list[str] | None = None) -> keras.Model:
     """Train by a recipe, with the settings that the command line gives in place of its own.
 
+    What was trained with is recorded in the output folder, as `recipe.json`: `--recipe FILE` takes
+    it again.
+
     Args:
-        recipe: a `Recipe` that names a data set.
+        recipe: a `Recipe` that names a dataset.
         description: the help text, a script's docstring.
         arguments: a list of flags instead of the command line's.
 
     Returns:
         The trained model.
+
+    Raises:
+        SystemExit: with code 2 for a wrong flag or an error in the training, in a line or two.
     """
-    recipe = parse(recipe, description, arguments)
+    return command(recipe, train_recipe, arguments, description=description)
+
+
+def parse(recipe: Recipe, description: str, arguments: list[str] | None = None) -> Recipe:
+    """The recipe with the settings that the flags override: `data_dir` by `--data-dir`, and so on.
+
+    A size takes two numbers, height and width; a list any. `none` stands for None.
+
+    Raises:
+        ValueError: for a flag that is not known, or a value that is not allowed.
+    """
+    return parse_flags(recipe, arguments or [], description=description)
+
+
+def train_recipe(recipe: Recipe) -> keras.Model:
+    """Train by a recipe on the dataset that it names."""
+    check_writable(recipe.output)
     # TensorFlow Datasets takes seconds to import; `--help` and other data do without.
     from keras_fsa.datasets import describe, load
     from keras_fsa.datasets.augment import training_batches
@@ -54,51 +80,9 @@ def main(recipe: Recipe, description: str, arguments: list[str] | None = None) -
         )
 
     names = about.class_names
-    return train(recipe, len(names), batches, validation, class_names=names, palette=about.palette)
-
-
-def parse(recipe: Recipe, description: str, arguments: list[str] | None = None) -> Recipe:
-    """The recipe with the settings that the flags override: `data_dir` by `--data-dir`, and so on.
-
-    A size takes one number, or two: height and width; a list any. `none` stands for None.
-    """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    sizes, lists = [], []
-    for item in fields(recipe):
-        value, kind = getattr(recipe, item.name), item.type
-        options = {"help": f"{item.metadata['help']} (default: {value})", "dest": item.name}
-        if kind is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        elif kind in (tuple, list):
-            (sizes if kind is tuple else lists).append(item.name)
-            number = float if kind is list or item.name == "scales" else int
-            options |= {"type": _or_none(number), "nargs": "+", "metavar": "NUMBER"}
-        else:
-            options |= {"type": _or_none(kind), "choices": item.metadata["choices"]}
-        parser.add_argument(
-            "--" + item.name.replace("_", "-"), default=argparse.SUPPRESS, **options
-        )
-    given = vars(parser.parse_args(arguments))
-    for name in sizes:
-        if name in given:
-            value = given[name]
-            if len(value) > 2:
-                parser.error(f"--{name} takes one number or two, not {len(value)}")
-            given[name] = None if None in value else (value[0], value[-1])
-    for name in lists:
-        if None in given.get(name, ()):
-            given[name] = None
-    try:
-        return replace(recipe, **given)
-    except ValueError as error:
-        parser.error(str(error))
-
-
-def _or_none(kind):
-    def convert(text):
-        return None if text.lower() == "none" else kind(text)
-
-    convert.__name__ = kind.__name__  # argparse's error messages name it
-    return convert
+    model = train(recipe, len(names), batches, validation, class_names=names, palette=about.palette)
+    # The number of this process, by torchrun or Keras on JAX.
+    process = os.environ.get("RANK", os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", "0"))
+    if process == "0":
+        write_recipe(recipe, Path(recipe.output) / "recipe.json")
+    return model

@@ -1,29 +1,36 @@
 """Several devices, through Keras and the engine below it.
 
-| backend | one command | what does it |
+| backend | one command | mechanism |
 | --- | --- | --- |
 | JAX | `python train.py --devices all` | `keras.distribution.DataParallel` |
 | TensorFlow | `python train.py --devices all` | `tf.distribute.MirroredStrategy` |
-| torch | `torchrun --nproc-per-node gpu train.py --devices all` | `DistributedDataParallel` |
+| torch | `torchrun --nproc-per-node gpu train.py --devices all` | `torch.distributed.all_reduce` |
 
-Each device takes an equal part of the batch, which is that of all devices together; the gradient is
-the mean of theirs. Where a loss averages over valid pixels, TensorFlow and torch average for each
-device first, JAX over the whole batch.
+The batch is that of all devices together. Each takes an equal part of it, and the gradient is the
+mean of theirs. Where a loss averages over valid pixels, TensorFlow and torch average on each device
+first, JAX over the whole batch.
 
-**Many hosts.** The same command on each of them, with a disk they share for `--output`; process 0
-writes.
+Under torch each process trains its own copy of the model. `join_gradients` averages each weight's
+gradient over the processes as soon as backpropagation has accumulated it, in a hook that PyTorch
+provides for that, so the optimizers see equal gradients and the copies stay equal.
+(`DistributedDataParallel` does the same around a module's `forward`, past which Keras' `train_step`
+calls the model.)
+
+**Several hosts.** Run the same command on each of them, with a shared disk for `--output`; process
+0 writes.
 
 - torch: `torchrun --nnodes 2 --nproc-per-node gpu --rdzv-backend c10d --rdzv-endpoint HOST:PORT
   train.py --devices all`;
 - JAX: set `KERAS_DISTRIBUTION_JOB_ADDRESSES` (HOST:PORT of process 0),
   `KERAS_DISTRIBUTION_NUM_PROCESSES` and `KERAS_DISTRIBUTION_PROCESS_ID`;
-- TensorFlow: Keras 3 stays on one host.
+- TensorFlow: Keras 3 is limited to one host.
 """
 
 import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
@@ -32,11 +39,11 @@ from keras_fsa.arguments import one_of
 
 @dataclass(frozen=True)
 class Devices:
-    """What a training must know of its devices.
+    """What a training needs to know of its devices.
 
     Attributes:
         count: number of devices, of all processes together.
-        process, processes: number of this process, from 0, and how many there are.
+        process, processes: index of this process, from 0, and the number of processes.
         scope: a function that makes the context in which the model is built and trained.
     """
 
@@ -45,9 +52,14 @@ class Devices:
     processes: int = 1
     scope: Callable = contextlib.nullcontext
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of each batch this process reads: `(i, n)` for the i-th of n equal parts."""
+        return self.process, self.processes
+
 
 def find_devices(devices: str) -> Devices:
-    """The devices to train on. To be called before any Keras model is made.
+    """The devices to train on. Call it before any Keras model is created.
 
     Args:
         devices: `"one"` or `"all"`.
@@ -68,7 +80,8 @@ def _jax():
         keras.distribution.initialize()
     if jax.device_count() == 1:
         return Devices()
-    distribution = keras.distribution.DataParallel()
+    # Each process reads its part of a batch itself, from data of any kind.
+    distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
     return Devices(jax.device_count(), jax.process_index(), jax.process_count(), distribution.scope)
 
 
@@ -89,7 +102,7 @@ def _torch():
     if "RANK" not in os.environ:
         if gpus > 1:
             raise ValueError(
-                "torch takes one process for each device. Received: devices='all' with "
+                "torch needs one process for each device. Received: devices='all' with "
                 f"{gpus} GPUs and one process. Run: torchrun --nproc-per-node gpu SCRIPT "
                 "--devices all"
             )
@@ -103,59 +116,59 @@ def _torch():
 
 
 def join_gradients(model: keras.Model, devices: Devices) -> None:
-    """Let a compiled model train with the gradients of all devices.
+    """Let torch's processes train one model: equal weights to start with, averaged gradients.
 
-    Only torch needs it: Keras has no distribution there, and its `train_step` calls the model past
-    the wrapper that PyTorch's `DistributedDataParallel` puts around it.
+    The other backends do so themselves. Call it once, after the model is built and its weights are
+    loaded or restored. Every process must run the same steps.
+
+    Args:
+        model: any built Keras model; layers that are frozen now must stay frozen.
+        devices: those that the model trains on.
     """
-    if keras.backend.backend() != "torch" or devices.processes == 1:
+    if not _joins(devices):
         return
     import torch
 
-    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    def average(weight):
+        torch.distributed.all_reduce(weight.grad)
+        weight.grad /= devices.processes
 
-    class ThroughParallel:
-        """The model, for `train_step`, that is called through the wrapper."""
-
-        # `super()` in a model's own `train_step` takes only what is of the model's class.
-        __class__ = type(model)
-
-        def __call__(self, *args, **kwargs):
-            return parallel(*args, **kwargs)
-
-        def __getattr__(self, name):
-            return getattr(model, name)
-
-    step = type(model).train_step
-
-    def train_step(data):
-        logs = step(ThroughParallel(), data)
-        return {name: _mean(value, devices.processes) for name, value in logs.items()}
-
-    model.train_step = train_step
+    with torch.no_grad():
+        for variable in model.weights:
+            torch.distributed.broadcast(variable.value, src=0)
+    for variable in model.trainable_variables:
+        variable.value.register_post_accumulate_grad_hook(average)
 
 
-def _mean(value, processes):
-    import torch
+def join_metrics(model: keras.Model, devices: Devices) -> dict[str, float]:
+    """The results of a model's metrics, loss included, over the examples of all processes.
 
-    value = torch.as_tensor(value).detach().clone()
-    torch.distributed.all_reduce(value)
-    return value / processes
+    Keras' metrics add up, so under torch their variables are summed over the processes. The other
+    backends do so themselves.
 
-
-def part_of_batches(devices: Devices) -> tuple[int, int]:
-    """Which part of each batch this process reads: its number, and how many parts there are.
-
-    All of it but under torch: TensorFlow and Keras on JAX take their parts themselves.
+    Args:
+        model: a compiled model. Under several processes its metrics are left with the sums: reset
+            them, as each epoch and each `evaluate` does.
+        devices: those that the model trains on.
     """
-    if keras.backend.backend() != "torch":
-        return 0, 1
-    return devices.process, devices.processes
-
-
-def add_up(variable: keras.Variable, devices: Devices) -> None:
-    """Make a variable of a metric the sum over all processes, where its engine does not."""
-    if keras.backend.backend() == "torch" and devices.processes > 1:
+    if _joins(devices):
         import torch
 
-        torch.distributed.all_reduce(variable.value)
+        for variable in model.metrics_variables:
+            torch.distributed.all_reduce(variable.value)
+    return {name: float(value) for name, value in model.get_metrics_result().items()}
+
+
+def mean_of_processes(value: float, devices: Devices) -> float:
+    """A number's mean over torch's processes; elsewhere the number itself, which all share."""
+    if not _joins(devices):
+        return value
+    total: Any = keras.ops.convert_to_tensor(value, "float32")
+    import torch
+
+    torch.distributed.all_reduce(total)
+    return float(total) / devices.processes
+
+
+def _joins(devices):
+    return keras.backend.backend() == "torch" and devices.processes > 1

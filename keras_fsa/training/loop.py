@@ -1,136 +1,253 @@
-"""From a recipe and batches to a trained FsaNet."""
+"""From batches to a trained model, however often it is stopped; from a recipe to an FsaNet."""
 
-import csv
+import contextlib
+import itertools
 import math
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from keras_fsa.arguments import optional_import
-from keras_fsa.files import whole_file
+from keras_fsa import types
+from keras_fsa.arguments import integer, number
+from keras_fsa.files import locked_folder
 from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import preset_arguments
+from keras_fsa.training import callbacks as duties
 from keras_fsa.training.batch_norm import synchronize, use_moving_statistics
-from keras_fsa.training.checkpoint import (
-    check_room,
-    check_writable,
-    restore_checkpoint,
-    save_checkpoint,
-)
-from keras_fsa.training.devices import (
-    add_up,
-    find_devices,
-    join_gradients,
-    part_of_batches,
-)
+from keras_fsa.training.checkpoint import check_room, check_writable, previous
+from keras_fsa.training.devices import Devices, find_devices, join_gradients
 from keras_fsa.training.optimizer import SGD, poly_decay
 from keras_fsa.training.recipe import Recipe
 from keras_fsa.types import Dataset
-from keras_fsa.visualize import comparison
+
+if TYPE_CHECKING:
+    from keras_fsa.datasets.examples import Examples
+
+
+def fit(
+    model: keras.Model,
+    batches: Callable,
+    output: types.Path,
+    steps: int,
+    checkpoint_every: int = 500,
+    settings: dict | None = None,
+    validation: "Examples | Dataset | None" = None,
+    validate_every: int | None = None,
+    validation_size: tuple[int, int] | None = None,
+    drawn: int | None = None,
+    drawn_size: tuple[int, int] | None = None,
+    class_names: Sequence[str] | None = None,
+    palette: np.ndarray | None = None,
+    tensorboard: bool = False,
+    monitor: str = "val_mean_iou",
+    devices: Devices | None = None,
+) -> keras.Model:
+    """Train a compiled model; called again after a kill, it resumes as if nothing had happened.
+
+    Weights, optimizer, schedule, random states (dropout's) and the order of the data continue
+    exactly. In the folder `output` every file is complete at any moment, or not there:
+
+    - `checkpoint.npz`: the state to resume from, written every `checkpoint_every` steps, and
+      `checkpoint.previous.npz`, which takes over if that file gets damaged;
+    - `history.csv`: step, loss and metrics since the previous row, learning rate, seconds per
+      step, and the validation's figures as `val_...`;
+    - `best.keras`: the model of the best validation so far, and `best.json`, its figure. A worse
+      one never replaces it;
+    - `model.keras`: the trained model, at the end;
+    - `predictions/step_*.png`: the first validation images beside truth and prediction;
+    - `tensorboard`: the figures for TensorBoard, by step.
+
+    A process holds the folder while it trains, so a second one gets an error. On a terminal a
+    progress bar shows the steps to the next checkpoint.
+
+    Training on two folders, for a number of epochs:
+
+    ```python
+    training, validation = split_examples(folder_dataset(images, masks, 11), 0.1, seed=0)
+    epoch = len(training) // 8
+    model = keras_fsa.FsaNet(11, "resnet18")
+    model.compile(SGD(poly_decay(0.01, 1e-4, 60 * epoch), 0.9))
+    fit(
+        model,
+        lambda step, part: training_batches(training, (240, 320), 8, 0, step, part),
+        "outputs/street",
+        steps=60 * epoch,
+        checkpoint_every=epoch,
+        settings={"batch": 8, "seed": 0},
+        validation=validation,
+    )
+    ```
+
+    Args:
+        model: a compiled `keras.Model`, built by the same code each time.
+        batches: a function from the number of steps done, and a part `(i, n)`, to endless data for
+            `model.fit` that continues after those steps: a `keras.utils.PyDataset`, a generator of
+            NumPy batches, a `tf.data.Dataset` and so on. The n-th batch must not depend on where
+            the data begins. The part is `(0, 1)`, unless several processes train: then each asks
+            for the i-th of n equal parts of each batch.
+        output: the folder.
+        steps: number of steps of the whole training.
+        checkpoint_every: steps between checkpoints, and between rows of the history. For epochs,
+            the steps of one epoch.
+        settings: what must be equal when the training resumes, of JSON's types: it is compared with
+            the checkpoint's.
+        validation: single examples: `keras_fsa.datasets.examples.Examples`, another sequence, or a
+            `tf.data.Dataset`, of images `(H, W, channels)` and masks `(H, W)`, uint8.
+        validate_every: steps between validations, a multiple of `checkpoint_every`. Default:
+            `checkpoint_every`.
+        validation_size: `(height, width)` that validation images are fitted into, for one
+            compilation. Default: as they are.
+        drawn: number of validation images to draw at each validation; None for none.
+        drawn_size: `(height, width)` that they are fitted into. Default: `validation_size`.
+        class_names, palette: names and RGB colours of the classes in drawn predictions.
+        tensorboard: whether to write for TensorBoard.
+        monitor: the figure that decides which model is the best; higher is better.
+        devices: what `find_devices` returned, for several. The model must then be built, compiled
+            and fitted within `devices.scope()`.
+
+    Returns:
+        The model, trained.
+
+    Raises:
+        ValueError: for a wrong argument; an output that is not writable, that another process
+            holds, or that holds a trained model but no checkpoint; a checkpoint of other settings
+            or another architecture; data without examples, or that ends.
+        OSError: for a disk without room for the files.
+        FloatingPointError: if the loss or a weight is not finite. It names the step; files are
+            left as they were.
+    """
+    devices = devices or Devices()
+    with _held(output, devices):
+        return _fit(
+            model,
+            batches,
+            Path(output),
+            steps,
+            checkpoint_every,
+            settings or {},
+            validation,
+            validate_every or checkpoint_every,
+            validation_size,
+            drawn,
+            drawn_size or validation_size,
+            class_names,
+            palette,
+            tensorboard,
+            monitor,
+            devices,
+        )
 
 
 def train(
     recipe: Recipe,
     num_classes: int,
     batches: Callable,
-    validation: Dataset | None = None,
+    validation: "Examples | Dataset | None" = None,
     build: Callable | None = None,
     class_names: Sequence[str] | None = None,
     palette: np.ndarray | None = None,
 ) -> keras.Model:
-    """Train FsaNet by a recipe, or go on with a training that was stopped.
+    """Train FsaNet by a recipe, or resume a training that was stopped: `fit` with its settings.
 
-    In the folder `recipe.output` there are, at any moment, complete files or none:
-
-    - `checkpoint.npz`: all that is needed to go on at its step, written every
-      `recipe.checkpoint_every` steps;
-    - `history.csv`: step, loss and mean IoU on the training crops since the line before, learning
-      rate, mean IoU on the validation pictures, seconds for each step;
-    - `tensorboard`, if `recipe.tensorboard`: the same figures for TensorBoard, by step;
-    - `predictions/step_*.png`: the first validation pictures beside truth and prediction, at each
-      validation;
-    - `best.keras`: the network of the best validation so far;
-    - `model.keras`: the trained network, at the end.
-
-    On a terminal a progress bar shows the steps to the next checkpoint. A killed training goes on
-    from its last checkpoint when it is called again with the same recipe, with the weights, the
-    optimizer, the schedule, dropout and the order of the data as they were.
+    Missing packages for drawing (matplotlib) or TensorBoard (tensorboard) turn that off, with one
+    printed line.
 
     Args:
-        recipe: a `Recipe`.
+        recipe: a `Recipe`. Files go to `recipe.output`, see `fit`.
         num_classes: number of classes.
-        batches: a function from a number of steps, and a part, to an endless `tf.data.Dataset`
-            of pictures `(batch, *crop, 3)` and masks `(batch, *crop)` that begins behind those of
-            so many steps. The n-th batch must not depend on where it begins. The part is
-            `(0, 1)`; of torch's processes each asks for its own `(i, n)`, the i-th of n equal
-            parts of each batch.
-        validation: a `tf.data.Dataset` of single pictures and masks, or None.
+        batches, validation, class_names, palette: as in `fit`.
         build: a function from the recipe and the number of classes to the model. Default:
             `build_model`.
-        class_names, palette: names and RGB colours of the classes in drawn predictions.
 
     Returns:
         The trained `FsaNet`.
 
     Raises:
-        ValueError: for an output that is not writable, a checkpoint of other settings or another
-            architecture, a batch that does not divide among the devices, or data without examples.
-        OSError: for a disk without room for the files.
-        ImportError: where matplotlib or tensorboard is missing for what the recipe wants of them,
-            with the pip command.
-        FloatingPointError: where the loss is not finite: it names the step, and the last
-            checkpoint stands as it was.
+        ValueError: as in `fit`, and for a batch that does not divide among the devices.
+        OSError, FloatingPointError: as in `fit`.
     """
-    check_writable(recipe.output)
-    keras.utils.set_random_seed(recipe.seed)
-    _tensorflow_only_reads()
+    _keep_tensorflow_off_gpus()
     devices = find_devices(recipe.devices)
     if recipe.batch % devices.count:
         raise ValueError(
             "`batch` must be a multiple of the number of devices. Received: "
             f"batch={recipe.batch} on {devices.count} devices. Change one of them."
         )
-    with devices.scope():
-        iou = MeanIoU(num_classes, ignore_class=IGNORE_LABEL, sparse_y_pred=False, name="mean_iou")
+    if validation is not None and recipe.validation_pictures:
+        validation = validation.take(recipe.validation_pictures)
+    with _held(recipe.output, devices), devices.scope():
+        keras.utils.set_random_seed(recipe.seed)
         model = (build or build_model)(recipe, num_classes)
-        _prepare_batch_norm(model, recipe, devices)
-        model.compile(_optimizer(recipe), _loss(recipe), [iou])
-        model.optimizer.build(model.trainable_variables)
-        if devices.process == 0:
-            files = ("checkpoint.npz", "model.keras", *(("best.keras",) if validation else ()))
-            check_room(recipe.output, model, files)
-        progress = _Progress(recipe, iou, validation, devices, class_names, palette)
-        step = progress.restore(model)
-        join_gradients(model, devices)
-        if step < recipe.steps:
-            data = batches(step, part_of_batches(devices))
-            if data.cardinality() == 0 or (validation and validation.cardinality() == 0):
-                raise ValueError(
-                    "Training and validation need examples. Received: batches(step) or validation "
-                    "of none. Look at the folder of the data set."
-                )
-            done = step // recipe.checkpoint_every
-            model.fit(
-                data,
-                steps_per_epoch=recipe.checkpoint_every,
-                initial_epoch=done,
-                epochs=done + math.ceil((recipe.steps - step) / recipe.checkpoint_every),
-                # The bar's line ends before the line of figures begins.
-                callbacks=[keras.callbacks.ProgbarLogger(), progress],
-                verbose=int(devices.process == 0 and sys.stdout.isatty()),
-                shuffle=False,  # the data set does so itself
-            )
-        _plain_batch_norm(model)
-        if devices.process == 0:
-            with whole_file(Path(recipe.output) / "model.keras") as path:
-                model.save(path)
-    return model
+        use_moving_statistics(model, recipe.batch_norm == "moving")
+        synchronize(model, recipe.batch_norm == "batch" and devices.count > 1)
+        iou = MeanIoU(num_classes, ignore_class=IGNORE_LABEL, sparse_y_pred=False, name="mean_iou")
+        model.compile(build_optimizer(recipe), build_loss(recipe), [iou])
+        return _fit(
+            model,
+            batches,
+            Path(recipe.output),
+            recipe.steps,
+            recipe.checkpoint_every,
+            recipe.what_must_stay(),
+            validation,
+            recipe.validate_every,
+            recipe.validation_size,
+            recipe.drawn_pictures,
+            recipe.validation_size or recipe.crop,
+            class_names,
+            palette,
+            recipe.tensorboard,
+            "val_mean_iou",
+            devices,
+        )
+
+
+def split_examples(
+    examples: "Examples", fraction: float = 0.1, seed: int = 0
+) -> "tuple[Examples, Examples]":
+    """Divide examples at random into those to train on and those to validate on.
+
+    Frames of one video look alike: validate on a folder of their own instead.
+
+    Args:
+        examples: `keras_fsa.datasets.examples.Examples`.
+        fraction: of the examples, for validation, in (0, 1); at least one stays on either side.
+        seed: the same one gives the same division.
+
+    Returns:
+        `(training, validation)`, each in the order of `examples`.
+
+    Raises:
+        ValueError: for a fraction out of its range, or fewer than two examples.
+    """
+    from keras_fsa.datasets.examples import Examples
+
+    number("fraction", fraction, above=0, below=1)
+    integer("seed", seed, 0)
+    count = len(examples)
+    if count < 2:
+        raise ValueError(
+            f"`examples` must be two or more. Received: {count} examples. Add some, or validate "
+            "on others."
+        )
+    kept = min(count - 1, max(1, round(fraction * count)))
+    order = np.random.default_rng(seed).permutation(count).tolist()
+
+    def part(numbers):
+        return Examples(
+            len(numbers),
+            lambda i: examples[numbers[i]],
+            lambda i: examples.name(numbers[i]),
+            examples.size,
+        )
+
+    return part(sorted(order[kept:])), part(sorted(order[:kept]))
 
 
 def build_model(recipe: Recipe, num_classes: int) -> FsaNet:
@@ -152,50 +269,19 @@ def build_model(recipe: Recipe, num_classes: int) -> FsaNet:
         **own,
     )
     if own:
-        # A preset's pictures are those of its own backbone.
+        # A preset's normalization is that of its own backbone.
         arguments["normalization"] = "auto"
     return FsaNet(**arguments)
 
 
-def fit_into(examples: Dataset, size: tuple[int, int]) -> Dataset:
-    """Shrink pictures and masks to fit into a size, where larger, and fill up to that size.
-
-    All pictures then have one shape, for which the step is compiled once. What is filled has the
-    mean colour of ImageNet and the ignore label.
-
-    Args:
-        examples: a `tf.data.Dataset` of pictures `(H, W, 3)` and masks `(H, W)`, uint8.
-        size: `(height, width)`.
-
-    Returns:
-        The same of pictures `(*size, 3)` and masks `size`.
-    """
-    tf = optional_import("tensorflow", "tensorflow")
-
-    def fit(image, mask):
-        shape = tf.cast(tf.shape(mask), "float32")
-        scale = tf.minimum(1.0, tf.reduce_min(tf.constant(size, "float32") / shape))
-        small = tf.cast(tf.maximum(tf.round(scale * shape), 1), "int32")
-        # Not antialiased, as in training.
-        image = tf.round(tf.image.resize(image, small))
-        mask = tf.image.resize(mask[..., None], small, method="nearest")[..., 0]
-        border = tf.stack([tf.zeros(2, "int32"), size - small], axis=1)
-        mean = tf.constant([124.0, 116.0, 104.0])
-        # Less the mean, zeros stand for it.
-        image = tf.pad(image - mean, tf.concat([border, [[0, 0]]], axis=0)) + mean
-        mask = tf.pad(mask, border, constant_values=tf.constant(IGNORE_LABEL, "uint8"))
-        image = tf.ensure_shape(tf.cast(image, "uint8"), (*size, 3))
-        return image, tf.ensure_shape(mask, size)
-
-    return examples.map(fit, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _optimizer(recipe):
+def build_optimizer(recipe: Recipe) -> SGD:
+    """The optimizer of a recipe: SGD under poly decay."""
     rate = poly_decay(recipe.learning_rate, recipe.final_learning_rate, recipe.steps)
     return SGD(rate, recipe.momentum, l2=recipe.weight_decay)
 
 
-def _loss(recipe):
+def build_loss(recipe: Recipe) -> keras.losses.Loss:
+    """The loss of a recipe."""
     if recipe.loss == "ohem":
         return OhemCrossEntropy(
             recipe.ohem_threshold,
@@ -206,167 +292,120 @@ def _loss(recipe):
     return CrossEntropy(recipe.class_weights, ignore_label=IGNORE_LABEL)
 
 
-def _prepare_batch_norm(model, recipe, devices):
-    use_moving_statistics(model, recipe.batch_norm == "moving")
-    synchronize(model, recipe.batch_norm == "batch" and devices.count > 1)
-
-
-def _plain_batch_norm(model):
-    """As others load it: see `batch_norm.py`."""
-    use_moving_statistics(model, False)
-    synchronize(model, False)
-
-
-def _tensorflow_only_reads():
-    """Keep TensorFlow off the GPU where it only reads the data: it would take all its memory."""
-    if keras.backend.backend() != "tensorflow":
-        tf = optional_import("tensorflow", "tensorflow")
-        tf.config.set_visible_devices([], "GPU")
-
-
-class _Progress(keras.callbacks.Callback):
-    """Counts steps, stops at the last one or at NaN, validates, reports, writes all files."""
-
-    def __init__(self, recipe, iou, validation, devices, class_names, palette):
-        super().__init__()
-        self.recipe, self.iou, self.devices = recipe, iou, devices
-        self.class_names, self.palette = class_names, palette
-        self.drawn = validation and self._drawn_examples(validation)
-        self.validation = validation and self._validation_batches(validation)
-        self.path = Path(recipe.output) / "checkpoint.npz"
-        self.tensorboard = None
-        if recipe.tensorboard and devices.process == 0:
-            optional_import("tensorboard", "examples")  # TensorFlow does without, up to its use
-            folder = self.path.with_name("tensorboard")
-            self.tensorboard = keras.callbacks.TensorBoard(folder, write_graph=False)
-        self.step, self.history = 0, []
-
-    def _drawn_examples(self, examples):
-        """The examples that are drawn at each validation, or None."""
-        many_hosts = keras.backend.backend() == "jax" and self.devices.processes > 1
-        if self.recipe.drawn_pictures is None or many_hosts:  # no host has all of a prediction
-            return None
-        optional_import("matplotlib", "examples")
-        examples = examples.take(self.recipe.drawn_pictures)
-        return fit_into(examples, self.recipe.validation_size or self.recipe.crop)
-
-    def _validation_batches(self, examples):
-        """One picture for each device; what is missing at the end is filled with ignored ones."""
-        tf = optional_import("tensorflow", "tensorflow")
-        recipe, count = self.recipe, self.devices.count
-        if recipe.validation_pictures:
-            examples = examples.take(recipe.validation_pictures)
-        if recipe.validation_size:
-            examples = fit_into(examples, recipe.validation_size)
-        filling = examples.take(1).map(lambda x, y: (x, tf.ones_like(y) * IGNORE_LABEL))
-        filling = filling.repeat(count - 1)
-        batches = examples.concatenate(filling).batch(count, drop_remainder=True)
-        number, parts = part_of_batches(self.devices)
-        if parts > 1:
-            batches = batches.rebatch(count // parts).shard(parts, number)
-        return batches.prefetch(1)
-
-    def restore(self, model):
-        if self.path.exists():
-            self.step, self.history = restore_checkpoint(
-                self.path, model, self.recipe.what_must_stay()
-            )
-            self._print(f"Going on from step {self.step} of {self.path}.")
-        return self.step
-
-    def on_train_begin(self, logs=None):
-        if self.tensorboard:
-            self.tensorboard.set_model(self.model)
-
-    def on_train_end(self, logs=None):
-        if self.tensorboard:
-            self.tensorboard.on_train_end()  # closes its files
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.begin, self.begin_step = time.monotonic(), self.step
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
-        self.logs = logs  # of all processes, where those of an epoch are of this one
-        if not np.isfinite(loss := float(logs["loss"])):
-            kept = f"{self.path} stands as it was" if self.path.exists() else "there is none yet"
-            raise FloatingPointError(
-                f"The loss must be finite. Received: loss={loss} in step {self.step}. The last "
-                f"checkpoint: {kept}. Lower the learning rate."
-            )
-        if self.step == self.recipe.steps:
-            self.model.stop_training = True
-
-    def on_epoch_end(self, epoch, logs=None):
-        recipe, last = self.recipe, self.step == self.recipe.steps
-        if self.step - self.begin_step < recipe.checkpoint_every and not last:
-            raise ValueError(
-                f"`batches` must be endless. Received: an end behind step {self.step} of "
-                f"{recipe.steps}. Repeat the data set."
-            )
-        seconds = (time.monotonic() - self.begin) / (self.step - self.begin_step)
-        row = {
-            "step": self.step,
-            "loss": float(self.logs["loss"]),
-            "mean_iou": float(self.logs["mean_iou"]),
-            "learning_rate": float(self.model.optimizer.learning_rate),
-            "validation_mean_iou": None,
-            "seconds_per_step": round(seconds, 4),
-        }
-        if self.validation and (last or self.step % recipe.validate_every == 0):
-            self.model.evaluate(self.validation, verbose=0)
-            add_up(self.iou.total_cm, self.devices)
-            add_up(self.iou.unscored, self.devices)
-            score = row["validation_mean_iou"] = float(self.iou.result())
-            self._draw()
-            scores = [before["validation_mean_iou"] for before in self.history]
-            if all(before is None or score > before for before in scores):
-                self._save_best()
-        self.history.append(row)
-        if self.devices.process == 0:
-            save_checkpoint(self.path, self.model, self.step, recipe.what_must_stay(), self.history)
-            if self.tensorboard:
-                self._log(row)
-            with whole_file(self.path.with_name("history.csv")) as path:
-                with open(path, "w", newline="") as file:
-                    writer = csv.DictWriter(file, row)
-                    writer.writeheader()
-                    writer.writerows(self.history)
-        hours = seconds * (recipe.steps - self.step) / 3600
-        self._print(
-            "  ".join(f"{name} {value:.5g}" for name, value in row.items() if value is not None)
-            + f"  {hours:.1f} hours left"
+def _fit(
+    model,
+    batches,
+    output,
+    steps,
+    checkpoint_every,
+    settings,
+    validation,
+    validate_every,
+    validation_size,
+    drawn,
+    drawn_size,
+    class_names,
+    palette,
+    tensorboard,
+    monitor,
+    devices,
+):
+    integer("steps", steps)
+    integer("checkpoint_every", checkpoint_every)
+    integer("validate_every", validate_every)
+    integer("drawn", drawn, optional=True)
+    if validation is not None:
+        duties.check_examples("validation", validation)
+    writes = devices.process == 0
+    history = duties.History(output / "history.csv" if writes else None)
+    checkpoint = duties.Checkpoint(output / "checkpoint.npz", settings, history)
+    model.optimizer.build(model.trainable_variables)
+    if writes:
+        _check_output(output, model, checkpoint.path, validation is not None)
+    step = checkpoint.restore(model)
+    if step and writes:
+        print(f"Resuming from step {step} of {output}.", flush=True)
+    join_gradients(model, devices)
+    every = {"every": validate_every, "start_step": step}
+    callbacks = [
+        duties.StopAtStep(steps, step),
+        duties.StopAtNonFinite(step, devices),
+        duties.JoinMetrics(devices),
+    ]
+    if validation is not None:
+        callbacks.append(duties.Validation(validation, validation_size, devices=devices, **every))
+    # No host of several has all of a prediction under JAX.
+    whole = keras.backend.backend() != "jax" or devices.processes == 1
+    if validation is not None and drawn and writes and whole:
+        first = _first(validation, drawn)
+        folder = output / "predictions"
+        names = {"class_names": class_names, "palette": palette, "devices": devices}
+        size = drawn_size or np.shape(first[0][1])[:2]
+        callbacks += duties.optional_callback(
+            lambda: duties.DrawPredictions(first, folder, size, **every, **names), "Drawing"
         )
+    if writes:
+        if validation is not None:
+            best = _best_before(history.rows, monitor)
+            callbacks.append(duties.BestModel(output / "best.keras", monitor, best=best))
+        callbacks.append(history)
+        if tensorboard:
+            callbacks += duties.optional_callback(
+                lambda: duties.TensorBoardByStep(output / "tensorboard", step), "TensorBoard"
+            )
+        callbacks += [duties.Report(history, steps), checkpoint]
+    if step < steps:
+        data = batches(step, devices.part)
+        duties.check_examples("batches", data)
+        done = step // checkpoint_every
+        model.fit(
+            data,
+            steps_per_epoch=checkpoint_every,
+            initial_epoch=done,
+            epochs=done + math.ceil((steps - step) / checkpoint_every),
+            # The bar's line ends before the line of figures begins.
+            callbacks=[keras.callbacks.ProgbarLogger(), *callbacks],
+            verbose=int(writes and sys.stdout.isatty()),
+            shuffle=False,  # the data is in its order
+        )
+    if writes:
+        duties.save_model(model, output / "model.keras")
+    return model
 
-    def _draw(self):
-        if self.drawn is None:
-            return
-        images, masks = map(np.stack, zip(*self.drawn.as_numpy_iterator(), strict=True))
-        # A picture for each device of this process, since engines divide a batch among them; and
-        # one after the other, since logits are large.
-        count = self.devices.count // self.devices.processes
-        ids = []
-        for image in images:
-            same = np.repeat(image[None], count, axis=0)
-            logits = self.model.predict(same, batch_size=count, verbose=0)
-            ids.append(np.argmax(logits[0], axis=-1))
-        if self.devices.process == 0:
-            path = self.path.parent / f"predictions/step_{self.step:06}.png"
-            comparison(images, masks, ids, self.class_names, self.palette, path=path)
 
-    def _save_best(self):
-        if self.devices.process == 0:
-            _plain_batch_norm(self.model)
-            with whole_file(self.path.with_name("best.keras")) as path:
-                self.model.save(path)
-            _prepare_batch_norm(self.model, self.recipe, self.devices)
+@contextlib.contextmanager
+def _held(output: types.Path, devices: Devices) -> Iterator[None]:
+    check_writable(output)
+    # The processes of one training share the folder.
+    with locked_folder(output) if devices.process == 0 else contextlib.nullcontext():
+        yield
 
-    def _log(self, row):
-        names = ("loss", "mean_iou", "validation_mean_iou")
-        logs = {name.replace("validation_", "val_"): row[name] for name in names}
-        logs = {name: value for name, value in logs.items() if value is not None}
-        self.tensorboard.on_epoch_end(self.step, logs)
 
-    def _print(self, text):
-        if self.devices.process == 0:
-            print(text, flush=True)
+def _check_output(output, model, checkpoint, validates):
+    if (output / "model.keras").exists() and not (
+        checkpoint.exists() or previous(checkpoint).exists()
+    ):
+        raise ValueError(
+            "`output` must be new, or hold a training to resume. Received: "
+            f"output={str(output)!r} with model.keras and without {checkpoint.name}. Choose "
+            "another folder, or move the model away."
+        )
+    names = [checkpoint.name, previous(checkpoint).name, "model.keras"]
+    check_room(output, model, names + ["best.keras"] * validates)
+
+
+def _first(examples: Iterable, count: int) -> list[tuple[Any, Any]]:
+    return list(itertools.islice(examples, count))
+
+
+def _best_before(rows, monitor):
+    """The best figure in the history: version 0.1.0 kept it nowhere else."""
+    names = (monitor, monitor.replace("val_", "validation_"))
+    values = [row[name] for row in rows for name in names if row.get(name) is not None]
+    return max(values, default=None)
+
+
+def _keep_tensorflow_off_gpus():
+    """Where TensorFlow only reads the data, it would still take all of a GPU's memory."""
+    if keras.backend.backend() != "tensorflow" and "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].config.set_visible_devices([], "GPU")

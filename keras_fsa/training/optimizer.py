@@ -1,9 +1,13 @@
-"""Stochastic gradient descent as the authors' framework, PyTorch, defines it."""
+"""Stochastic gradient descent as PyTorch, the authors' framework, defines it."""
 
+import numbers
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+
+from keras_fsa.arguments import integer, number
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -13,23 +17,24 @@ class SGD(keras.optimizers.SGD):
         m <- momentum * m + gradient + l2 * w
         w <- w - learning_rate * m
 
-    Keras differs in two points. Its `weight_decay` is decoupled, `w <- w - learning_rate * l2 * w`
-    apart from the momentum, so at momentum 0.9 the same number decays ten times less. And its `m`
-    holds steps, `momentum * m - learning_rate * gradient`, so a change of the learning rate reaches
-    only what comes after it.
+    Keras differs in two ways. Its `weight_decay` is decoupled, `w <- w - learning_rate * l2 * w`
+    outside the momentum, so at momentum 0.9 the same number decays ten times less. And its `m`
+    accumulates steps, `momentum * m - learning_rate * gradient`, so a change of the learning rate
+    affects later gradients only.
 
-    The L2 term is in the update and not in the loss: it holds for all trainable weights (batch
-    norm's and biases too, as the authors have it) of any model, under float16's loss scale as well,
-    and the loss that is shown stays that of the pixels.
+    The L2 term is part of the update, not of the loss. It therefore applies to all trainable
+    weights of any model (batch norm's and biases too, as in the authors' code), also under the loss
+    scale of float16, and the reported loss is that of the pixels alone.
 
     Args:
-        learning_rate: number or schedule.
-        momentum: share of `m` that stays.
-        l2: PyTorch's `weight_decay`.
+        learning_rate: a finite number of at least 0, or a schedule.
+        momentum: fraction of `m` that is kept, 0 to 1.
+        l2: PyTorch's `weight_decay`, a finite number of at least 0.
         **kwargs: of `keras.optimizers.SGD`.
 
     Raises:
-        ValueError: for a negative `l2`, or Nesterov's momentum, which has another rule.
+        ValueError: if an argument is out of its range, and for Nesterov momentum, which follows
+            another rule.
     """
 
     def __init__(
@@ -40,13 +45,15 @@ class SGD(keras.optimizers.SGD):
         name: str = "sgd",
         **kwargs: Any,
     ) -> None:
+        if isinstance(learning_rate, (numbers.Real, np.number, str)) or learning_rate is None:
+            number("learning_rate", learning_rate, minimum=0)
+        number("momentum", momentum, minimum=0, maximum=1)
+        number("l2", l2, minimum=0)
         super().__init__(learning_rate, momentum=momentum, name=name, **kwargs)
-        if not l2 >= 0:
-            raise ValueError(f"`l2` must be at least 0. Received: l2={l2!r}. The usual is 1e-4.")
         if self.nesterov:
             raise ValueError(
                 "`nesterov` must be False. Received: nesterov=True. Use keras.optimizers.SGD for "
-                "that."
+                "Nesterov momentum."
             )
         self.l2 = l2
 
@@ -68,7 +75,17 @@ def poly_decay(
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     """The learning rate `(start - end) * (1 - step / steps) ** 0.9 + end`.
 
-    Keras' `PolynomialDecay` in the argument order of papers; both families of the authors' code
-    train with it.
+    Keras' `PolynomialDecay` with the arguments in the order that papers use. Both families of the
+    authors' experiments train with it.
+
+    Args:
+        start, end: learning rates, finite numbers of at least 0.
+        steps: number of steps from one to the other.
+
+    Raises:
+        ValueError: if an argument is out of its range.
     """
+    number("start", start, minimum=0)
+    number("end", end, minimum=0)
+    integer("steps", steps)
     return keras.optimizers.schedules.PolynomialDecay(start, steps, end, power=0.9)

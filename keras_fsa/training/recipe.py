@@ -1,97 +1,128 @@
 """All settings of a training, by their names in the field."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
-from keras_fsa.arguments import one_of, positive_int
+from keras_fsa._deprecation import renamed_arguments
+from keras_fsa.arguments import one_of
 from keras_fsa.models.presets import PRESETS
+from keras_fsa.settings import Count, NotNegative, Pixels, Real, Scale, Seed, Whole, check
 
-
-def setting(
-    help: str, default: Any = None, choices: tuple | None = None, elsewhere: bool = False
-) -> Any:
-    """A field of `Recipe`; `elsewhere`: it may change when a training goes on."""
-    metadata = {"help": help, "choices": choices, "elsewhere": elsewhere}
-    return field(default=default, metadata=metadata)
+# What may differ when a training resumes: where files lie, how often it reports, and on what.
+MAY_CHANGE = (
+    "data_dir",
+    "manual_dir",
+    "output",
+    "validation_size",
+    "validation_images",
+    "drawn_images",
+    "tensorboard",
+    "validate_every",
+    "checkpoint_every",
+    "devices",
+)
+Share = Annotated[float, Real(0, 1)]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training. Sizes are `(height, width)` in pixels, but for `base_size`."""
+    """The settings of a training. Sizes are height and width in pixels, but for `base_size`."""
 
-    dataset: str = setting("name of the data set, see keras_fsa.datasets")
-    data_dir: str = setting("folder of the data set; None: the usual place", elsewhere=True)
-    manual_dir: str = setting("folder of archives got by hand; None: the usual", elsewhere=True)
-    skip_unreadable: bool = setting(
-        "whether broken files of the data set are left out; else the first is an error", False
-    )
-    output: str = setting("folder of the results, and of the state to go on from", elsewhere=True)
+    dataset: str
+    """Name of the dataset, see keras_fsa.datasets."""
+    data_dir: str | None = None
+    """Folder of the dataset; none: TFDS's."""
+    manual_dir: str | None = None
+    """Folder of archives that were downloaded by hand; none: TFDS's."""
+    skip_unreadable: bool = False
+    """Leave out broken files of the dataset; else the first one is an error."""
+    output: str = "outputs/training"
+    """Folder of the results, and of the state to resume from."""
 
-    preset: str = setting(
-        "published network whose head is trained", "ccnet_dot_r2_cityscapes", tuple(PRESETS)
-    )
-    backbone: str = setting("its name, or 'preset' for the preset's own", "resnet101")
-    weights: str = setting("the backbone's, 'imagenet' or a file; none: random", "imagenet")
-    output_stride: int = setting("picture size over feature size", 8)
-    affinity: str = setting(
-        "of the attention", "dot_product", ("dot_product", "linear_softmax", "linear")
-    )
-    frequencies: int = setting("low frequencies kept for each axis", 8)
-    recurrence: int = setting("times the attention is applied", 2)
-    head_channels: int = setting("width of the head", 512)
-    dropout: float = setting("share of channels dropped before the classes", 0.1)
-    align_corners: bool = setting("whether logits are resized with corners aligned", False)
+    preset: str = "ccnet_dot_r2_cityscapes"
+    """Published network whose head is trained."""
+    backbone: str = "resnet101"
+    """Its name, or 'preset' for the preset's own."""
+    weights: str | None = "imagenet"
+    """The backbone's, 'imagenet' or a file; none: random."""
+    output_stride: Literal[8, 16, 32] = 8
+    """Ratio of the image's size to the feature map's."""
+    affinity: str = "dot_product"
+    """Of the attention: dot_product, linear_softmax or linear."""
+    frequencies: Count = 8
+    """Low frequencies kept on each axis."""
+    recurrence: Count = 2
+    """How often the attention is applied."""
+    head_channels: Count = 512
+    """Width of the head."""
+    dropout: Annotated[float, Real(minimum=0, below=1)] = 0.1
+    """Share of channels dropped before the logits."""
+    align_corners: bool = False
+    """Resize logits with the corners aligned."""
 
-    crop: tuple = setting("height and width of the training crops", (512, 512))
-    scales: tuple = setting("range of the random scale", (0.5, 2.0))
-    scale_step: float = setting("distance of the scales; None: any scale")
-    base_size: tuple = setting("long and short side of scale 1; None: the picture's")
-    photometric: bool = setting("whether brightness, contrast and colours vary", True)
-    max_class_share: float = setting("most of a crop that one class may fill", 0.75)
+    crop: tuple[Pixels, Pixels] = (512, 512)
+    """Height and width of the training crops."""
+    scales: tuple[Scale, Scale] = (0.5, 2.0)
+    """Range of the random scale."""
+    scale_step: Annotated[float, Real(above=0)] | None = None
+    """Step between the scales; none: any scale."""
+    base_size: tuple[Pixels, Pixels] | None = None
+    """Long and short side of scale 1; none: the image's."""
+    photometric: bool = True
+    """Vary brightness, contrast and colours."""
+    max_class_share: Annotated[float, Real(above=0, maximum=1)] = 0.75
+    """Most of a crop that one class may fill."""
 
-    steps: int = setting("steps of training", 80_000)
-    batch: int = setting("crops in a step, of all devices together", 16)
-    learning_rate: float = setting("at the start", 0.01)
-    final_learning_rate: float = setting("at the end of the poly decay, power 0.9", 1e-4)
-    momentum: float = setting("of SGD", 0.9)
-    weight_decay: float = setting("L2 term in the gradient", 5e-4)
-    loss: str = setting("of the pixels", "cross_entropy", ("cross_entropy", "ohem"))
-    ohem_threshold: float = setting("pixels of a lower probability are hard", 0.7)
-    ohem_keep: int = setting("the least number of pixels that count", 100_000)
-    class_weights: list = setting("of the loss, a positive number for each class; none: equal")
-    auxiliary_loss_weight: float = setting("weight of the head on stage 4", 0.4)
-    batch_norm: str = setting(
-        "statistics in training: of the batch (of all devices), or the moving ones",
-        "batch",
-        ("batch", "moving"),
-    )
-    mixed_precision: str = setting(
-        "dtype policy", "float32", ("float32", "mixed_bfloat16", "mixed_float16")
-    )
-    seed: int = setting("of weights, data and dropout", 0)
+    steps: Count = 80_000
+    """Steps of training."""
+    batch: Count = 16
+    """Crops in a step, of all devices together."""
+    learning_rate: Annotated[float, Real(0, 100)] = 0.01
+    """At the start."""
+    final_learning_rate: Annotated[float, Real(0, 100)] = 1e-4
+    """At the end of the poly decay, power 0.9."""
+    momentum: Share = 0.9
+    """Of SGD."""
+    weight_decay: NotNegative = 5e-4
+    """L2 term in the gradient."""
+    loss: Literal["cross_entropy", "ohem"] = "cross_entropy"
+    """Of the pixels."""
+    ohem_threshold: Share = 0.7
+    """Pixels of a lower probability are hard."""
+    ohem_keep: Annotated[int, Whole(1)] = 100_000
+    """The least number of pixels that count."""
+    class_weights: tuple[NotNegative, ...] | None = None
+    """Of the loss, a number for each class; none: equal."""
+    auxiliary_loss_weight: NotNegative = 0.4
+    """Weight of the head on stage 4; 0: no such head."""
+    batch_norm: Literal["batch", "moving"] = "batch"
+    """Statistics in training: of the batch (of all devices), or the moving ones."""
+    mixed_precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Dtype policy."""
+    seed: Seed = 0
+    """Of weights, data and dropout."""
 
-    validation_size: tuple = setting(
-        "size that validation pictures are fitted into", elsewhere=True
-    )
-    validation_pictures: int = setting("first ones only; None: all", elsewhere=True)
-    drawn_pictures: int = setting(
-        "first validation pictures to draw beside truth and prediction; none: none",
-        4,
-        elsewhere=True,
-    )
-    tensorboard: bool = setting("whether to log for TensorBoard, too", True, elsewhere=True)
-    validate_every: int = setting("steps between validations", 5000, elsewhere=True)
-    checkpoint_every: int = setting("steps between checkpoints", 500, elsewhere=True)
-    devices: str = setting("devices to train on", "one", ("one", "all"), elsewhere=True)
+    validation_size: tuple[Pixels, Pixels] | None = None
+    """Size that validation images are fitted into; none: as they are."""
+    validation_images: Count | None = None
+    """The first ones only; none: all."""
+    drawn_images: Count | None = 4
+    """First validation images to draw beside truth and prediction; none: no drawing."""
+    tensorboard: bool = True
+    """Log for TensorBoard, too."""
+    validate_every: Count = 5000
+    """Steps between validations."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints."""
+    devices: Literal["one", "all"] = "one"
+    """Devices to train on."""
 
     def __post_init__(self):
-        for setting in fields(self):
-            if setting.metadata["choices"]:
-                one_of(setting.name, getattr(self, setting.name), setting.metadata["choices"])
-        for name in ("steps", "batch", "validate_every", "checkpoint_every"):
-            positive_int(name, getattr(self, name))
-        for name in ("validation_pictures", "drawn_pictures"):
-            positive_int(name, getattr(self, name), optional=True)
+        check(self)
+
+    def check(self) -> None:
+        """Raise a `ValueError` for settings that do not go together."""
+        one_of("preset", self.preset, tuple(PRESETS))
         if self.validate_every % self.checkpoint_every:
             raise ValueError(
                 "`validate_every` must be a multiple of `checkpoint_every`. Received: "
@@ -100,9 +131,21 @@ class Recipe:
             )
 
     def what_must_stay(self) -> dict[str, Any]:
-        """The settings that a training cannot change when it goes on, as a dict."""
-        return {
-            item.name: getattr(self, item.name)
-            for item in fields(self)
-            if not item.metadata["elsewhere"]
-        }
+        """The settings that a training cannot change when it resumes, as a dict."""
+        names = [item.name for item in fields(self) if item.name not in MAY_CHANGE]
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def validation_pictures(self) -> int | None:
+        """`validation_images`, by its earlier name."""
+        return self.validation_images
+
+    @property
+    def drawn_pictures(self) -> int | None:
+        """`drawn_images`, by its earlier name."""
+        return self.drawn_images
+
+
+Recipe.__init__ = renamed_arguments(
+    validation_pictures="validation_images", drawn_pictures="drawn_images"
+)(Recipe.__init__)

@@ -1,0 +1,67 @@
+"""ReLU linear attention: the affinity of `n` to `m` is `ReLU(q_n) . ReLU(k_m)`, normalised."""
+
+import keras
+from keras import ops
+
+from keras_fsa.affinities.base import Affinity, outer, total
+
+# The authors' guard. Queries have no natural scale here, so neither has the denominator.
+_SMALLEST = 1e-15
+
+
+def _denominator(query, key_sum):
+    """`ReLU(q_n) . sum_m ReLU(k_m)`, kept from zero."""
+    return _from_zero(ops.sum(query * key_sum, axis=-1, keepdims=True))
+
+
+def _from_zero(x):
+    return ops.where(x < _SMALLEST, _SMALLEST, x)
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class ReluLinear(Affinity):
+    """The multi-scale attention block of EfficientViT, at one scale and with one head.
+
+        y_n = (sum_m v_m ReLU(k_m)^T) ReLU(q_n) / ((sum_m ReLU(k_m)) . ReLU(q_n))
+
+    A position whose query has no positive component attends to nothing: its output is zero.
+
+    On tokens, the keys visit the positions for their ReLU and come back, exactly, because the
+    values they meet are low-frequency. The output is not low-frequency, in either its numerator or
+    its denominator: each position multiplies its query with the context, `2 N K V` operations that
+    the other affinities do not have. Queries are narrow, so they are what is divided.
+
+    Source: Cai et al., "EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense
+    Prediction", arXiv:2205.14756. The form on tokens is this library's.
+    """
+
+    name = "relu_linear"
+    # Nothing sums to nothing where a query has no positive component.
+    sums_to_one = False
+
+    def on_positions(self, query, key, value, positions):
+        query, key = ops.relu(query), ops.relu(key)
+        query = query / _denominator(query, ops.sum(key, axis=1, keepdims=True))
+        return query @ outer(key, value)
+
+    def row(self, query, key):
+        table = ops.sum(ops.relu(query) * ops.relu(key), axis=-1)
+        return table / _from_zero(ops.sum(table))
+
+    def operations(self, positions, key_dim, value_dim):
+        return 4 * positions * key_dim * value_dim
+
+    def context(self, query, key, value, positions, visit):
+        key = visit(key, ops.relu)
+        return query, outer(key, value), total(key, positions)
+
+    def at_positions(self, context, positions, synthesis):
+        query, mixed, key_sum = context
+        query = ops.relu(synthesis(query))
+        _, height, width, key_dim = ops.shape(query)
+        query = ops.reshape(query, (-1, height * width, key_dim))
+        y = (query / _denominator(query, key_sum)) @ mixed
+        return ops.reshape(y, (-1, height, width, mixed.shape[-1]))
+
+    def spectral_operations(self, tokens, positions, key_dim, value_dim, transform):
+        return 2 * (tokens + positions) * key_dim * value_dim + 3 * transform(key_dim)

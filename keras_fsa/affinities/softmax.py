@@ -1,0 +1,41 @@
+"""Softmax: the affinity of `n` to `m` is `exp(q_n . k_m / sqrt(K))`, normalised over `m`."""
+
+import keras
+from keras import ops
+
+from keras_fsa.affinities.base import Affinity
+from keras_fsa.spectral import token_dtype
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class Softmax(Affinity):
+    """Regular self-attention, `y = softmax(Q K^T / sqrt(K)) V`. It has no form on tokens.
+
+    Where values are as wide as keys, and always on torch, it runs through
+    `keras.ops.dot_product_attention`, which is fused where the backend and the device have that;
+    elsewhere the table of all pairs is held.
+
+    Source: Vaswani et al., arXiv:1706.03762; Wang et al., arXiv:1711.07971.
+    """
+
+    name = "softmax"
+    spectral = False
+    half_precision = True
+    expansion = "linear"
+
+    def on_positions(self, query, key, value, positions):
+        scale = key.shape[-1] ** -0.5
+        # Kernels want values as wide as keys, but for torch's. Zeros to fill up the keys would buy
+        # no kernel at the usual widths, and would cost as much again.
+        if keras.backend.backend() == "torch" or key.shape[-1] == value.shape[-1]:
+            heads = (ops.expand_dims(z, 2) for z in (query, key, value))  # One of them.
+            return ops.squeeze(ops.dot_product_attention(*heads, scale=scale), 2)
+        pairs = (query * scale) @ ops.transpose(key, (0, 2, 1))
+        pairs = ops.softmax(ops.cast(pairs, token_dtype(pairs.dtype)))
+        return ops.cast(pairs, value.dtype) @ value
+
+    def row(self, query, key):
+        return ops.softmax(ops.sum(query * key, axis=-1) * key.shape[-1] ** -0.5)
+
+    def operations(self, positions, key_dim, value_dim):
+        return 2 * positions * positions * (key_dim + value_dim)

@@ -1,0 +1,290 @@
+r"""Score a trained model on a dataset, as the benchmarks do, or write what their server wants.
+
+    keras_fsa evaluate --model fsanet.keras --dataset cityscapes --data-dir data \
+        --mode slide --window 769 --stride 513 --output outputs/cityscapes
+
+    keras_fsa evaluate --model fsanet.keras --dataset ade20k --data-dir data --fit 2048 512
+
+    keras_fsa evaluate --model fsanet.keras --images images/val --masks masks/val
+
+Images are read one after the other and pass at their own size, whole or in windows, at one or
+several scales (--scales 0.5 0.75 1 1.25 1.5 1.75 2) and with --flip also mirrored; see
+`keras_fsa/inference.py`. The model is a `.keras` file, or an exported one (SavedModel, ONNX and so
+on, see `keras_fsa export`) that takes images of any size and gives logits.
+
+What comes out, in the folder of --output:
+
+- `scores.json`: IoU, accuracy and boundary F-score of each class, their means, pixel accuracy;
+- `confusion.png`: what the pixels of each class were taken for.
+
+For the server of Cityscapes, give the folder of the test images alone; subfolders are searched:
+
+    keras_fsa evaluate --model fsanet.keras --images leftImg8bit/test \
+        --dataset cityscapes --mode slide --submission outputs/submission
+
+Each file of --submission has the name of its image, and the raw label ids of the dataset.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import keras
+import numpy as np
+
+from keras_fsa.arguments import optional_import
+from keras_fsa.commands.command import command
+from keras_fsa.commands.data import as_pairs, keep_tensorflow_off_gpus
+from keras_fsa.commands.models import load_model, num_classes_of
+from keras_fsa.commands.predict import Names
+from keras_fsa.files import whole_file
+from keras_fsa.images import MAX_PIXELS, read_image
+from keras_fsa.inference import batches_by_size, class_map
+from keras_fsa.metrics import boundary_scores, confusion_matrix, confusion_scores, nan_mean
+from keras_fsa.settings import (
+    Count,
+    ExistingFolder,
+    ExistingPath,
+    Label,
+    OutputFolder,
+    Pixels,
+    Real,
+    Scale,
+)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a trained model on a dataset, or write predictions for its server."""
+
+    model: ExistingPath
+    """A .keras file, or an exported model."""
+    dataset: Literal["cityscapes", "ade20k", "voc_aug", "signal_harbor"] | None = None
+    """Its name."""
+    data_dir: Path | None = None
+    """Where TFDS keeps datasets."""
+    manual_dir: ExistingPath | None = None
+    """Folder of its archives, where it is not prepared yet."""
+    skip_unreadable: bool = False
+    """Score without its broken files."""
+    split: str | None = None
+    """Its name; none: the one that the dataset is evaluated on."""
+    images: ExistingFolder | None = None
+    """Instead of a dataset: folder of images."""
+    masks: ExistingFolder | None = None
+    """Folder of their masks; none for predictions only."""
+    class_names: Names | None = None
+    """For --images: such as sky,road,car; none: class 0, class 1, ..."""
+    ignore_label: Label = 255
+    """For --masks: id of the pixels of no class."""
+    mode: Literal["whole", "slide"] = "whole"
+    """Whole images, or windows."""
+    window: Pixels = 769
+    """For --mode slide: side of the window in pixels."""
+    stride: Pixels = 513
+    """For --mode slide: pixels from window to window."""
+    scales: tuple[Scale, ...] = (1.0,)
+    """Average over these sizes."""
+    flip: bool = False
+    """Average over each image and its mirror image."""
+    fit: tuple[Pixels, Pixels] | None = None
+    """Long and short side to resize to, before the scales."""
+    align_corners: bool | None = None
+    """When logits are resized; none: as the model does."""
+    boundary_tolerance: Annotated[float, Real(above=0, maximum=1e5)] = 3.0
+    """In pixels, or below 1 as a share of the diagonal."""
+    batch: Count = 1
+    """Images of one size at a time."""
+    submission: OutputFolder | None = None
+    """Folder for predictions with the dataset's raw ids."""
+    max_pixels: Count = MAX_PIXELS
+    """Refuse images of more pixels than this."""
+    quiet: bool = False
+    """No progress bar."""
+    output: OutputFolder = Path("outputs/evaluate")
+    """Folder for the scores."""
+
+    def check(self) -> None:
+        """Raise a `ValueError` for flags that do not go together."""
+        wrong = (
+            (not self.images and not self.dataset, "give --dataset or --images"),
+            (
+                self.images and not self.masks and not self.submission,
+                "--images without --masks needs --submission: there is nothing to score",
+            ),
+            (self.masks and not self.images, "--masks needs the --images they belong to"),
+            (
+                self.mode == "slide" and self.stride > self.window,
+                f"--stride must be at most the window. Received: {self.stride} for {self.window}",
+            ),
+        )
+        for is_wrong, message in wrong:
+            if is_wrong:
+                raise ValueError(f"{message}.")
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    program: str | None = None,
+    description: str = __doc__,
+) -> None:
+    """Run the command, see `keras_fsa.commands.command.command`."""
+    command(Evaluate, evaluate, arguments, program, description)
+
+
+def evaluate(settings: Evaluate) -> None:
+    """Predict all images; score them, write their predictions, or both."""
+    keep_tensorflow_off_gpus()
+    names, split = settings.class_names, settings.split
+    if settings.dataset:
+        from keras_fsa.datasets import describe
+
+        description = describe(settings.dataset)
+        names = names or description.class_names
+        split = split or list(description.splits)[-1]
+    model = load_model(settings.model)
+    if not names:
+        count = num_classes_of(model)
+        if not count:
+            raise ValueError(
+                "`class_names` or `dataset` must be given for an exported model. Received: "
+                f"neither, for {settings.model}. Name every class once."
+            )
+        names = [f"class {i}" for i in range(count)]
+    view = {
+        "window": settings.window if settings.mode == "slide" else None,
+        "stride": settings.stride if settings.mode == "slide" else None,
+        "scales": settings.scales,
+        "flip": settings.flip,
+        "fit": settings.fit,
+        "align_corners": settings.align_corners,
+    }
+    n = len(names)
+    if (found := num_classes_of(model)) not in (n, None):
+        raise ValueError(f"The model has {found} classes, the data {n}. Correct --class-names.")
+    examples, count, has_masks = _open_data(settings, split, n)
+    confusion, boundaries = np.zeros((n, n), "int64"), []
+    bar = keras.utils.Progbar(count, interval=1, verbose=not settings.quiet, unit_name="image")
+    for batch in batches_by_size(examples, settings.batch, limit=4 * settings.batch):
+        images = np.stack([image for image, _, _ in batch])
+        for (_, mask, name), ids in zip(batch, class_map(model, images, **view), strict=True):
+            if settings.submission:
+                _write_submission(settings.submission, name, ids, settings.dataset)
+            if has_masks:
+                confusion += confusion_matrix(mask, ids, n)
+                boundaries.append(boundary_scores(mask, ids, n, settings.boundary_tolerance))
+        bar.add(len(batch))
+    if settings.submission:
+        print(f"Predictions for {count} images are in {settings.submission}")
+    if has_masks:
+        _report(confusion, boundaries, count, names, settings)
+
+
+def class_iou(predict: Callable, batches: Any, num_classes: int) -> np.ndarray:
+    """The IoU of each class over batches of images and masks; NaN for a class that never occurs.
+
+    Args:
+        predict: a function from images `(B, H, W, channels)` to logits `(B, H, W, num_classes)`,
+            such as `model.predict_on_batch`.
+        batches: of images and masks `(B, H, W)`, whose label 255 is ignored.
+        num_classes: number of classes.
+    """
+    confusion = np.zeros((num_classes, num_classes), "int64")
+    for images, masks in as_pairs(batches):
+        logits = np.asarray(predict(images))
+        confusion += confusion_matrix(np.asarray(masks), logits.argmax(-1), num_classes)
+    return confusion_scores(confusion)["class_iou"]
+
+
+def _open_data(settings, split, num_classes) -> tuple[Iterator, int, bool]:
+    """`(image, mask or None, name)` of each example; their number; whether there are masks."""
+    from keras_fsa.datasets import folder_dataset, load
+    from keras_fsa.datasets.folder import EXTENSIONS, match_pairs
+
+    if settings.images and not settings.masks:
+        folder = settings.images
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+        if not files:
+            raise ValueError(f"`--images` must hold images. Received: {folder} without one.")
+        if len({path.stem for path in files}) < len(files):
+            raise ValueError(
+                f"`--images` must hold one image of a name. Received: {folder} with images of one "
+                "name in subfolders. Rename one."
+            )
+        limit = settings.max_pixels
+        stream = ((read_image(path, max_pixels=limit), None, path.stem) for path in files)
+        return stream, len(files), False
+    if settings.images:
+        pairs = match_pairs(settings.images, settings.masks)
+        data = folder_dataset(*zip(*pairs, strict=True), num_classes, None, settings.ignore_label)
+    else:
+        data = load(
+            settings.dataset,
+            split,
+            data_dir=settings.data_dir,
+            manual_dir=settings.manual_dir,
+            skip_unreadable=settings.skip_unreadable,
+        )
+    stream = (
+        (image, mask, Path(data.name(i)).stem if settings.submission else None)
+        for i, (image, mask) in enumerate(as_pairs(data))
+    )
+    return stream, len(data), True
+
+
+def _write_submission(folder, name, ids, dataset):
+    """The class map of an image as a PNG of the dataset's raw label ids."""
+    from keras_fsa.datasets import cityscapes
+
+    image = optional_import("PIL.Image", "data")
+    raw_ids = {"cityscapes": cityscapes.RAW_IDS, "ade20k": range(1, 151)}.get(dataset)
+    if raw_ids is not None:
+        ids = np.array(raw_ids, "uint8")[ids]
+    with whole_file(folder / f"{Path(name).name}.png") as unfinished:
+        image.fromarray(ids).save(unfinished)
+
+
+def _report(confusion, boundaries, count, names, settings):
+    """Print the table, write the JSON and the figure."""
+    from keras_fsa.visualize import confusion_picture
+
+    scores = confusion_scores(confusion)
+    boundary = nan_mean(boundaries, axis=0)
+    columns = {
+        "iou": scores["class_iou"],
+        "accuracy": scores["class_accuracy"],
+        "boundary_f": boundary,
+    }
+    means = {
+        "mean_iou": scores["mean_iou"],
+        "mean_accuracy": scores["mean_accuracy"],
+        "mean_boundary_f": nan_mean(boundary),
+        "pixel_accuracy": scores["pixel_accuracy"],
+    }
+    print(f"\n{'class':>24}     IoU  accuracy  boundary F")
+    rows = [*zip(names, *columns.values(), strict=True), ("mean", *means.values())]
+    for name, iou, accuracy, boundary_f, *_ in rows:
+        print(f"{name[:24]:>24}  {iou:6.4f}    {accuracy:6.4f}      {boundary_f:6.4f}")
+    print(f"{'pixel accuracy':>24}  {means['pixel_accuracy']:6.4f}")
+
+    def number(value):
+        # JSON has no NaN.
+        return None if np.isnan(value) else float(value)
+
+    result = {
+        **{name: number(value) for name, value in means.items()},
+        "classes": {
+            name: {key: number(values[i]) for key, values in columns.items()}
+            for i, name in enumerate(names)
+        },
+        "images": count,
+        "pixels": int(confusion.sum()),
+        "arguments": dataclasses.asdict(settings),
+    }
+    with whole_file(settings.output / "scores.json") as unfinished:
+        unfinished.write_text(json.dumps(result, indent=2, default=str) + "\n")
+    confusion_picture(confusion, names, settings.output / "confusion.png")
+    print(f"Written to {settings.output}")

@@ -1,0 +1,166 @@
+"""Write a trained model as a file for serving, and prove that it is the same model.
+
+    keras_fsa export --model fsanet.keras --format saved_model --output served
+    keras_fsa export --model fsanet.keras --format litert --output fsanet.tflite --classes
+    keras_fsa export --model fsanet.keras --output served --classes --window 769 --flip
+
+| format | --output | written under KERAS_BACKEND | needs, beside the backend |
+| --- | --- | --- | --- |
+| saved_model | a folder | tensorflow, jax | tensorflow |
+| onnx | .onnx | tensorflow; jax for images of one size | tf2onnx or jax2onnx, onnxruntime |
+| litert | .tflite | tensorflow | |
+| openvino | .xml (and .bin) | tensorflow | openvino |
+
+A model that was trained under torch or JAX loads under TensorFlow: set KERAS_BACKEND=tensorflow.
+
+The file takes images (batch, height, width, channels) of 0 to 255, float32 or with --uint8 uint8,
+of any size where the model does. It gives logits, or with --classes the class of each pixel. A
+SavedModel also takes PNG and JPEG files (signature serving_bytes), and can have sliding windows,
+scales and mirror images inside: --window, --scales, --flip, --fit; its logits are then logarithms
+of probabilities, see `keras_fsa/sliding_window.py`.
+
+Afterwards it is loaded in its own runtime and compared with the model at sizes that it was not
+traced with; the command fails where they differ by more than 1e-4 of the largest logit, or of 1.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import keras
+import numpy as np
+
+import keras_fsa
+from keras_fsa.commands.command import command
+from keras_fsa.commands.models import load_keras_model
+from keras_fsa.models.exporting import SIZES, deviation, largest_deviation, load_exported
+from keras_fsa.segmenter import Segmenter
+from keras_fsa.settings import ExistingFile, OutputPath, Pixels, Scale
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained model as a file for serving, and prove that it is the same model."""
+
+    model: ExistingFile
+    """A .keras file."""
+    output: OutputPath
+    """The folder or file to write."""
+    format: Literal["saved_model", "onnx", "litert", "openvino"] = "saved_model"
+    """See above."""
+    classes: bool = False
+    """Give the class of each pixel instead of logits."""
+    uint8: bool = False
+    """Take uint8 images instead of float32."""
+    size: tuple[Pixels, Pixels] | None = None
+    """Take images of this height and width only; none: what the model takes."""
+    window: Pixels | None = None
+    """Side of a sliding window in pixels; none: the whole image."""
+    stride: Pixels | None = None
+    """From window to window; none: two thirds of the window."""
+    scales: tuple[Scale, ...] = (1.0,)
+    """Average over these sizes."""
+    flip: bool = False
+    """Average over each image and its mirror image."""
+    fit: tuple[Pixels, Pixels] | None = None
+    """Long and short side to resize to, before the scales."""
+
+    @property
+    def view(self) -> dict:
+        """How images are looked at: arguments of `Segmenter`."""
+        names = ("window", "stride", "scales", "flip", "fit")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def has_views(self) -> bool:
+        """Whether images pass otherwise than whole and once."""
+        return any(value != getattr(Export, name) for name, value in self.view.items())
+
+    def check(self) -> None:
+        """Raise a `ValueError` for flags that do not go together."""
+        if self.has_views and (self.format != "saved_model" or self.size):
+            raise ValueError(
+                "--window, --stride, --scales, --flip and --fit are for SavedModels of any size: "
+                "leave --format and --size out, or look at images so from outside, with "
+                "keras_fsa.inference."
+            )
+        if self.stride and (not self.window or self.stride > self.window):
+            raise ValueError(
+                f"`--stride` must be at most the window. Received: {self.stride} for "
+                f"{self.window}. Give a larger --window."
+            )
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    program: str | None = None,
+    description: str = __doc__,
+) -> None:
+    """Run the command, see `keras_fsa.commands.command.command`."""
+    command(Export, export, arguments, program, description)
+
+
+def export(settings: Export) -> None:
+    """Write the file and compare it with the model.
+
+    Raises:
+        ValueError: where the file is not the same model.
+    """
+    model = load_keras_model(settings.model)
+    if not isinstance(model, keras_fsa.FsaNet):
+        raise ValueError(
+            f"`--model` must be an FsaNet. Received: {settings.model}, a {type(model).__name__}. "
+            "Export other models by their own method."
+        )
+    write = _export_views if settings.has_views else _export_model
+    largest, bound = write(model, settings)
+    print(f"Largest deviation: {largest:.1e} (allowed: {bound:.1e})")
+    if not largest <= bound:
+        raise ValueError(f"{settings.output} is not the same model. Do not use it.")
+
+
+def _export_model(model, settings):
+    """Write the file; by how much it differs from the model, and may."""
+    dtype = "uint8" if settings.uint8 else "float32"
+    size = settings.size or model.image_shape[:2]
+    model.export(
+        str(settings.output),
+        format="tf_saved_model" if settings.format == "saved_model" else settings.format,
+        input_signature=[keras.InputSpec(shape=(None, *size, model.image_shape[-1]), dtype=dtype)],
+        output="classes" if settings.classes else "logits",
+    )
+    serve = load_exported(settings.output)
+    sizes = SIZES if None in size else [size]
+    logits = model.predict_on_batch(np.zeros((1, *sizes[0], model.image_shape[-1]), dtype))
+    bound = 1e-4 * max(1.0, float(np.abs(logits).max()))
+    return _compare(lambda size: largest_deviation(model, serve, sizes=[size]), sizes), bound
+
+
+def _export_views(model, settings):
+    """The same for a model with windows, scales and mirror images; in probabilities."""
+    predict = Segmenter(model, **settings.view)
+    predict.export(
+        str(settings.output),
+        output="classes" if settings.classes else "log_probabilities",
+        input_dtype="uint8" if settings.uint8 else "float32",
+    )
+    serve = load_exported(settings.output)
+    rng = np.random.default_rng(0)
+
+    def difference(size):
+        shape = (1, *size, predict.model.image_shape[-1])
+        images = rng.integers(0, 256, shape).astype("uint8")
+        served = serve(images) if settings.classes else np.exp(serve(images))
+        return deviation(served, predict.probabilities(images))
+
+    return _compare(difference, SIZES), 1e-4
+
+
+def _compare(difference: Callable, sizes: Sequence) -> float:
+    """Print the difference at each size; the largest."""
+    largest = 0.0
+    for height, width in sizes:
+        here = difference((height, width))
+        largest = max(largest, here)
+        print(f"{height:>5} x {width:<5} differs from the model by at most {here:.1e}")
+    return largest

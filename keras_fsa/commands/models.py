@@ -1,0 +1,109 @@
+"""Models from files, as the commands take them."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_fsa.models.exporting import load_exported
+
+
+def load_keras_model(path: Path) -> keras.Model:
+    """The segmentation model in a `.keras` file, not compiled.
+
+    Nothing of the optimizer is loaded: it may name classes of the engine that the model was trained
+    on, whose import behind another engine can abort the process.
+
+    Raises:
+        ValueError: for a file that is no complete `.keras` file, or another kind of model.
+    """
+    if path.suffix != ".keras":
+        raise ValueError(
+            f"`--model` must be a .keras file. Received: {path}. Write one with "
+            "model.save('model.keras')."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.getinfo("config.json")
+        model = keras.saving.load_model(path, compile=False)
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"`--model` does not load. Received: {path} ({reason[0][:300]}). Give a complete "
+            ".keras file of a model of this library."
+        ) from error
+    shapes = [getattr(model, name, None) for name in ("input_shape", "output_shape")]
+    images = getattr(model, "image_shape", None)
+    if images is None and not all(isinstance(shape, tuple) and len(shape) == 4 for shape in shapes):
+        raise ValueError(
+            "`--model` must be a segmentation model, from images (batch, height, width, channels) "
+            f"to logits (batch, height, width, classes). Received: {path} with input "
+            f"{shapes[0]} and output {shapes[1]}. Train one with keras_fsa train."
+        )
+    return model
+
+
+def load_model(path: Path) -> keras.Model | Callable:
+    """What `keras_fsa.inference` takes: a Keras model, or a function that runs an exported one.
+
+    Args:
+        path: a `.keras` file, a SavedModel's folder, or an `.onnx`, `.tflite` or `.xml` file.
+
+    Raises:
+        ValueError: for anything else, and for files that do not load.
+    """
+    if path.suffix == ".keras":
+        return load_keras_model(path)
+    if path.is_dir() and not (path / "saved_model.pb").exists():
+        raise ValueError(
+            "`--model` must be a .keras file, or a folder with a saved_model.pb in it. Received: "
+            f"{path}. Write one with model.save('model.keras') or keras_fsa export."
+        )
+    if path.is_file() and path.suffix not in (".onnx", ".tflite", ".xml"):
+        raise ValueError(
+            "`--model` must be a .keras file, or one that keras_fsa export wrote. Received: "
+            f"{path}. Write one with model.save('model.keras')."
+        )
+    try:
+        return load_exported(path)
+    except ImportError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"`--model` does not load. Received: {path} ({reason[0][:300]}). Write it with "
+            "keras_fsa export."
+        ) from error
+
+
+def num_classes_of(model: keras.Model | Callable) -> int | None:
+    """The number of classes that a model tells apart; None where only its output says so."""
+    if hasattr(model, "num_classes"):
+        return model.num_classes
+    return model.output_shape[-1] if isinstance(model, keras.Model) else None
+
+
+def with_policy(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
+    """A new model of the same configuration under another dtype policy, in every layer.
+
+    Args:
+        model: any Keras model.
+        policy: name of a dtype policy.
+        **changes: other values of its configuration.
+
+    Returns:
+        The new model. Its weights are random.
+    """
+
+    def convert(config):
+        if isinstance(config, dict):
+            if config.get("class_name") == "DTypePolicy":
+                return keras.dtype_policies.serialize(keras.DTypePolicy(policy))
+            return {key: convert(value) for key, value in config.items()}
+        if isinstance(config, (list, tuple)):
+            return type(config)(map(convert, config))
+        return config
+
+    return type(model).from_config({**convert(model.get_config()), **changes})

@@ -1,0 +1,278 @@
+r"""What a trained model sees in any image: an overlay, and how much there is of each class.
+
+    keras_fsa predict --model outputs/quickstart/fsanet.keras image.jpg folder/ ...
+    keras_fsa predict --model outputs/quickstart/saved_model image.jpg
+    keras_fsa predict --model model.keras --dataset cityscapes --window 769 folder/
+
+Images are files, or folders that are searched to any depth. For each one, the folder of --output
+gets
+
+- `NAME_overlay.png`: the image with the classes laid over it, and their shares;
+- with --spectrum, `NAME_spectrum.png`: the spectrum of the feature map that attention is given;
+- with --attention-at X,Y, `NAME_attention.png`: what the pixel in column X and row Y attends to,
+  beside softmax attention with the same weights;
+
+and, for all together, `shares.csv`: the share of each class in per cent of the pixels.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import keras
+import numpy as np
+from tyro.conf import Positional
+from tyro.constructors import PrimitiveConstructorSpec
+
+from keras_fsa.attention_map import softmax_twin
+from keras_fsa.commands.command import command
+from keras_fsa.commands.models import load_model, num_classes_of
+from keras_fsa.files import whole_file
+from keras_fsa.images import MAX_PIXELS, read_image
+from keras_fsa.inference import probabilities
+from keras_fsa.layers.self_attention import SelfAttention
+from keras_fsa.settings import Count, ExistingPath, OutputFolder, Pixels
+from keras_fsa.visualize import attention_picture, overlay_picture, spectrum_picture
+
+
+def _pixel(words):
+    try:
+        x, y = (int(number) for number in words[0].split(","))
+    except ValueError:
+        raise ValueError(
+            f"must be two whole numbers, column and row of a pixel, not {words[0]!r}: write 40,25"
+        ) from None
+    return x, y
+
+
+Names = Annotated[
+    tuple[str, ...],
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="A,B,C",
+        instance_from_str=lambda words: tuple(words[0].split(",")),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(value)],
+    ),
+]
+Pixel = Annotated[
+    tuple[int, int],
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="X,Y",
+        instance_from_str=_pixel,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: ["{},{}".format(*value)],
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Predict:
+    """What a trained model sees in any image: an overlay, and how much there is of each class."""
+
+    images: Positional[tuple[ExistingPath, ...]]
+    """Files, or folders of images."""
+    model: ExistingPath
+    """A .keras file, or an exported model."""
+    output: OutputFolder = Path("outputs/predict")
+    """Folder for the results."""
+    dataset: str | None = None
+    """Dataset whose class names and colours are used, such as cityscapes."""
+    class_names: Names | None = None
+    """Such as sky,road,car."""
+    window: Pixels | None = None
+    """Side of a sliding window in pixels, for large images."""
+    spectrum: bool = False
+    """Draw the spectrum that the attention sees."""
+    attention_at: Pixel | None = None
+    """Draw what this pixel attends to."""
+    max_pixels: Count = MAX_PIXELS
+    """Refuse images of more pixels than this."""
+
+    def check(self) -> None:
+        """Raise a `ValueError` for flags that do not go together."""
+        if self.dataset and self.class_names:
+            raise ValueError(
+                "`--dataset` and `--class-names` exclude each other. Received: both. Leave one out."
+            )
+        if self.attention_at and min(self.attention_at) < 0:
+            raise ValueError(
+                "`--attention-at` must be a pixel of the image. Received: "
+                f"{','.join(map(str, self.attention_at))}. Count from 0, the column first."
+            )
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    program: str | None = None,
+    description: str = __doc__,
+) -> None:
+    """Run the command, see `keras_fsa.commands.command.command`."""
+    command(Predict, predict, arguments, program, description)
+
+
+def predict(settings: Predict) -> None:
+    """Read, predict and draw each image, then write the shares of the classes."""
+    images = find_images(settings.images)
+    model = load_model(settings.model)
+    names, palette = class_table(settings, model)
+    inspects = settings.spectrum or settings.attention_at
+    if inspects and not isinstance(model, keras.Model):
+        raise ValueError(
+            "`--spectrum` and `--attention-at` look into the model, and an exported one cannot be "
+            f"looked into. Received: --model {settings.model}. Pass the .keras file of the same "
+            "model."
+        )
+    if inspects:
+        attention_layer(model)
+
+    bar = keras.utils.Progbar(len(images), unit_name="image", verbose=len(images) > 1)
+    rows = []
+    for number, (file, name) in enumerate(images, start=1):
+        image = read_image(file, max_pixels=settings.max_pixels)
+        result = probabilities(model, image, window=settings.window)
+        num_classes = result.shape[-1]
+        names = names or [f"class {i}" for i in range(num_classes)]
+        _check_names(names, num_classes)
+        mask = result.argmax(axis=-1)
+        target = settings.output / name
+        overlay_picture(image, mask, names, palette, f"{target}_overlay.png")
+        if inspects:
+            draw_attention(model, image, file, target, settings.spectrum, settings.attention_at)
+        counts = np.bincount(mask.reshape(-1), minlength=num_classes)
+        rows.append((file, 100 * counts / mask.size))
+        bar.update(number)
+    write_shares(settings.output / "shares.csv", names, rows)
+
+    mean = np.mean([row for _, row in rows], axis=0)
+    print("Share of the pixels" + (f", mean of {len(rows)} images" if len(rows) > 1 else ""))
+    for i in np.argsort(-mean, kind="stable"):
+        print(f"{names[i]:>20}  {mean[i]:6.2f} %")
+    print(f"Overlays and shares.csv are in {settings.output}")
+
+
+def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """`(file, name of its results)` for files and folders; the name keeps the subfolders."""
+    from PIL import Image
+
+    Image.init()
+    readable = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    found = {}
+    for path in paths:
+        if path.is_dir():
+            files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in readable]
+            named = [(file, file.relative_to(path).with_suffix("")) for file in files]
+        else:
+            named = [(path, Path(path.stem))]
+        if not named:
+            raise ValueError(
+                f"A folder must hold images. Received: {path}, without one. Name another folder."
+            )
+        for file, name in named:
+            if name in found:
+                raise ValueError(
+                    f"Two images would have the same results, {name}. Received: {found[name]} and "
+                    f"{file}. Rename one, or run twice with two --output folders."
+                )
+            found[name] = file
+    return [(file, name) for name, file in found.items()]
+
+
+def class_table(settings: Predict, model: object) -> tuple[Sequence[str] | None, np.ndarray | None]:
+    """Names and colours of the classes, None where nothing is known of them."""
+    names, palette = settings.class_names, None
+    if settings.dataset:
+        from keras_fsa.datasets import describe
+
+        try:
+            known = describe(settings.dataset)
+        except ValueError as error:
+            raise ValueError(f"--dataset: {error}") from None
+        names, palette = list(known.class_names), known.palette
+    if names and (count := num_classes_of(model)):
+        _check_names(names, count)
+    return names, palette
+
+
+def _check_names(names, num_classes):
+    if len(names) != num_classes:
+        raise ValueError(
+            f"`--class-names` or `--dataset` must fit the model. Received: {len(names)} names for "
+            f"a model of {num_classes} classes. Name every class once."
+        )
+
+
+def attention_layer(model: keras.Model) -> keras.Layer:
+    """The attention layer of an `FsaNet`.
+
+    Raises:
+        ValueError: for a model without one.
+    """
+    layers = getattr(getattr(model, "head", None), "layers", ())
+    found = [layer for layer in layers if isinstance(layer, SelfAttention)]
+    if not found:
+        raise ValueError(
+            "This needs an FsaNet with FrequencySelfAttention or SpatialSelfAttention in its head. "
+            f"Received: a model named {model.name!r} without. Take another --model, or leave "
+            "--spectrum and --attention-at out."
+        )
+    return found[0]
+
+
+def attention_and_input(model: keras.Model, image: np.ndarray) -> tuple[keras.Layer, object]:
+    """The attention layer of an `FsaNet`, and the map `(h, w, C)` it is given for an image."""
+    layer = attention_layer(model)
+    normalized = model.normalize(keras.ops.convert_to_tensor(image[None]))
+    features = model.backbone(normalized, training=False)["stage5"]
+    return layer, keras.Model(model.head.input, layer.input)(features, training=False)[0]
+
+
+def position_of_pixel(
+    pixel: tuple[int, int], image: np.ndarray, feature_map: np.ndarray, name: object
+) -> tuple[int, int]:
+    """Row and column of the feature map under the pixel (column, row) of the image."""
+    x, y = pixel
+    height, width = image.shape[:2]
+    if not (x < width and y < height):
+        raise ValueError(
+            f"`--attention-at` must be a pixel of the image. Received: {x},{y} for {name}, which "
+            f"is {width} pixels wide and {height} high. Count from 0, the column first."
+        )
+    return y * feature_map.shape[0] // height, x * feature_map.shape[1] // width
+
+
+def draw_attention(
+    model: keras.Model,
+    image: np.ndarray,
+    name: Path,
+    target: Path,
+    spectrum: bool,
+    pixel: tuple[int, int] | None,
+) -> None:
+    """Draw the spectrum of the feature map, and what a pixel attends to."""
+    layer, feature_map = attention_and_input(model, image)
+    if spectrum:
+        own = getattr(layer, "frequencies", 8)
+        k = min(own if isinstance(own, int) else 8, *feature_map.shape[:2])
+        spectrum_picture(feature_map, k, f"{target}_spectrum.png")
+    if pixel:
+        row, column = position_of_pixel(pixel, image, feature_map, name)
+        layers = {layer.affinity.name.replace("_", " "): layer}
+        if layer.affinity.name != "softmax" or layer.low_pass is not None:
+            layers = {f"this model: {title}": layer for title in layers}
+            layers["softmax, all frequencies"] = softmax_twin(layer)
+        attention_picture(feature_map, layers, row, column, image, f"{target}_attention.png")
+
+
+def write_shares(path: Path, names: Sequence[str], rows: Sequence[tuple]) -> None:
+    """Write the share of each class in each image, in per cent, as CSV."""
+    with (
+        whole_file(path) as unfinished,
+        open(unfinished, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["image", *names])
+        writer.writerows([image, *(f"{share:.4f}" for share in row)] for image, row in rows)

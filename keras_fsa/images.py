@@ -1,0 +1,200 @@
+"""The one way an image or a mask is read from a file, for training, prediction and scores alike.
+
+A model that sees other pixels than it was trained on is silently worse, so every part of the
+library reads through `read_image` and `read_mask`. What becomes of each kind of file:
+
+| the file | `read_image` | `read_mask` |
+| --- | --- | --- |
+| EXIF orientation | turned upright | ignored: masks are taken as they are stored |
+| 8 bits per channel | as it is | ids |
+| 16 bits per channel | the upper 8 bits, `value >> 8` | ids, which do not wrap around |
+| 32 bits per channel | an error | ids, if they are integers |
+| 1 bit | 0 and 255 | 0 and 1 |
+| palette | the colors it stands for | its indices |
+| grey | equal red, green and blue | ids |
+| CMYK, YCbCr | converted to RGB | an error |
+| alpha channel | dropped | an error |
+| several frames | the first | the first |
+| JPEG | as it is | an error: its compression changes ids |
+
+An image of more than `MAX_PIXELS` pixels is refused before it is decoded: a file of some kilobytes
+can hold gigabytes. The argument `max_pixels` raises the limit.
+"""
+
+import contextlib
+import importlib
+import threading
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from keras_fsa import types
+from keras_fsa.arguments import integer, one_of, optional_import
+
+MAX_PIXELS = 2**30 // 12
+"""Most pixels of an image by default, 89 million: a quarter of a gigabyte in RGB, as in Pillow."""
+
+_ORIENTATION = 0x0112
+_limit = threading.Lock()
+
+
+class ImageError(ValueError):
+    """A file that is no image, or none that can be used.
+
+    Attributes:
+        reason: What is wrong with it, without its name.
+    """
+
+    def __init__(self, kind: str, path: Any, reason: str) -> None:
+        super().__init__(
+            f"{kind} must be a file that can be read. Received: {path}: {reason}. Correct the "
+            "file, or leave it out."
+        )
+        self.reason = reason
+
+
+class Decoded(NamedTuple):
+    """An image, with what its file says of it."""
+
+    pixels: np.ndarray
+    mode: str
+    """Pillow's name of the kind of pixels in the file, such as RGB or I;16."""
+    upright: bool
+    """Whether the file stores the image as it is viewed."""
+
+
+def read_image(
+    path: types.Path | BinaryIO, channels: int = 3, max_pixels: int | None = MAX_PIXELS
+) -> np.ndarray:
+    """Reads an image as people see it; the module's docstring has the rules.
+
+    Args:
+        path: Path of the file, or a file open for reading bytes.
+        channels: 3 for RGB, or 1 for grey: `0.299 red + 0.587 green + 0.114 blue`.
+        max_pixels: Most pixels that it may have; `None` for any number.
+
+    Returns:
+        uint8 array `(height, width, channels)`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImageError: A ValueError, for a file that is no image, is damaged, too large, or has 32
+            bits per channel.
+        ImportError: If Pillow is missing, with the pip command.
+    """
+    return decode_image(path, channels, max_pixels).pixels
+
+
+def decode_image(
+    path: types.Path | BinaryIO, channels: int = 3, max_pixels: int | None = MAX_PIXELS
+) -> Decoded:
+    """Like `read_image`, but says also what kind of file it was."""
+    one_of("channels", channels, (1, 3))
+    pillow = optional_import("PIL.Image", "data")
+    ops = optional_import("PIL.ImageOps", "data")
+    with _opened("An image", path, max_pixels) as file:
+        mode, upright = file.mode, file.getexif().get(_ORIENTATION, 1) == 1
+        wanted = {1: "L", 3: "RGB"}[channels]
+        pixels = _fast_png(file, wanted) if upright else None
+        if pixels is not None:
+            return Decoded(pixels.reshape(*pixels.shape[:2], channels), mode, upright)
+        image = file if upright else ops.exif_transpose(file)
+        # Older versions of Pillow open 16-bit PNG files in mode "I".
+        if mode.startswith("I;16") or (mode == "I" and file.format == "PNG"):
+            # As Pillow does with 16-bit RGB; its conversion of greys clips at 255 instead.
+            image = pillow.fromarray((np.asarray(image) >> 8).astype("uint8"))
+        elif mode in ("I", "F"):
+            raise ValueError(f"has 32 bits per channel (mode {mode}), save it with 8 or 16")
+        # Pillow warns about each palette file that has one.
+        image.info.pop("transparency", None)
+        pixels = np.asarray(image if image.mode == wanted else image.convert(wanted))
+    return Decoded(pixels.reshape(*pixels.shape[:2], channels), mode, upright)
+
+
+def read_mask(path: types.Path | BinaryIO, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:
+    """Reads the class ids of a mask as they are stored; the module's docstring has the rules.
+
+    Args:
+        path: Path of the file, or a file open for reading bytes.
+        max_pixels: Most pixels that it may have; `None` for any number.
+
+    Returns:
+        Integer array `(height, width)`, of the file's own depth: uint8, uint16 or int32.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImageError: A ValueError, for a file that is no image, is damaged, too large, a JPEG, or not
+            one channel of ids.
+        ImportError: If Pillow is missing, with the pip command.
+    """
+    with _opened("A mask", path, max_pixels) as file:
+        if file.format in ("JPEG", "MPO"):
+            raise ValueError("is a JPEG, whose compression changes ids, save masks as PNG")
+        if file.mode not in ("1", "L", "P", "I") and not file.mode.startswith("I;16"):
+            raise ValueError(
+                f"is not one channel of class ids but a {file.mode} file, save the ids as 8-bit "
+                "grey or palette"
+            )
+        ids = np.asarray(file)
+    return ids.astype("uint8") if ids.dtype == bool else ids
+
+
+def _fast_png(file: Any, mode: str) -> np.ndarray | None:
+    """The pixels of a plain PNG file by OpenCV, where it is installed, or None for others.
+
+    PNG is lossless, so they are the same; OpenCV takes two thirds of Pillow's time.
+    """
+    plain = file.format == "PNG" and file.mode == mode and "transparency" not in file.info
+    # The last item is Pillow's name of the pixels in the file: RGB;16B, say, has 16 bits.
+    if not plain or [tile[3] for tile in file.tile] != [mode]:
+        return None
+    try:
+        cv2 = importlib.import_module("cv2")
+        flag = {"RGB": cv2.IMREAD_COLOR_RGB, "L": cv2.IMREAD_GRAYSCALE}[mode]
+    except (ImportError, AttributeError):  # before 4.11 its colors are in another order
+        return None
+    place = file.fp.tell()
+    file.fp.seek(0)
+    content = file.fp.read()
+    file.fp.seek(place)
+    # None for a damaged file, of which Pillow then says what is wrong.
+    return cv2.imdecode(np.frombuffer(content, "uint8"), flag)
+
+
+@contextlib.contextmanager
+def _opened(kind: str, path: Any, max_pixels: int | None) -> Iterator[Any]:
+    """A file of Pillow whose size is within the limit; all errors in the block name the file."""
+    integer("max_pixels", max_pixels, optional=True)
+    pillow = optional_import("PIL.Image", "data")
+    try:
+        with _open(pillow, path, max_pixels) as file:
+            width, height = file.size
+            if max_pixels is not None and width * height > max_pixels:
+                raise ValueError(_too_large(f"{width} x {height}", max_pixels))
+            if not width * height:
+                raise ValueError(f"is {height} high and {width} wide, and holds no pixel")
+            yield file
+    except (FileNotFoundError, IsADirectoryError, PermissionError, ImportError):
+        raise  # these name the file, or have nothing to do with it
+    except pillow.DecompressionBombError as error:
+        raise ImageError(kind, path, _too_large(str(error), max_pixels)) from None
+    # Decoders meet bad files with errors of many kinds: OSError, SyntaxError, struct.error ...
+    except Exception as error:
+        raise ImageError(kind, path, str(error) or type(error).__name__) from error
+
+
+def _open(pillow, path, max_pixels):
+    own = pillow.MAX_IMAGE_PIXELS
+    if own is None or (max_pixels is not None and max_pixels <= own):
+        return pillow.open(path)
+    with _limit:  # Pillow's own limit is one for all threads
+        try:
+            pillow.MAX_IMAGE_PIXELS = max_pixels
+            return pillow.open(path)
+        finally:
+            pillow.MAX_IMAGE_PIXELS = own
+
+
+def _too_large(size, max_pixels):
+    return f"has too many pixels ({size}, and {max_pixels} are allowed), raise max_pixels"

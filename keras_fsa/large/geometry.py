@@ -1,0 +1,250 @@
+"""Which pixels a position of a feature map sees, read off a network's graph.
+
+Along each axis, a map whose positions are `stride` pixels apart has at position `i` a value that
+depends on the pixels
+
+    stride * i + low  ..  stride * i + high
+
+of the image and on no others. A convolution of kernel `k`, stride `t`, dilation `d` and padding `p`
+reads positions `t i - p .. t i - p + d (k - 1)`, so it moves `low` by `-stride * p`, `high` by
+`stride * (d (k - 1) - p)`, and makes the stride `t` times as large. Walking the graph once gives
+this for every tensor of it.
+
+Two rules make tiles exact:
+
+- A tile begins at a multiple of the coarsest stride, and its size is congruent to the image's size
+  modulo that stride. Then every layer meets a size of the same remainder as in the whole image, so
+  "same" padding and rounding of sizes, which depend on the remainder, are those of the whole image.
+- A tile ends where the image does, and is padded there as the image is; or its margin is at least
+  as wide as `low` and `high` say, and is cut off.
+"""
+
+import dataclasses
+import math
+from fractions import Fraction
+from typing import Any
+
+import keras
+from keras import layers
+
+from keras_fsa.backbones.dilation import DilatedAveragePooling2D
+from keras_fsa.layers import FrequencyBands, FrequencySelfAttention
+
+GLOBAL = (FrequencySelfAttention, FrequencyBands)
+
+_WINDOWS = (
+    layers.Conv2D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv2D,
+    layers.MaxPooling2D,
+    layers.AveragePooling2D,
+)
+# What a position becomes depends on that position alone, when the network is not being trained.
+_POINTWISE = (
+    layers.InputLayer,
+    layers.Identity,
+    layers.Activation,
+    layers.ReLU,
+    layers.LeakyReLU,
+    layers.ELU,
+    layers.BatchNormalization,
+    layers.Dropout,
+    layers.SpatialDropout2D,
+    layers.GaussianNoise,
+    layers.GaussianDropout,
+    layers.Rescaling,
+    layers.Dense,
+    layers.Add,
+    layers.Subtract,
+    layers.Multiply,
+    layers.Average,
+    layers.Maximum,
+    layers.Minimum,
+)
+_LAST_AXIS = (layers.Concatenate, layers.Softmax, layers.LayerNormalization)
+# Operations of `keras.ops` in a functional graph, by the names of their classes.
+_POINTWISE_OPERATIONS = set(
+    "Add Subtract Multiply Divide TrueDivide Maximum Minimum Negative Absolute Square Sqrt Exp "
+    "Tanh Relu Relu6 LeakyRelu Elu Selu Gelu Silu Sigmoid HardSigmoid HardSilu HardTanh Softplus "
+    "Softsign Clip Cast".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How the positions of a map lie in the image, along one axis.
+
+    Attributes:
+        size: number of positions.
+        stride: pixels from one to the next.
+        low, high: the first and last pixel that position `i` sees, less `stride * i`.
+    """
+
+    size: int
+    stride: Fraction = Fraction(1)
+    low: Fraction = Fraction(0)
+    high: Fraction = Fraction(0)
+
+    def seen(self, start: int, stop: int) -> tuple[int, int]:
+        """First pixel that the positions `start .. stop - 1` see, and one past the last."""
+        first = math.floor(self.stride * start + self.low)
+        return first, math.ceil(self.stride * (stop - 1) + self.high) + 1
+
+    def positions(self, start: int, stop: int, end: int) -> tuple[int, int]:
+        """The positions that belong to the pixels `start .. stop - 1` of an image of `end`."""
+        first = min(self.size, math.ceil(start / self.stride))
+        last = self.size if stop >= end else min(self.size, math.ceil(stop / self.stride))
+        return first, last
+
+
+def views(model: keras.Model, view: View, axis: int) -> dict[int, View]:
+    """The view of each tensor in a functional model's graph.
+
+    Args:
+        model: a functional model of one input.
+        view: of its input.
+        axis: 0 for rows, 1 for columns.
+
+    Returns:
+        A dict whose keys are `id(tensor)`, for the `keras.KerasTensor`s of the graph.
+
+    Raises:
+        ValueError: for a layer that sees more than a neighbourhood, or is not known.
+    """
+    found = {id(model.inputs[0]): view}
+    pending = list(keras.tree.flatten(model.output))
+    while pending:
+        tensor = pending[-1]
+        if id(tensor) in found:
+            pending.pop()
+            continue
+        operation, sources = maker(tensor)
+        missing = [source for source in sources if id(source) not in found]
+        if missing:
+            pending.extend(missing)
+            continue
+        pending.pop()
+        if isinstance(operation, keras.Model) and hasattr(operation, "operations"):
+            before = _joined(operation, [found[id(source)] for source in sources])
+            inner = views(operation, before, axis)
+            outputs = keras.tree.flatten(operation.output)
+            made = keras.tree.flatten(_node(tensor).output_tensors)
+            for outer, output in zip(made, outputs, strict=True):
+                found[id(outer)] = inner[id(output)]
+        else:
+            found[id(tensor)] = _through(operation, [found[id(s)] for s in sources], axis)
+    return found
+
+
+def maker(tensor: keras.KerasTensor) -> tuple[Any, list]:
+    """The operation that makes a tensor of a graph, and the tensors it reads."""
+    node = _node(tensor)
+    return node.operation, list(node.input_tensors)
+
+
+def _node(tensor):
+    # A layer may be called several times: only the tensor's own history knows the call.
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def _joined(operation, before):
+    """The view of several maps that are read at the same positions."""
+    if not before:
+        _reject(operation, "it reads no map")
+    first = before[0]
+    if any((view.size, view.stride) != (first.size, first.stride) for view in before):
+        _reject(operation, "it joins maps of different sizes")
+    low, high = min(view.low for view in before), max(view.high for view in before)
+    return dataclasses.replace(first, low=low, high=high)
+
+
+def _through(operation, before, axis):
+    view = _joined(operation, before)
+    if getattr(operation, "data_format", "channels_last") == "channels_first":
+        _reject(operation, "its channels come first")
+    if isinstance(operation, _WINDOWS):
+        return _window(operation, view, axis)
+    if isinstance(operation, layers.Conv2DTranspose):
+        if operation.padding != "same":
+            _reject(operation, "its padding is not 'same'")
+        step = operation.strides[axis]
+        span = (operation.kernel_size[axis] - 1) * operation.dilation_rate[axis] + 1
+        reach = math.ceil(span / step)
+        return _resized(view, Fraction(step), view.size * step, reach, reach)
+    if isinstance(operation, layers.UpSampling2D):
+        factor = operation.size[axis]
+        reach = (Fraction(factor - 1, factor), 0)
+        if operation.interpolation == "bilinear":
+            reach = (1, 1)
+        elif operation.interpolation != "nearest":
+            _reject(operation, f"its interpolation is {operation.interpolation!r}")
+        return _resized(view, Fraction(factor), view.size * factor, *reach)
+    if isinstance(operation, layers.ZeroPadding2D):
+        before, after = operation.padding[axis]
+        return _moved(view, view.size + before + after, -before, -before)
+    if isinstance(operation, layers.Cropping2D):
+        before, after = operation.cropping[axis]
+        return _moved(view, view.size - before - after, before, before)
+    if isinstance(operation, DilatedAveragePooling2D):
+        return _moved(view, view.size, 0, operation.rate)
+    local = isinstance(operation, (*_POINTWISE, *GLOBAL))
+    if isinstance(operation, _LAST_AXIS):
+        local = keras.tree.flatten(operation.axis)[-1:] in ([-1], [3])
+    if not isinstance(operation, keras.Layer):
+        name = type(operation).__name__
+        last = getattr(operation, "axis", None) in (-1, 3)
+        local = name in _POINTWISE_OPERATIONS or (name == "Concatenate" and last)
+    if not local:
+        _reject(operation, "it is not known to see a neighbourhood only")
+    return view
+
+
+def _window(layer, view, axis):
+    """Convolution and pooling."""
+    kernel = getattr(layer, "kernel_size", None) or layer.pool_size
+    dilation = getattr(layer, "dilation_rate", (1, 1))
+    # Separable convolutions keep their arguments as they were given.
+    kernel, dilation, strides = (_pair(value) for value in (kernel, dilation, layer.strides))
+    span = (kernel[axis] - 1) * dilation[axis] + 1
+    step = strides[axis]
+    if layer.padding == "same":
+        size = -(-view.size // step)
+        padding = max((size - 1) * step + span - view.size, 0) // 2
+    else:
+        size = (view.size - span) // step + 1
+        padding = 0
+    return _moved(view, size, -padding, span - 1 - padding, step)
+
+
+def _pair(value):
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+
+
+def _moved(view, size, first, last, step=1):
+    """A map whose position `i` reads the positions `step * i + first .. step * i + last`."""
+    low, high = view.low + view.stride * first, view.high + view.stride * last
+    return _view(view, size, view.stride * step, low, high)
+
+
+def _resized(view, factor, size, before, after):
+    """A map with `factor` times the positions, each of which reads some beside its own."""
+    low, high = view.low - view.stride * before, view.high + view.stride * after
+    return _view(view, size, view.stride / factor, low, high)
+
+
+def _view(view, size, stride, low, high):
+    # A position beyond the part of a map that a tile has must see beyond the tile, so that whatever
+    # reads it is known not to be exact.
+    beyond = view.stride * view.size - stride * size
+    return View(size, stride, min(low, Fraction(0)), max(high, view.high + beyond))
+
+
+def _reject(operation, reason):
+    raise ValueError(
+        "A network can be computed tile by tile where every layer sees a neighbourhood of known "
+        "size, but for frequency self-attention, whose tokens are a sum over tiles. Received: "
+        f"the layer {getattr(operation, 'name', operation)!r}, a {type(operation).__name__}: "
+        f"{reason}. Take a backbone without it, or `keras_fsa.inference.probabilities` with a "
+        "window, which sees no further than the window."
+    )

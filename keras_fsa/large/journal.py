@@ -1,0 +1,73 @@
+"""How far a run has come, kept on the disk so that a run that is killed goes on from there."""
+
+import json
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+
+from keras_fsa.files import whole_file
+from keras_fsa.types import Path
+
+
+class Journal:
+    """A folder that belongs to one run.
+
+    Args:
+        folder: the folder, or None for a run that cannot go on.
+        settings: what the run is: a folder of a run with others is refused.
+        every: seconds at least from one note to the next.
+
+    Raises:
+        ValueError: where the folder is that of another run.
+    """
+
+    def __init__(self, folder: Path | None, settings: dict, every: float = 1.0) -> None:
+        self.folder = None if folder is None else pathlib.Path(folder)
+        self.every, self.last = every, time.monotonic()
+        if self.folder is None:
+            return
+        path = self.folder / "settings.json"
+        settings = json.loads(json.dumps(settings))
+        if path.exists():
+            known = json.loads(path.read_text())
+            other = [
+                name
+                for name in sorted({*known, *settings})
+                if known.get(name) != settings.get(name)
+            ]
+            if other:
+                raise ValueError(
+                    "`work_dir` must be empty, or that of the same run. Received: work_dir="
+                    f"{str(folder)!r} of a run with another {', '.join(other)}. Name another "
+                    "folder, or remove this one to begin anew."
+                )
+        else:
+            with whole_file(path) as unfinished:
+                unfinished.write_text(json.dumps(settings, indent=1))
+
+    def read(self, name: str) -> dict[str, np.ndarray] | None:
+        """The note of that name, or None."""
+        path = None if self.folder is None else self.folder / f"{name}.npz"
+        if path is None or not path.exists():
+            return None
+        with np.load(path) as file:
+            return dict(file)
+
+    def write(self, name: str, last: bool = True, **arrays: Any) -> bool:
+        """Keep a note; unless it is the last one, not more often than `every` seconds.
+
+        Returns:
+            Whether it was kept.
+        """
+        if self.folder is None or not (last or self.due()):
+            return False
+        with whole_file(self.folder / f"{name}.npz") as unfinished:
+            np.savez(unfinished, **arrays)
+        self.last = time.monotonic()
+        return True
+
+    def due(self) -> bool:
+        """Whether the next note may be kept."""
+        return self.folder is not None and time.monotonic() - self.last >= self.every

@@ -1,0 +1,319 @@
+"""A network, taken apart at its attention, so that a tile can be stopped there and sent on.
+
+Between the layers that need the whole map, frequency self-attention and bands of frequencies, a
+network is made of neighbourhoods. `Network` is its parts in their order, and `TileModel` runs a
+tile through them up to what a pass is for: the share that the tile has in the sums of one such
+layer, or the result.
+"""
+
+import contextlib
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_fsa.large import geometry
+from keras_fsa.layers import FrequencyBands, SpatialSelfAttention
+from keras_fsa.layers.self_attention import SelfAttention
+from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.patches import Patch, patch_scope
+from keras_fsa.resize import positions
+from keras_fsa.spectral import xla_scope
+from keras_fsa.types import Tensor
+
+OUTPUTS = ("classes", "probabilities", "logits")
+
+
+class Network:
+    """The parts of a model.
+
+    Args:
+        model: an `FsaNet`, or a functional model from an image `(B, H, W, channels)` to logits
+            `(B, h, w, num_classes)`, with `FrequencySelfAttention` and `FrequencyBands` anywhere
+            in it, but not in models within it.
+
+    Attributes:
+        attention: the layers that need the whole map, in the order in which an image meets them.
+
+    Raises:
+        ValueError: for another model, attention between positions, or a size that is fixed.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+        self.align_corners = getattr(model, "align_corners", False)
+        if isinstance(model, FsaNet):
+            self.normalize = model.normalize
+            backbone = keras.Model(model.backbone.input, model.backbone.output["stage5"])
+            graphs = [backbone, model.head]
+        elif hasattr(model, "operations") and len(getattr(model, "inputs", ())) == 1:
+            self.normalize, graphs = None, [model]
+        else:
+            raise ValueError(
+                "`model` must be an FsaNet, or a functional model of one input. Received: "
+                f"model={model!r}. Build it from keras.Input and layers."
+            )
+        shape = graphs[0].inputs[0].shape
+        if len(shape) != 4 or shape[1:3] != (None, None):
+            raise ValueError(
+                "`model` must take images of any size. Received: a model whose input has the shape "
+                f"{tuple(shape)}. Build it with image_shape=(None, None, {shape[-1]}) and carry "
+                "the weights over."
+            )
+        self.channels = shape[-1]
+        output = graphs[-1].output
+        if not isinstance(output, keras.KerasTensor) or len(output.shape) != 4:
+            raise ValueError(
+                "`model` must give one map of logits. Received: a model whose output is "
+                f"{output!r}. Make a model of the output that counts."
+            )
+        self.num_classes = output.shape[-1]
+        # Lists of (part, attention layer or None): the part makes the map that the layer is given.
+        self.graphs = [(graph, _parts(graph)) for graph in graphs]
+        reached = [
+            (layer, tensor) for _, parts in self.graphs for _, layer, tensor in parts if layer
+        ]
+        self.attention = [layer for layer, _ in reached]
+        self.attention_channels = [tensor.shape[-1] for _, tensor in reached]
+
+    def views(self, size: int, axis: int) -> tuple[list[geometry.View], int]:
+        """What maps see of an image of this size, along one axis.
+
+        Returns:
+            The views of each attention layer's map, then of the logits; and the grid on which tiles
+            must lie: the least common multiple of the strides of all maps.
+        """
+        view, result, grid = geometry.View(size), [], 1
+        for graph, parts in self.graphs:
+            found = geometry.views(graph, view, axis)
+            grid = math.lcm(grid, *(item.stride.numerator for item in found.values()))
+            result += [found[id(tensor)] for _, layer, tensor in parts if layer is not None]
+            view = found[id(graph.output)]
+        return [*result, view], grid
+
+
+def _parts(graph):
+    """`(model of a part, attention layer or None, the tensor it makes)`, in order.
+
+    The part before the first attention layer takes the graph's input; each later one also what the
+    layers before made.
+    """
+    nodes = _attention_nodes(graph)
+    parts, known = [], [graph.inputs[0]]
+    for layer, source, made in nodes:
+        parts.append((_part(known, source), layer, source))
+        known.append(made)
+    return [*parts, (_part(known, graph.output), None, graph.output)]
+
+
+def _part(known, output):
+    if any(output is tensor for tensor in known):
+        index = next(i for i, tensor in enumerate(known) if tensor is output)
+        return lambda tensors, training: tensors[index]
+    return keras.Model(list(known), output)
+
+
+def _attention_nodes(graph):
+    """`(layer, its input, its output)` of the attention in a graph, sources first."""
+    found, seen, pending = [], set(), [(graph.output, False)]
+    while pending:
+        tensor, visited = pending.pop()
+        operation, sources = geometry.maker(tensor)
+        if visited:
+            if isinstance(operation, geometry.GLOBAL):
+                found.append((operation, sources[0], tensor))
+            continue
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        if isinstance(operation, SpatialSelfAttention):
+            raise ValueError(
+                "Attention between positions needs all of them at once. Received: "
+                f"{operation.name!r}, a SpatialSelfAttention with affinity="
+                f"{operation.affinity!r}. Truncate it: keras_fsa.to_frequency(model, "
+                "frequencies=8), for softmax with affinity='linear'."
+            )
+        if isinstance(operation, keras.Model):
+            inside = [
+                layer
+                for layer in operation._flatten_layers(include_self=False)
+                if isinstance(layer, (SelfAttention, FrequencyBands))
+            ]
+            if inside:
+                raise ValueError(
+                    "Attention must be in the model itself, not in a model within it. Received: "
+                    f"{inside[0].name!r} in {operation.name!r}. Call its layers one by one."
+                )
+        pending.append((tensor, True))
+        pending += [(source, False) for source in sources]
+    return found
+
+
+def input_analyses(layer: keras.Layer) -> int:
+    """How many of the sums that an attention layer asks for are tokens of its input.
+
+    All others are of maps that it makes of tokens, which need no image.
+    """
+    return len(layer.bands) if isinstance(layer, FrequencyBands) else 1
+
+
+class TileModel(keras.Model):
+    """One pass of a tile through a network. Keras compiles it, as it does any model.
+
+    Args:
+        network: the parts.
+        sizes: height and width of each attention layer's map, and of the logits, in the whole.
+        stop: index of the attention layer whose shares are wanted, or None for the result.
+        output: `"classes"`, `"probabilities"` or `"logits"`.
+
+    Call arguments:
+        inputs: a dict of
+
+            - `"image"`: the tile with its margin, `(1, h, w, channels)`.
+            - `"places"`: int32, a row for each attention layer: its map's first row and column,
+              and the half-open ranges of rows and columns that the tile owns.
+            - `"sums"`: for each attention layer, its list of known sums.
+            - `"rows"`, `"columns"`: interpolation from the tile's logits to its pixels.
+            - `"seen"`: `(1, h, w, 1)`, 1 where the camera saw the pixel, and `"weight"`, that of
+              the positions of the layer `stop`. Where all was seen, neither.
+
+    Output:
+        `{"shares": [...], "asked": number of sums that the layer asks for}`, or a block of pixels:
+        int32 `(1, H, W)` for classes, else `(1, H, W, num_classes)`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        sizes: Sequence[tuple[int, int]],
+        stop: int | None,
+        output: str,
+    ) -> None:
+        super().__init__(autocast=False)
+        self.network = network
+        # Of its weights, those of the parts: what is not an attribute would be a constant to JAX.
+        self.model = network.model
+        self.sizes = sizes
+        self.stop = stop
+        self.output_kind = output
+        self.jit_compile = network.model.jit_compile
+
+    def build(self, input_shape):
+        self.built = True
+
+    def predict_step(self, *args, **kwargs):
+        xla = keras.backend.backend() == "tensorflow" and self.jit_compile
+        with xla_scope() if xla else contextlib.nullcontext():
+            return super().predict_step(*args, **kwargs)
+
+    def call(self, inputs):
+        network, seen = self.network, inputs.get("seen")
+        x = inputs["image"]
+        if network.normalize is not None:
+            x = network.normalize(x)
+        if seen is not None:
+            x = x * ops.cast(seen, x.dtype)
+        index = 0
+        for _, parts in network.graphs:
+            known = [x]
+            for part, layer, _ in parts:
+                x = part(list(known) if len(known) > 1 else known[0], training=False)
+                if layer is None:
+                    continue
+                patch = self._patch(index, inputs, x)
+                with patch_scope(patch):
+                    y = layer(x, training=False)
+                if index == self.stop:
+                    return _shares(layer, patch)
+                known.append(y)
+                index += 1
+        return self._result(x, inputs["rows"], inputs["columns"])
+
+    def _patch(self, index, inputs, x):
+        return patch_of(
+            self.sizes[index],
+            x.shape[1:3],
+            inputs["places"][index],
+            inputs["sums"][index],
+            inputs.get("weight") if index == self.stop else None,
+        )
+
+    def _result(self, logits, rows, columns):
+        _, height, width, channels = logits.shape
+        rows, columns = (ops.cast(matrix, logits.dtype) for matrix in (rows, columns))
+        x = rows @ ops.reshape(logits, (-1, height, width * channels))
+        x = columns @ ops.reshape(x, (-1, rows.shape[0], width, channels))
+        if self.output_kind == "classes":
+            return ops.argmax(x, axis=-1)
+        return ops.softmax(x) if self.output_kind == "probabilities" else x
+
+
+class SumModel(keras.Model):
+    """What a tile adds to a sum that an attention layer takes over a map it makes of tokens.
+
+    Args:
+        layer: the attention layer.
+        size: height and width of its map.
+        shape: height and width of a tile of it.
+        channels: of its map.
+
+    Call arguments:
+        inputs: a dict of `"places"` and `"sums"`, as for `TileModel`, of this layer.
+
+    Output:
+        As of `TileModel`.
+    """
+
+    def __init__(
+        self, layer: keras.Layer, size: tuple[int, int], shape: tuple[int, int], channels: int
+    ) -> None:
+        super().__init__(autocast=False)
+        self.layer, self.size, self.shape, self.channels = layer, size, shape, channels
+
+    def build(self, input_shape):
+        self.built = True
+
+    def call(self, inputs):
+        patch = patch_of(self.size, self.shape, inputs["places"], inputs["sums"])
+        x = ops.zeros((1, *self.shape, self.channels), self.layer.compute_dtype)
+        with patch_scope(patch):
+            self.layer(x, training=False)
+        return _shares(self.layer, patch)
+
+
+def patch_of(
+    size: tuple[int, int],
+    shape: tuple[int, int],
+    place: Tensor,
+    sums: Sequence[Tensor],
+    weight: Tensor | None = None,
+) -> Patch:
+    """The patch that a row of `"places"` describes."""
+    own = ((place[2], place[3]), (place[4], place[5]))
+    return Patch(size, (place[0], place[1]), shape, own, sums, weight)
+
+
+def _shares(layer, patch):
+    # After the tokens of its input, a layer asks for one sum after the other.
+    wanted = 1 if patch.sums else input_analyses(layer)
+    return {"shares": patch.shares[:wanted], "asked": ops.convert_to_tensor(patch.asked, "int32")}
+
+
+def interpolation(
+    size: int, new_size: int, start: int, stop: int, first: int, count: int, align_corners: bool
+) -> np.ndarray:
+    """The part of bilinear resizing that gives the pixels `start .. stop - 1` of an image.
+
+    Args:
+        size, new_size: of the whole map of logits and of the image, along one axis.
+        start, stop: pixels.
+        first, count: the positions of the map that there are: from `first` on, `count` of them.
+        align_corners: see `keras_fsa.resize`.
+
+    Returns:
+        float64 `(stop - start, count)`.
+    """
+    position = positions(size, new_size, align_corners)[start:stop]
+    return np.maximum(0.0, 1.0 - np.abs(position[:, None] - (first + np.arange(count))))

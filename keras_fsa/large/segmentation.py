@@ -1,0 +1,404 @@
+"""Images of any size: the attention of the whole image, tile by tile.
+
+A window knows nothing beyond its border. For frequency self-attention it need not be so: what the
+whole image contributes to a position are the tokens, a *sum over tiles*,
+
+    X = D_H^T x D_W = sum over tiles of D_H[rows]^T x[rows, columns] D_W[columns]
+
+So the image passes twice. First each tile runs up to the attention, and its share of the tokens is
+added up; the tokens attend, as often as the recurrence says; then each tile runs again, with the
+attention's output written for its rows and columns, and on to the logits. The result is that of the
+whole image at once, to rounding, where tiles read as much around them as the convolutions see.
+
+| affinity, recurrence R  | passes over the image | passes over positions, without the image |
+| ----------------------- | --------------------- | ---------------------------------------- |
+| `dot_product`, any R    | 2                     | 0                                        |
+| `linear`, R             | 2                     | R - 1                                    |
+| `linear_softmax`, R     | 2                     | 2 R - 1                                  |
+| `FrequencyBands`        | 2                     | 0                                        |
+| no attention            | 1                     | 0                                        |
+
+A pass over positions writes low-frequency maps of a few tokens, tile by tile, and takes a sum over
+them: unit keys for `linear_softmax`, and, from the second recurrence on, the map after a round.
+(A linear softmax whose band lacks the constant frequency takes a pass more in each round.) A model
+with attention in several places needs one more pass over the image for each.
+
+Source: arXiv:2211.15595 for the attention; tiles are this library's.
+"""
+
+import hashlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fsa.arguments import boolean, integer, one_of, positive_int
+from keras_fsa.large import tiles
+from keras_fsa.large.journal import Journal
+from keras_fsa.large.network import OUTPUTS, Network
+from keras_fsa.large.workers import Pass, Workers, digest_of
+from keras_fsa.metrics import IGNORE_LABEL
+from keras_fsa.types import Path
+
+
+def segment(
+    model: keras.Model,
+    image: Any,
+    sink: Any = None,
+    *,
+    tile: int = 1024,
+    halo: int | None = None,
+    output: str = "classes",
+    nodata: float | None = None,
+    work_dir: Path | None = None,
+    executor: Any = None,
+    verbose: bool = True,
+) -> Any:
+    """Segment an image of any size, tile by tile, with the attention of the whole.
+
+    Args:
+        model: an `FsaNet` with frequency self-attention or none, for images of any size; or a
+            functional model from images to logits, with attention in any places.
+        image: `(H, W, channels)`, or `(H, W)` for one channel: anything with a `shape` and a
+            `dtype` that is sliced as NumPy arrays are: an array, a memory map, a Zarr or Dask
+            array, or what `keras_fsa.large.open_image` opens.
+        sink: where the result goes, block by block: anything that takes `sink[rows, columns] =
+            block`, such as a memory map or a Zarr array, `(H, W)` for classes, else `(H, W,
+            num_classes)`. Default: a new array.
+        tile: side of the tiles in pixels; it is made a multiple of the model's coarsest stride.
+            Memory grows with it: a tile costs what an image of `tile + 2 halo` pixels does.
+        halo: pixels that a tile reads around its own. Default: as many as the network sees, which
+            makes the result exact: see `keras_fsa.large.halo`. Less is an approximation.
+        output: `"classes"`, uint8 (uint16 from 256 classes on); `"probabilities"`, or `"logits"`,
+            float32.
+        nodata: the value, NaN for one, that all channels of a pixel have where the camera saw
+            nothing. Such pixels are zero behind the normalisation, and get the class 255, and
+            probabilities and logits of 0. What the attention reads of its map is weighted at each
+            position by the share of seen pixels among its own, so that they say nothing. Default:
+            `image.nodata`, where there is such an attribute, else all pixels count.
+        work_dir: a folder that keeps sums and progress, so that the same call goes on where a
+            killed one was. `sink` must then be one that keeps, or None for `result.npy` there.
+        executor: who computes: None for this process, a `concurrent.futures` executor, or a
+            `dask.distributed` client. The model travels to each worker once; tiles travel from
+            here. The result is the same to rounding, and is put together in one order.
+        verbose: whether to show a progress bar.
+
+    Returns:
+        The sink.
+
+    Memory: what the model takes for a tile; the tokens; for each tile on its way to a worker, its
+    pixels.
+
+    Raises:
+        ValueError: for a wrong argument; a model that cannot be computed tile by tile, naming the
+            layer; an image or a sink of the wrong shape; a `work_dir` of another run.
+        FloatingPointError: where a tile's share of the tokens is not finite, naming the tile.
+        ImportError: where workers lack this package.
+        OSError: where the sink cannot be written. Finished tiles stay.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_fsa.large import segment
+    >>> model = keras_fsa.FsaNet(19, backbone="resnet18", head_channels=32)
+    >>> image = np.zeros((150, 210, 3), "uint8")
+    >>> segment(model, image, tile=128, halo=32, verbose=False).shape
+    (150, 210)
+    """
+    one_of("output", output, OUTPUTS)
+    positive_int("tile", tile)
+    integer("halo", halo, 0, optional=True)
+    boolean("verbose", verbose)
+    network = Network(model)
+    size = _image_size(image, network.channels)
+    nodata = getattr(image, "nodata", None) if nodata is None else nodata
+    settings = {}
+    if work_dir is not None:
+        settings = {
+            "model": digest_of(model),
+            "image": _fingerprint(image),
+            "tile": tile,
+            "halo": halo,
+            "output": output,
+            "nodata": None if nodata is None else repr(nodata),
+        }
+    journal = Journal(work_dir, settings)
+    sink = _checked_sink(sink, journal, output, size, network.num_classes)
+    job = _Job(network, image, size, tile, halo, output, nodata, journal, verbose)
+    workers = Workers(model, executor)
+    try:
+        sums = []
+        for layer in range(len(network.attention)):
+            sums.append([])
+            job.gather(workers, layer, sums)
+        job.write(workers, sums, sink)
+    finally:
+        workers.close()
+    return sink
+
+
+def halo(model: keras.Model, size: tuple[int, int] = (4096, 4096)) -> int:
+    """How many pixels around a tile a network's convolutions see: the halo of exact tiles.
+
+    Args:
+        model: as for `segment`.
+        size: height and width of the image. The halo depends on little more than their parity.
+
+    Raises:
+        ValueError: as `segment`, for a model that cannot be computed tile by tile.
+    """
+    network = Network(model)
+    return max(tiles.margin(network.views(n, axis)[0]) for axis, n in enumerate(size))
+
+
+class _Job:
+    """One image on its way through one network."""
+
+    def __init__(self, network, image, size, tile, halo, output, nodata, journal, verbose):
+        self.network, self.image, self.output = network, image, output
+        self.halo, self.nodata = halo, nodata
+        self.journal, self.verbose = journal, verbose
+        found = [network.views(n, axis) for axis, n in enumerate(size)]
+        self.views, grids = [list(item) for item in zip(*found, strict=True)]
+        self.size, self.grids = size, grids
+        if tile < max(grids):
+            raise ValueError(
+                "`tile` must be at least the model's coarsest stride. Received: "
+                f"tile={tile}, with a stride of {max(grids)}. Take tile={64 * max(grids)}."
+            )
+        self.tiles = [tile // grid * grid for grid in grids]
+        self.sizes = tuple(zip(*([v.size for v in views] for views in self.views), strict=True))
+
+    def plans(self, target):
+        """The tiles of a pass, along rows and along columns."""
+        return [
+            tiles.plan(
+                n, views, grid, tile, target, self.halo, align_corners=self.network.align_corners
+            )
+            for n, views, grid, tile in zip(
+                self.size, self.views, self.grids, self.tiles, strict=True
+            )
+        ]
+
+    def gather(self, workers, layer, sums):
+        """Fill `sums[layer]` with all that the layer asks for."""
+        asked = 1
+        while len(sums[layer]) < asked:
+            name = f"sums_{layer}_{len(sums[layer])}"
+            found = self.journal.read(name)
+            if found is None:
+                found = self._one_pass(workers, layer, sums, name)
+                self.journal.write(name, **found)
+            asked = int(found.pop("asked"))
+            sums[layer] = [*sums[layer], *_numbered(found)]
+
+    def _one_pass(self, workers, layer, sums, name):
+        """One sum, or what a layer reads of its input: several for bands."""
+        axes = self.plans(layer)
+        grid = _grid(axes)
+        name = f"{name}_partial"
+        note = self.journal.read(name) or {"done": 0, "asked": 0}
+        done, asked = int(note.pop("done")), int(note.pop("asked"))
+        totals = _numbered(note)
+        if sums[layer]:
+            shape = tuple(max(stop - start for start, stop in axis.owned) for axis in axes)
+            task = Pass(self.sizes[:-1], layer, self.output, shape)
+            inputs = (self._position_inputs(axes, at, sums, layer, shape) for at in grid[done:])
+        else:
+            task = Pass(self.sizes[:-1], layer, self.output)
+            inputs = (self._image_inputs(axes, at, sums, layer) for at in grid[done:])
+        bar = self._bar(len(grid), f"attention {layer + 1}, sum {len(sums[layer]) + 1}")
+        for number, result in enumerate(workers.map(task, inputs), start=done):
+            if result is not None:
+                asked = int(result["asked"])
+                shares = [np.asarray(share, "float64") for share in result["shares"]]
+                _check_finite(shares, axes, grid[number])
+                totals = totals or [0.0] * len(shares)
+                totals = [total + share for total, share in zip(totals, shares, strict=True)]
+            self.journal.write(name, False, done=number + 1, asked=asked, **_named(totals))
+            bar(number + 1)
+        if not totals:
+            raise ValueError(
+                "An image must have pixels that were seen. Received: an image whose pixels are all "
+                f"nodata={self.nodata!r}. Check `nodata`."
+            )
+        dtype = self.network.attention[layer].token_dtype
+        return {"asked": asked, **_named([total.astype(dtype) for total in totals])}
+
+    def write(self, workers, sums, sink):
+        """The last pass: from tiles to blocks of the result."""
+        axes = self.plans(len(self.network.attention))
+        grid = _grid(axes)
+        task = Pass(self.sizes[:-1], None, self.output)
+        note = self.journal.read("result") or {"done": 0}
+        done = int(note["done"])
+        inputs = (self._image_inputs(axes, at, sums, None) for at in grid[done:])
+        bar = self._bar(len(grid), "result")
+        dtype = _result_dtype(self.output, self.network.num_classes)
+        for number, block in enumerate(workers.map(task, inputs), start=done):
+            rows, columns = (
+                slice(*axis.own[i]) for axis, i in zip(axes, grid[number], strict=True)
+            )
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            if block is None:
+                block = self._nothing(shape)
+            else:
+                block = np.asarray(block)[0, : shape[0], : shape[1]].astype(dtype)
+                if self.nodata is not None:
+                    unseen = ~self._read(rows, columns)[1]
+                    block[unseen] = self._nothing(shape)[unseen]
+            sink[rows, columns] = block
+            if self.journal.due() or number + 1 == len(grid):
+                # First the block, then the note of it.
+                getattr(sink, "flush", lambda: None)()
+                self.journal.write("result", done=number + 1)
+            bar(number + 1)
+
+    def _nothing(self, shape):
+        dtype = _result_dtype(self.output, self.network.num_classes)
+        if self.output == "classes":
+            return np.full(shape, IGNORE_LABEL, dtype)
+        return np.zeros((*shape, self.network.num_classes), dtype)
+
+    def _read(self, rows, columns):
+        """Pixels `(h, w, channels)`, and which of them were seen: None where all count."""
+        pixels = np.asarray(self.image[rows, columns])
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        if self.nodata is None:
+            return pixels, None
+        empty = np.isnan(pixels) if np.isnan(self.nodata) else pixels == self.nodata
+        seen = ~empty.all(axis=-1)
+        return np.where(seen[..., None], pixels, 0), seen
+
+    def _image_inputs(self, axes, at, sums, target):
+        """Inputs of a `TileModel` for one tile; None where it has no pixel that was seen."""
+        spans = [
+            slice(axis.starts[i], axis.starts[i] + axis.reads)
+            for axis, i in zip(axes, at, strict=True)
+        ]
+        pixels, seen = self._read(*spans)
+        layers = range(len(self.network.attention))
+        inputs = {
+            "image": pixels[None].astype("float32"),
+            "places": np.array([_place(axes, at, i, i == target) for i in layers], "int32"),
+            "sums": sums[: len(layers) if target is None else target + 1],
+        }
+        if target is None:
+            for name, axis, i in zip(("rows", "columns"), axes, at, strict=True):
+                inputs[name] = tiles.resizing(axis, i, self.network.align_corners)
+        if seen is not None:
+            own = seen[
+                tuple(
+                    slice(axis.own[i][0] - axis.starts[i], axis.own[i][1] - axis.starts[i])
+                    for axis, i in zip(axes, at, strict=True)
+                )
+            ]
+            if not own.any():
+                return None
+            inputs["seen"] = seen[None, :, :, None]
+            if target is not None:
+                rows, columns = (
+                    tiles.weights(axis, i, target) for axis, i in zip(axes, at, strict=True)
+                )
+                inputs["weight"] = (rows @ seen @ columns.T)[None, :, :, None]
+        return inputs
+
+    def _position_inputs(self, axes, at, sums, layer, shape):
+        """Inputs of a `SumModel` for one tile of a layer's map."""
+        place = [axis.owned[i] for axis, i in zip(axes, at, strict=True)]
+        firsts = [
+            max(0, min(start, axis.views[layer].size - count))
+            for (start, _), axis, count in zip(place, axes, shape, strict=True)
+        ]
+        return {"places": np.array([*firsts, *place[0], *place[1]], "int32"), "sums": sums[layer]}
+
+    def _bar(self, steps, name):
+        if not self.verbose:
+            return lambda done: None
+        print(name)
+        return keras.utils.Progbar(steps, unit_name="tile").update
+
+
+def _grid(axes):
+    """Row by row: the number of a tile along each axis."""
+    return [(i, j) for i in range(len(axes[0].own)) for j in range(len(axes[1].own))]
+
+
+def _place(axes, at, layer, target):
+    """A row of `"places"`, see `TileModel`."""
+    firsts = [
+        int(axis.starts[i] / axis.views[layer].stride) for axis, i in zip(axes, at, strict=True)
+    ]
+    own = [axis.owned[i] if target else (0, 0) for axis, i in zip(axes, at, strict=True)]
+    return [*firsts, *own[0], *own[1]]
+
+
+def _named(arrays):
+    return {f"array_{i}": array for i, array in enumerate(arrays)}
+
+
+def _numbered(note):
+    return [note[f"array_{i}"] for i in range(len(note))]
+
+
+def _check_finite(shares, axes, at):
+    if all(np.isfinite(share).all() for share in shares):
+        return
+    rows, columns = (axis.own[i] for axis, i in zip(axes, at, strict=True))
+    raise FloatingPointError(
+        "A tile's share of the tokens must be finite, for one that is not spoils the whole image. "
+        f"Received: NaN or infinity from the tile of rows {rows[0]} to {rows[1] - 1} and columns "
+        f"{columns[0]} to {columns[1] - 1}. Check the image there (`nodata` leaves pixels out), "
+        "and the model's weights."
+    )
+
+
+def _image_size(image, channels):
+    shape = tuple(getattr(image, "shape", ()))
+    if len(shape) not in (2, 3) or (*shape, 1)[2] != channels or min(shape) < 1:
+        raise ValueError(
+            f"`image` must be an array of the shape (H, W, {channels}), the channels of the model "
+            f"last. Received: image of shape {shape or type(image).__name__}. Move the axis of the "
+            "channels, leave some out, or build the model with another image_shape."
+        )
+    return shape[:2]
+
+
+def _result_dtype(output, num_classes):
+    if output != "classes":
+        return "float32"
+    return "uint8" if num_classes <= IGNORE_LABEL else "uint16"
+
+
+def _checked_sink(sink, journal, output, size, num_classes):
+    shape = size if output == "classes" else (*size, num_classes)
+    dtype = _result_dtype(output, num_classes)
+    if sink is None and journal.folder is None:
+        return np.empty(shape, dtype)
+    if sink is None:
+        path = journal.folder / "result.npy"
+        mode = "r+" if path.exists() else "w+"
+        return np.lib.format.open_memmap(path, mode, dtype, shape)
+    writeable = getattr(getattr(sink, "flags", None), "writeable", True)
+    if not hasattr(sink, "__setitem__") or not writeable:
+        raise ValueError(
+            "`sink` must take sink[rows, columns] = block. Received: a "
+            f"{type(sink).__name__} that cannot be written. Open it for writing: np.lib.format."
+            f"open_memmap(path, 'w+', '{dtype}', {shape}) or zarr.create_array."
+        )
+    if tuple(getattr(sink, "shape", shape)) != shape:
+        raise ValueError(
+            f"`sink` must have the shape {shape} of the result for output={output!r}. Received: "
+            f"sink of shape {tuple(sink.shape)}. Create one of that shape, or leave it out."
+        )
+    return sink
+
+
+def _fingerprint(image):
+    """Tells images apart by their size and a few blocks of pixels: reading all would take long."""
+    digest = hashlib.sha256(f"{tuple(image.shape)} {image.dtype}".encode())
+    for i in range(5):
+        rows, columns = (
+            slice(start, start + 16) for start in (n * i // 5 for n in image.shape[:2])
+        )
+        digest.update(np.ascontiguousarray(np.asarray(image[rows, columns])).data)
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""Where tiles lie: what each owns, and what it must read for that.
+
+Along each axis the image is cut at multiples of the tile's size. What a tile owns is its share of
+the image; what it reads is wider, and has one size for all tiles of a pass, so that a network is
+compiled for one shape: near a border of the image a tile reads more on the other side.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from keras_fsa.large.geometry import View
+from keras_fsa.large.network import interpolation
+from keras_fsa.resize import positions
+
+
+def cuts(size: int, tile: int) -> list[tuple[int, int]]:
+    """The half-open ranges of pixels that the tiles own along one axis."""
+    return [(start, min(start + tile, size)) for start in range(0, size, tile)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """The tiles of one pass, along one axis.
+
+    Attributes:
+        size: of the image.
+        reads: number of pixels that each tile reads.
+        own: of each tile, the pixels it owns.
+        starts: of each tile, the first pixel it reads.
+        owned: of each tile, the positions it owns in the map that the pass is for.
+        views: see `Network.views`.
+    """
+
+    size: int
+    reads: int
+    own: list[tuple[int, int]]
+    starts: list[int]
+    owned: list[tuple[int, int]]
+    views: list[View]
+
+    def count(self, layer: int) -> int:
+        """How many positions of a map a tile has."""
+        view = self.views[layer]
+        return view.size - int((self.size - self.reads) / view.stride)
+
+
+def plan(
+    size: int,
+    views: list[View],
+    grid: int,
+    tile: int,
+    target: int,
+    halo: int | None = None,
+    align_corners: bool = False,
+) -> Axis:
+    """The tiles of the pass for the map `views[target]`; of the last one, for its pixels.
+
+    Args:
+        size: of the image.
+        views, grid: of the network, see `Network.views`.
+        tile: pixels that a tile owns, a multiple of the grid.
+        target: index of the map.
+        halo: pixels that a tile reads beyond its own. Default: as many as the map sees.
+        align_corners: of the resizing of logits.
+    """
+    view, result = views[target], target == len(views) - 1
+    own = cuts(size, tile)
+    if result:
+        read = positions(view.size, size, align_corners)
+        owned = [(int(read[start]), min(int(read[stop - 1]) + 2, view.size)) for start, stop in own]
+    else:
+        owned = [view.positions(start, stop, size) for start, stop in own]
+    if halo is not None:
+        view = View(view.size, view.stride, -halo, halo + view.stride - 1)
+    needs = []
+    for (start, stop), (first, last) in zip(own, owned, strict=True):
+        low, high = view.seen(first, last) if first < last else (start, stop)
+        needs.append((min(max(low, 0), size - 1) // grid * grid, min(max(high, 1), size)))
+    longest = max(high - low for low, high in needs)
+    # Of the remainder that the image has.
+    reads = size - max(0, size - longest) // grid * grid
+    starts = [min(low, size - reads) for low, _ in needs]
+    return Axis(size, reads, own, starts, owned, views)
+
+
+def margin(views: list[View]) -> int:
+    """The widest margin that any map of a pass needs on either side, in pixels."""
+    return max(math.ceil(max(-view.low, view.high - view.stride + 1)) for view in views)
+
+
+def resizing(axis: Axis, index: int, align_corners: bool) -> np.ndarray:
+    """The interpolation of a tile's logits to its pixels, `(pixels of a tile, positions)`.
+
+    Of a tile that the image's border cuts off, the rows beyond are zero.
+    """
+    view, count = axis.views[-1], axis.count(-1)
+    (start, stop), (first_start, first_stop) = axis.own[index], axis.own[0]
+    matrix = np.zeros((first_stop - first_start, count))
+    first = int(axis.starts[index] / view.stride)
+    matrix[: stop - start] = interpolation(
+        view.size, axis.size, start, stop, first, count, align_corners
+    )
+    return matrix
+
+
+def weights(axis: Axis, index: int, layer: int) -> np.ndarray:
+    """How much of each position's cell each pixel that a tile reads makes up.
+
+    The cell of position `i` are the `stride` pixels from `stride * i` on, as far as the image goes.
+
+    Returns:
+        float64 `(positions, pixels)`, whose rows sum to one for the positions that the tile owns.
+    """
+    view, start, count = axis.views[layer], axis.starts[index], axis.count(layer)
+    matrix = np.zeros((count, axis.reads))
+    for row in range(count):
+        first = math.floor(view.stride * row)
+        last = min(max(math.ceil(view.stride * (row + 1)), first + 1), axis.size - start)
+        if first < min(last, axis.reads):
+            matrix[row, first:last] = 1 / (last - first)
+    return matrix

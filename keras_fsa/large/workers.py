@@ -1,0 +1,174 @@
+"""Who computes a tile: this process, or workers that have the model from its file.
+
+Workers are an executor of `concurrent.futures`, or a client of `dask.distributed`, which is one to
+many machines. The image stays where it is: tiles travel to the workers and blocks come back, so a
+worker that dies takes nothing along, and Dask gives its tiles to another.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fsa.large.network import Network, SumModel, TileModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """What is to be done with tiles: hashable, and small enough to go with each.
+
+    Attributes:
+        sizes: height and width of each attention layer's map.
+        layer: index of the attention layer whose sums are wanted, or None for the result.
+        output: what the result is: see `keras_fsa.large.segment`.
+        shape: of a tile of the layer's map, for sums that need no image; else None.
+    """
+
+    sizes: tuple
+    layer: int | None
+    output: str
+    shape: tuple[int, int] | None = None
+
+
+class Engine:
+    """A model, and the compiled passes of it."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self.network = Network(model)
+        self.compiled = functools.lru_cache(maxsize=None)(self._compiled)
+        # Keras' JAX backend takes calls of one thread at a time.
+        self.lock = threading.Lock()
+
+    def _compiled(self, task):
+        if task.shape is None:
+            return TileModel(self.network, task.sizes, task.layer, task.output)
+        layer = self.network.attention[task.layer]
+        return SumModel(
+            layer, task.sizes[task.layer], task.shape, self.network.attention_channels[task.layer]
+        )
+
+    def run(self, task: Pass, inputs: dict) -> Any:
+        """What the pass makes of a tile, as NumPy arrays."""
+        with self.lock:
+            return self.compiled(task).predict_on_batch(inputs)
+
+
+# Of a worker: the engine of the model that it had last.
+_engine = (None, None)
+_loading = threading.Lock()
+
+
+def _run(source, digest, task, inputs):
+    """A tile, on a worker. `source` is a `.keras` file: its path, or its bytes."""
+    global _engine
+    with _loading:
+        if _engine[0] != digest:
+            _engine = (digest, Engine(_load(source)))
+    return _engine[1].run(task, inputs)
+
+
+def _load(source):
+    import keras_fsa  # noqa: F401  (a .keras file needs its layers)
+
+    if not isinstance(source, bytes):
+        return keras.saving.load_model(source, compile=False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.keras")
+        with open(path, "wb") as file:
+            file.write(source)
+        return keras.saving.load_model(path, compile=False)
+
+
+def digest_of(model: keras.Model) -> str:
+    """A text that differs for models of other weights or settings."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps(model.get_config(), sort_keys=True, default=str).encode())
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight).data)
+    return digest.hexdigest()
+
+
+class Workers:
+    """Runs passes over tiles, in order.
+
+    Args:
+        model: the model.
+        executor: None for this process, an executor, or a client of `dask.distributed`.
+        ahead: how many tiles may be on their way.
+    """
+
+    def __init__(self, model: keras.Model, executor: Any = None, ahead: int | None = None) -> None:
+        self.engine = Engine(model)
+        self.executor, self.source, self.folder = None, None, None
+        if executor is None:
+            return
+        self.digest = digest_of(model)
+        self.folder = tempfile.TemporaryDirectory()
+        path = os.path.join(self.folder.name, "model.keras")
+        model.save(path)
+        if hasattr(executor, "get_executor"):
+            self._check_cluster(executor)
+            with open(path, "rb") as file:
+                self.source = executor.scatter(file.read(), broadcast=True, hash=False)
+            self.executor = executor.get_executor(pure=False)
+            threads = sum(executor.nthreads().values())
+        elif hasattr(executor, "submit"):
+            self.executor, self.source = executor, path
+            threads = getattr(executor, "_max_workers", os.cpu_count() or 1)
+        else:
+            raise ValueError(
+                "`executor` must be None, an executor of concurrent.futures, or a "
+                f"dask.distributed client. Received: executor={executor!r}. Write "
+                "executor=dask.distributed.Client(n_workers=2, threads_per_worker=1)."
+            )
+        self.ahead = ahead or 2 * max(1, threads)
+
+    @staticmethod
+    def _check_cluster(client):
+        found = client.run(importlib.util.find_spec, "keras_fsa")
+        missing = [address for address, spec in found.items() if spec is None]
+        if missing:
+            raise ImportError(
+                "Every worker of a cluster needs this package. Received: workers without "
+                f"keras_fsa: {', '.join(missing)}. Run on each: pip install keras_fsa"
+            )
+
+    def map(self, task: Pass, inputs: Iterable[dict | None]) -> Iterator[Any]:
+        """What the pass makes of each tile, in the order of the tiles; None of None."""
+        if self.executor is None:
+            for item in inputs:
+                yield None if item is None else self.engine.run(task, item)
+            return
+        window = collections.deque()
+        try:
+            for item in inputs:
+                window.append(item and self._submit(task, item))
+                if len(window) >= self.ahead:
+                    yield _result(window.popleft())
+            while window:
+                yield _result(window.popleft())
+        finally:
+            for future in filter(None, window):
+                future.cancel()
+
+    def _submit(self, task, item):
+        return self.executor.submit(_run, self.source, self.digest, task, item)
+
+    def close(self) -> None:
+        """Remove the model's file."""
+        if self.folder is not None:
+            self.folder.cleanup()
+
+
+def _result(future):
+    return None if future is None else future.result()

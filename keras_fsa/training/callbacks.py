@@ -1,0 +1,582 @@
+"""The duties of a training, one callback each, for any `model.fit`.
+
+| callback | at the end of each step | at the end of an epoch |
+| --- | --- | --- |
+| `StopAtStep` | stops after a number of steps | |
+| `StopAtNonFinite` | raises where the loss is NaN or infinite | |
+| `JoinMetrics` | | makes the figures those of all processes |
+| `Validation` | | adds `val_...` to the figures |
+| `DrawPredictions` | | draws images beside truth and prediction |
+| `BestModel` | | saves the model if its figure is the best so far |
+| `History` | | appends a row to a CSV file |
+| `TensorBoardByStep` | | writes the figures for TensorBoard |
+| `Report` | | prints a line |
+| `Checkpoint` | | saves the state to resume from |
+
+Those that act at the end of an epoch count steps, which restarts do not change: an epoch here is
+the stretch between two checkpoints (`steps_per_epoch` of `fit`), whatever the size of the dataset.
+They pass figures on through Keras' `logs`, in the order of the list above:
+
+```python
+checkpoint = Checkpoint("run/checkpoint.npz", {"seed": 0}, history := History("run/history.csv"))
+step = checkpoint.restore(model)  # 0, or where the last run was stopped
+model.fit(
+    batches(step),  # endless, from this step on
+    steps_per_epoch=500,
+    initial_epoch=step // 500,
+    epochs=100,
+    callbacks=[
+        StopAtNonFinite(step),
+        Validation(examples, size=(512, 512), every=5000, start_step=step),
+        BestModel("run/best.keras"),
+        history,
+        checkpoint,
+    ],
+)
+```
+
+`keras_fsa.training.fit` composes all of them.
+"""
+
+import csv
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fsa import types
+from keras_fsa.arguments import integer, optional_import, positive_ints
+from keras_fsa.files import whole_file
+from keras_fsa.metrics import IGNORE_LABEL
+from keras_fsa.resize import positions
+from keras_fsa.training import batch_norm
+from keras_fsa.training.checkpoint import check_finite, restore_latest, save_checkpoint
+from keras_fsa.training.devices import Devices, join_metrics, mean_of_processes
+
+MEAN_COLOUR = (124, 116, 104)
+"""ImageNet's mean colour in 8 bits, which fills what an image does not."""
+
+
+class StepCallback(keras.callbacks.Callback):
+    """Counts steps over restarts.
+
+    Attributes:
+        step: number of steps done, those of earlier runs included.
+
+    Args:
+        start_step: number of steps that earlier runs did.
+        every: at the end of which epochs `is_due`: where a multiple of so many steps was reached.
+            Default: of all.
+    """
+
+    def __init__(self, start_step: int = 0, every: int = 1) -> None:
+        super().__init__()
+        integer("start_step", start_step, 0)
+        integer("every", every)
+        self.step = self.first_step = start_step
+        self.every = every
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.first_step = self.step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step = self.first_step + batch + 1
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether to act at the end of this epoch; the last one always counts."""
+        reached = self.step // self.every > self.first_step // self.every
+        return reached or self.model.stop_training or epoch + 1 == self.params["epochs"]
+
+
+class StopAtStep(StepCallback):
+    """Stops a training after a number of steps, in the middle of an epoch too.
+
+    Args:
+        steps: number of steps, those of earlier runs included.
+        start_step: as in `StepCallback`.
+
+    Raises:
+        ValueError: at the end of an epoch that was shorter than `steps_per_epoch`, since Keras
+            then ends the training as if it were complete.
+    """
+
+    def __init__(self, steps: int, start_step: int = 0) -> None:
+        super().__init__(start_step)
+        integer("steps", steps)
+        self.steps = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        if self.step >= self.steps:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        planned = self.params["steps"]
+        if planned and self.step - self.first_step < planned and self.step < self.steps:
+            raise ValueError(
+                f"The batches must not end. Received: an end after step {self.step} of "
+                f"{self.steps}. Repeat the dataset."
+            )
+
+
+class StopAtNonFinite(StepCallback):
+    """Raises a `FloatingPointError` where the loss is NaN or infinite: files stay as they were.
+
+    `keras.callbacks.TerminateOnNaN` ends the training as if it had succeeded.
+
+    Args:
+        start_step: as in `StepCallback`.
+        devices: of several processes, all stop at the same step.
+    """
+
+    def __init__(self, start_step: int = 0, devices: Devices | None = None) -> None:
+        super().__init__(start_step)
+        self.devices = devices or Devices()
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        loss = mean_of_processes(float(logs["loss"]), self.devices)
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss must be finite. Received: loss={loss} in step {self.step}. Earlier "
+                "files are unchanged. Lower the learning rate, and check images and masks."
+            )
+
+
+class JoinMetrics(keras.callbacks.Callback):
+    """Makes the figures of an epoch those of all torch processes; others join them themselves.
+
+    Args:
+        devices: those that the model trains on.
+    """
+
+    def __init__(self, devices: Devices) -> None:
+        super().__init__()
+        self.devices = devices
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs.update(join_metrics(self.model, self.devices))
+
+
+class Validation(StepCallback):
+    """Adds the figures on validation examples to the logs, as `val_loss`, `val_mean_iou` and so on.
+
+    Unlike `validation_data` of `fit`, it takes single examples of any sizes, reads them in NumPy,
+    counts steps, and divides the images among several devices. (There the last batch is filled up
+    with ignored images: exact for IoU, while `val_loss` counts them as 0.)
+
+    Args:
+        examples: `keras_fsa.datasets.examples.Examples`, a list or a `tf.data.Dataset` of images
+            `(H, W, channels)` and masks `(H, W)`, uint8.
+        size: `(height, width)` that all are fitted into by `fit_into`, for which the step is
+            compiled once. Default: as they are.
+        every, start_step: as in `StepCallback`.
+        devices: those that the model trains on.
+    """
+
+    def __init__(
+        self,
+        examples: Iterable,
+        size: tuple[int, int] | None = None,
+        every: int = 1,
+        start_step: int = 0,
+        devices: Devices | None = None,
+    ) -> None:
+        super().__init__(start_step, every)
+        positive_ints("size", size, 2, optional=True)
+        check_examples("examples", examples)
+        self.examples, self.size = examples, size
+        self.devices = devices or Devices()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.is_due(epoch):
+            # Without a number of steps Keras warns at the end of the data.
+            count = known_length(self.examples)
+            steps = count and -(-count // self.devices.count)
+            self.model.evaluate(self._data(), steps=steps, verbose=0)
+            figures = join_metrics(self.model, self.devices)
+            logs.update({f"val_{name}": value for name, value in figures.items()})
+
+    def _data(self):
+        if keras.backend.backend() != "tensorflow":
+            return self._batches()
+        # Of a generator Keras would take the sizes of the first images for those of all.
+        tf = optional_import("tensorflow", "tensorflow")
+        image, mask = next(self._batches())
+        count, _, _, channels = image.shape
+        height, width = self.size or (None, None)
+        signature = (
+            tf.TensorSpec((count, height, width, channels), image.dtype),
+            tf.TensorSpec((count, height, width), mask.dtype),
+        )
+        return tf.data.Dataset.from_generator(self._batches, output_signature=signature)
+
+    def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Batches of one image per device; missing ones at the end are ignored everywhere."""
+        part, parts = self.devices.part
+        count = self.devices.count // parts
+        for images, masks in _batched(as_arrays(self.examples, self.size), self.devices.count):
+            mine = slice(part * count, (part + 1) * count)
+            yield np.stack(images[mine]), np.stack(masks[mine])
+
+
+class DrawPredictions(StepCallback):
+    """Draws examples beside truth and prediction, as `step_000500.png` and so on.
+
+    Args:
+        examples: as for `Validation`: those to draw.
+        folder: where the files go.
+        size: `(height, width)` that they are fitted into.
+        every, start_step: as in `StepCallback`.
+        class_names, palette: names and RGB colours of the classes.
+        devices: those that the model trains on.
+
+    Raises:
+        ImportError: if matplotlib is missing, with the pip command.
+    """
+
+    def __init__(
+        self,
+        examples: Iterable,
+        folder: types.Path,
+        size: tuple[int, int],
+        every: int = 1,
+        start_step: int = 0,
+        class_names: Sequence[str] | None = None,
+        palette: np.ndarray | None = None,
+        devices: Devices | None = None,
+    ) -> None:
+        super().__init__(start_step, every)
+        positive_ints("size", size, 2)
+        check_examples("examples", examples)
+        optional_import("matplotlib", "examples")
+        self.examples, self.folder, self.size = examples, Path(folder), size
+        self.class_names, self.palette = class_names, palette
+        self.devices = devices or Devices()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self.is_due(epoch):
+            return
+        from keras_fsa.visualize import comparison
+
+        images, masks = map(np.stack, zip(*as_arrays(self.examples, self.size), strict=True))
+        # A copy for each device of this process, since engines divide a batch among them; and one
+        # image after the other, since logits are large.
+        count = self.devices.count // self.devices.processes
+        ids = []
+        for image in images:
+            same = np.repeat(image[None], count, axis=0)
+            logits = self.model.predict(same, batch_size=count, verbose=0)
+            ids.append(np.argmax(logits[0], axis=-1))
+        path = self.folder / f"step_{self.step:06}.png"
+        comparison(images, masks, ids, self.class_names, self.palette, path=path)
+
+
+class BestModel(keras.callbacks.Callback):
+    """Saves the model whose figure is the best so far, over restarts too.
+
+    The figure lies beside the file, in `best.json` for `best.keras`, so that a worse model never
+    replaces a better one. (`keras.callbacks.ModelCheckpoint` writes in place and forgets the best
+    when it is created anew.) What is saved is complete, its weights are finite, and its batch norm
+    trains on every backend, see `keras_fsa.training.batch_norm.plain`.
+
+    Args:
+        path: a `.keras` file.
+        monitor: name of the figure in the logs. Epochs without it are skipped.
+        mode: `"max"` or `"min"`.
+        best: the best figure of earlier runs whose file does not say it.
+    """
+
+    def __init__(
+        self,
+        path: types.Path,
+        monitor: str = "val_mean_iou",
+        mode: str = "max",
+        best: float | None = None,
+    ) -> None:
+        super().__init__()
+        if mode not in ("max", "min"):
+            raise ValueError(f"`mode` must be 'max' or 'min'. Received: mode={mode!r}. Choose one.")
+        self.path, self.monitor, self.mode = Path(path), monitor, mode
+        self.note = self.path.with_suffix(".json")
+        self.best = best
+        if not self.path.exists():
+            self.best = None
+        elif self.note.exists():
+            self.best = _read_note(self.note, monitor)
+
+    def on_epoch_end(self, epoch, logs=None):
+        value = (logs or {}).get(self.monitor)
+        if value is None or not np.isfinite(value):
+            return
+        sign = 1 if self.mode == "max" else -1
+        if self.best is None or sign * value > sign * self.best:
+            save_model(self.model, self.path)
+            self.best = float(value)
+            with whole_file(self.note) as temporary:
+                temporary.write_text(json.dumps({self.monitor: self.best}) + "\n")
+
+
+class History(StepCallback):
+    """One row of figures per epoch: step, the logs, learning rate, seconds per step.
+
+    Args:
+        path: a CSV file, which is rewritten whole; None for none.
+        rows: those of earlier runs.
+        start_step: as in `StepCallback`.
+
+    Attributes:
+        rows: list of dicts, the last one that of the present epoch.
+    """
+
+    def __init__(
+        self, path: types.Path | None, rows: Sequence[dict] = (), start_step: int = 0
+    ) -> None:
+        super().__init__(start_step)
+        self.path, self.rows = path and Path(path), list(rows)
+        self._begin = 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self._begin = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        # Validation and files do not count.
+        self._end = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = (self._end - self._begin) / max(1, self.step - self.first_step)
+        row = {
+            "step": self.step,
+            **{name: float(value) for name, value in (logs or {}).items()},
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            "seconds_per_step": round(seconds, 4),
+        }
+        self.rows.append(row)
+        if self.path:
+            write_rows(self.path, self.rows)
+
+
+class TensorBoardByStep(StepCallback):
+    """Writes the figures for TensorBoard, by step, on every backend and without TensorFlow.
+
+    `keras.callbacks.TensorBoard` needs TensorFlow and counts epochs. Figures on training are in
+    the run `train`, those on validation, under the same names, in `validation`.
+
+    Args:
+        folder: TensorBoard's `--logdir`.
+        start_step: as in `StepCallback`.
+
+    Raises:
+        ImportError: if tensorboard is missing, with the pip command.
+    """
+
+    def __init__(self, folder: types.Path, start_step: int = 0) -> None:
+        super().__init__(start_step)
+        self._new_writer = optional_import("tensorboard.summary", "examples").Writer
+        self.folder, self._writers = Path(folder), {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        figures = {**(logs or {}), "learning_rate": float(self.model.optimizer.learning_rate)}
+        for name, value in figures.items():
+            run = "validation" if name.startswith("val_") else "train"
+            if run not in self._writers:
+                self._writers[run] = self._new_writer(str(self.folder / run))
+            self._writers[run].add_scalar(name.removeprefix("val_"), float(value), self.step)
+        for writer in self._writers.values():
+            writer.flush()
+
+    def on_train_end(self, logs=None):
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+
+class Report(keras.callbacks.Callback):
+    """Prints the last row of a `History`, and the time left.
+
+    Args:
+        history: stands before it in the list of callbacks.
+        steps: number of steps of the whole training.
+    """
+
+    def __init__(self, history: History, steps: int) -> None:
+        super().__init__()
+        self.history, self.steps = history, steps
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = self.history.rows[-1]
+        hours = row["seconds_per_step"] * (self.steps - row["step"]) / 3600
+        figures = "  ".join(f"{name} {value:.5g}" for name, value in row.items())
+        print(f"{figures}  {hours:.1f} hours left", flush=True)
+
+
+class Checkpoint(StepCallback):
+    """Saves the whole state of a training at the end of each epoch, and restores it.
+
+    Weights, the optimizer's state, random states, step and history are in one file that is always
+    complete; the one before it is kept, see `keras_fsa.training.checkpoint`.
+
+    Args:
+        path: an `.npz` file.
+        settings: a dict of what must be equal when the training continues, of JSON's types.
+        history: its rows are saved and restored, too.
+        every: as in `StepCallback`; `restore` sets the step.
+    """
+
+    def __init__(
+        self,
+        path: types.Path,
+        settings: dict | None = None,
+        history: History | None = None,
+        every: int = 1,
+    ) -> None:
+        super().__init__(every=every)
+        self.path, self.settings, self.history = Path(path), settings or {}, history
+        self._is_whole = True
+
+    def restore(self, model: keras.Model) -> int:
+        """Bring a compiled model to the latest state, if there is one.
+
+        Returns:
+            The number of steps done, 0 without a checkpoint.
+
+        Raises:
+            ValueError: as `keras_fsa.training.checkpoint.restore_latest`.
+        """
+        model.optimizer.build(model.trainable_variables)
+        found = restore_latest(self.path, model, self.settings)
+        if found:
+            self.step, rows, self._is_whole = found
+            if self.history:
+                self.history.rows = rows
+                self.history.step = self.step
+        return self.step
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.is_due(epoch):
+            rows = self.history.rows if self.history else []
+            # A damaged file must not take the place of the good one before it.
+            save_checkpoint(self.path, self.model, self.step, self.settings, rows, self._is_whole)
+            self._is_whole = True
+
+
+def save_model(model: keras.Model, path: types.Path) -> None:
+    """Save a model that is in training as a complete `.keras` file that all backends load.
+
+    Raises:
+        FloatingPointError: if a weight is not finite. An earlier file is then unchanged.
+    """
+    check_finite(model, int(model.optimizer.iterations))
+    with whole_file(path) as temporary, batch_norm.plain(model):
+        model.save(temporary)
+
+
+def fit_into(
+    image: np.ndarray, mask: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shrink an image and its mask to fit into a size, if larger, and fill up to that size.
+
+    The image is resized bilinearly without antialiasing, as in training, the mask to the nearest
+    pixel. Added pixels have ImageNet's mean colour and the ignore label.
+
+    Args:
+        image: uint8 `(H, W, channels)`.
+        mask: uint8 `(H, W)`.
+        size: `(height, width)`.
+
+    Returns:
+        The same as `(*size, channels)` and `size`.
+    """
+    scale = min(1.0, *(new / old for new, old in zip(size, mask.shape, strict=True)))
+    small = [max(1, round(scale * old)) for old in mask.shape]
+    values = image
+    for axis, (old, new) in enumerate(zip(mask.shape, small, strict=True)):
+        if old == new:
+            continue
+        position = positions(old, new)
+        lower = np.floor(position).astype(int)
+        shape = [1, 1, 1]
+        shape[axis] = new
+        weight = (position - lower).astype("float32").reshape(shape)
+        upper = values.take(np.minimum(lower + 1, old - 1), axis)
+        values = values.take(lower, axis) * (1 - weight) + upper * weight
+        mask = mask.take(np.floor((np.arange(new) + 0.5) * old / new).astype(int), axis)
+    channels = image.shape[-1]
+    colour = MEAN_COLOUR if channels == len(MEAN_COLOUR) else round(np.mean(MEAN_COLOUR))
+    filled = np.empty((*size, channels), "uint8")
+    filled[:] = colour
+    filled[: small[0], : small[1]] = np.round(values)
+    labels = np.full(size, IGNORE_LABEL, "uint8")
+    labels[: small[0], : small[1]] = mask
+    return filled, labels
+
+
+def as_arrays(
+    examples: Iterable, size: tuple[int, int] | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Single examples as NumPy arrays, fitted into a size unless it is None."""
+    for image, mask in examples:
+        pair = np.asarray(image), np.asarray(mask)
+        yield pair if size is None else fit_into(*pair, size)
+
+
+def check_examples(name: str, examples: Any) -> None:
+    """Raise a `ValueError` for data that is known to be empty."""
+    if known_length(examples) == 0:
+        raise ValueError(
+            f"`{name}` must hold examples. Received: {name}={examples!r:.100} of length 0. Check "
+            "the folder of the dataset."
+        )
+
+
+def known_length(data: Any) -> int | None:
+    """`len(data)`; None for data that is endless or does not know its length."""
+    try:
+        return len(data)
+    except TypeError:
+        return None
+
+
+def write_rows(path: types.Path, rows: Sequence[dict]) -> None:
+    """Write dicts as a CSV file with a column for each key of any of them."""
+    columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    with whole_file(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _batched(examples, count):
+    """Lists of images and masks; the last batch is filled up with ignored copies."""
+    examples = iter(examples)
+    while batch := list(itertools.islice(examples, count)):
+        image, mask = batch[-1]
+        batch += [(image, np.full_like(mask, IGNORE_LABEL))] * (count - len(batch))
+        yield tuple(zip(*batch, strict=True))
+
+
+def _read_note(path, monitor):
+    try:
+        return float(json.loads(path.read_text())[monitor])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path.name} must say the figure of the model beside it. Received: {path} "
+            f"({type(error).__name__}: {error}). Write {{{json.dumps(monitor)}: NUMBER}} to it, or "
+            "move the model away."
+        ) from error
+
+
+def optional_callback(make: Callable[[], keras.callbacks.Callback], duty: str) -> list:
+    """A callback in a list; if its package is missing, none, and a printed line that says so."""
+    try:
+        return [make()]
+    except ImportError as error:
+        print(f"{duty} is off: {error}", flush=True)
+        return []
