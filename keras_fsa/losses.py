@@ -1,6 +1,7 @@
-"""Cross entropy of masks and logits with an ignore label, class weights, and hard pixels only.
+"""Losses of masks and logits with an ignore label and class weights.
 
-Both losses are means over *selected* pixels, and ignored pixels are never selected:
+Cross entropy of all pixels or the hard ones, focal loss, and the overlap losses (Dice, Tversky,
+focal Tversky). The first three are means over *selected* pixels; ignored ones never are:
 
     loss = sum(weight[class] * cross_entropy, selected) / sum(weight[class], selected)
 
@@ -54,9 +55,10 @@ class CrossEntropy(keras.losses.Loss):
         ignore_class: int | None = IGNORE_LABEL,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+        for argument, label in (("ignore_label", ignore_label), ("ignore_class", ignore_class)):
+            integer(argument, label, -(2**31), optional=True)
         if ignore_class != IGNORE_LABEL:
             ignore_label = ignore_class
-        integer("ignore_label", ignore_label, -(2**31), optional=True)
         self.class_weights = _checked_weights(class_weights)
         self.ignore_label = ignore_label
 
@@ -65,17 +67,11 @@ class CrossEntropy(keras.losses.Loss):
         loss = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
         weight = ops.cast(self._selected(loss, valid), loss.dtype)
         if self.class_weights is not None:
-            if len(self.class_weights) != y_pred.shape[-1]:
-                raise ValueError(
-                    "`class_weights` must have one number for each class. Received: "
-                    f"class_weights={self.class_weights} for logits of {y_pred.shape[-1]} classes. "
-                    "Give as many."
-                )
-            weight = weight * ops.take(np.asarray(self.class_weights, "float32"), labels, axis=0)
+            weight = weight * ops.take(self._weights_of(y_pred.shape[-1]), labels, axis=0)
         # A map whose mean is the weighted mean: Keras then reduces it, with sample weights and with
         # the share of this replica where there are several.
         count = ops.cast(ops.size(loss), loss.dtype)
-        loss = loss * weight * ops.divide_no_nan(count, ops.sum(weight))
+        loss = self._terms(loss) * weight * ops.divide_no_nan(count, ops.sum(weight))
         return ops.where(wrong, float("nan"), loss)
 
     def _labels(self, y_true, y_pred):
@@ -102,6 +98,18 @@ class CrossEntropy(keras.losses.Loss):
     def _selected(self, loss, valid):
         """Which pixels count, a bool map. `loss` is each pixel's cross entropy."""
         return valid
+
+    def _terms(self, loss):
+        """What each pixel adds. `loss` is its cross entropy."""
+        return loss
+
+    def _weights_of(self, classes):
+        if len(self.class_weights) != classes:
+            raise ValueError(
+                "`class_weights` must have one number for each class. Received: "
+                f"class_weights={self.class_weights} for logits of {classes} classes. Give as many."
+            )
+        return np.asarray(self.class_weights, "float32")
 
     @property
     def ignore_class(self) -> int | None:
@@ -167,6 +175,108 @@ class OhemCrossEntropy(CrossEntropy):
 
     def get_config(self):
         return {**super().get_config(), "threshold": self.threshold, "keep": self.keep}
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class FocalLoss(CrossEntropy):
+    """Focal loss: cross entropy times `(1 - p) ** gamma`, which plays down the easy pixels.
+
+        loss = sum(weight[class] (1 - p)^gamma (-log p), valid) / sum(weight[class], valid)
+
+    with `p` the predicted probability of a pixel's true class; `gamma=0` is `CrossEntropy`.
+
+    Args:
+        gamma: focus, a number of at least 0.
+        class_weights, ignore_label, reduction, name, dtype: of `CrossEntropy`.
+
+    Raises:
+        ValueError: for a gamma that is negative or not finite, and as `CrossEntropy`.
+
+    Source: Lin et al., "Focal loss for dense object detection", arXiv:1708.02002.
+    """
+
+    def __init__(self, gamma: float = 2.0, name: str = "focal_loss", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        number("gamma", gamma, minimum=0)
+        self.gamma = gamma
+
+    def _terms(self, loss):
+        # The smallest base keeps the gradient of a power below 1 finite.
+        return loss * ops.maximum(1 - ops.exp(-loss), 1e-7) ** self.gamma
+
+    def get_config(self):
+        return {**super().get_config(), "gamma": self.gamma}
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class TverskyLoss(CrossEntropy):
+    """Tversky loss, a differentiable overlap of whole classes; by default the Dice loss.
+
+    With `p[c]` the predicted probability of class `c` and `y[c]` its one-hot truth, summed over the
+    valid pixels of the whole batch,
+
+        index[c] = sum(p y) / (sum(p y) + alpha sum(p (1 - y)) + beta sum((1 - p) y))
+        loss = sum(weight[c] (1 - index[c]) ^ gamma) / sum(weight[c])
+
+    over the classes that occur in the truth; 0 where none does. `alpha` is the cost of false
+    positives, `beta` that of false negatives. `alpha = beta = 1/2` is the Dice loss, `gamma` other
+    than 1 the focal Tversky loss.
+
+    The loss is one number for a batch, so sample weights cannot weigh its pixels: give pixels that
+    do not count the ignore label. On several devices TensorFlow and torch take the index of each
+    device's pixels.
+
+    Args:
+        alpha, beta: numbers above 0.
+        gamma: exponent, a number above 0.
+        class_weights, ignore_label, reduction, name, dtype: of `CrossEntropy`.
+
+    Raises:
+        ValueError: for a number out of range, and as `CrossEntropy`.
+
+    Source: Salehi et al., arXiv:1706.05721; with gamma Abraham and Khan, arXiv:1810.07842; Dice:
+    Milletari et al., arXiv:1606.04797.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        beta: float = 0.5,
+        gamma: float = 1.0,
+        name: str = "tversky_loss",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        for argument, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
+            number(argument, value, above=0)
+        self.alpha, self.beta, self.gamma = alpha, beta, gamma
+
+    def call(self, y_true, y_pred):
+        labels, valid, wrong = self._labels(y_true, y_pred)
+        classes = y_pred.shape[-1]
+        axes = tuple(range(len(y_pred.shape) - 1))
+        mask = ops.expand_dims(ops.cast(valid, y_pred.dtype), -1)
+        truth = ops.one_hot(labels, classes, dtype=y_pred.dtype) * mask
+        p = ops.softmax(y_pred, axis=-1) * mask
+        hit, positive, true = (ops.sum(x, axes) for x in (p * truth, p, truth))
+        index = hit / ops.maximum(
+            hit + self.alpha * (positive - hit) + self.beta * (true - hit), 1e-7
+        )
+        # The smallest base keeps the gradient of a power below 1 finite.
+        terms = ops.maximum(1 - index, 1e-7) ** self.gamma
+        weight = ops.cast(true > 0, y_pred.dtype)
+        if self.class_weights is not None:
+            weight = weight * self._weights_of(classes)
+        loss = ops.divide_no_nan(ops.sum(weight * terms), ops.sum(weight))
+        return ops.where(ops.any(wrong), float("nan"), loss)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "gamma": self.gamma,
+        }
 
 
 def _checked_weights(class_weights):

@@ -160,18 +160,19 @@ def confusion_scores(confusion: np.ndarray) -> dict[str, Any]:
     Raises:
         ValueError: where the matrix is not square, or holds anything but counts of at least 0.
     """
-    confusion = np.asarray(confusion, "float64")
+    counts = np.asarray(confusion)
     if (
-        confusion.ndim != 2
-        or len(set(confusion.shape)) != 1
-        or not (np.isfinite(confusion) & (confusion >= 0)).all()
+        counts.ndim != 2
+        or counts.shape[0] != counts.shape[1]
+        or counts.dtype.kind not in "buif"
+        or not (np.isfinite(counts) & (counts >= 0)).all()
     ):
         raise ValueError(
             "`confusion` must be a square matrix of finite counts of at least 0. Received: "
-            f"confusion of shape {confusion.shape} with the values "
-            f"{np.unique(confusion)[[0, -1]].tolist() if confusion.size else []} at its ends. Pass "
-            "what `confusion_matrix` returns."
+            f"confusion={repr(counts)[:200]}, of shape {counts.shape}. Pass the result of "
+            "`confusion_matrix`."
         )
+    confusion = counts.astype("float64")
     hits, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     iou, accuracy = _ratio(hits, truth + predicted - hits), _ratio(hits, truth)
     dice = _ratio(2 * hits, truth + predicted)
@@ -279,6 +280,8 @@ def _share_near(points, others, tolerance, spatial):
 
 def _known_ids(masks, predictions, num_classes, ignore_label):
     positive_int("num_classes", num_classes)
+    # The ids of the largest masks there are, uint16: a confusion matrix of more fills any memory.
+    number("num_classes", num_classes, maximum=2**16)
     integer("ignore_label", ignore_label, -(2**31))
     masks, predictions = np.asarray(masks), np.asarray(predictions)
     for name, ids in (("masks", masks), ("predictions", predictions)):

@@ -1,4 +1,4 @@
-"""A trained model with the way it looks at images: windows, scales, mirror images; also as one file.
+"""A trained model with its views of an image (windows, scales, mirror images), also as one file.
 
 `keras_fsa.views` has the formula. Around a model it runs in NumPy (`keras_fsa.inference`); here
 TensorFlow runs it in a graph, so that an exported file holds everything.
@@ -192,7 +192,12 @@ def _tensorflow_engine(classes):
             (first, stop, row_taps), (start, end, column_taps) = rows.part(top), columns.part(left)
             x = tf.add_n([tf.gather(x, i, axis=1) * w[:, None, None] for i, w in row_taps])
             x = tf.add_n([tf.gather(x, i, axis=2) * w[:, None] for i, w in column_taps])
-            around = [(0, 0), (first, rows.new_size - stop), (start, columns.new_size - end), (0, 0)]
+            around = [
+                (0, 0),
+                (first, rows.new_size - stop),
+                (start, columns.new_size - end),
+                (0, 0),
+            ]
             return total + tf.pad(x, around)
 
         @staticmethod

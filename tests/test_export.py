@@ -1,6 +1,11 @@
 """Exported files in their own runtimes, at sizes that were not traced."""
 
+import contextlib
 import importlib.util
+import os
+import subprocess
+import sys
+import time
 
 import keras
 import numpy as np
@@ -125,6 +130,80 @@ def test_other_folders_stay(tmp_path):
         "model.onnx",
         "model.xml",
     ]
+
+
+REPLACE = """
+import os, pathlib, sys
+from keras_fsa.models.exporting import written_at_once
+target = pathlib.Path(sys.argv[1])
+print("ready", flush=True)
+for i in range(10**9):
+    with written_at_once(target) as path:
+        os.mkdir(path)
+        for name in ("saved_model.pb", "weights"):
+            pathlib.Path(path, name).write_text(str(i))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="folders are exchanged at once on Linux only")
+def test_a_folder_is_replaced_at_once(tmp_path):
+    """A reader beside a writer always finds a folder; a writer that is killed leaves one."""
+    target = tmp_path / "served"
+    target.mkdir()
+    (target / "saved_model.pb").write_text("first")
+    writer = subprocess.Popen([sys.executable, "-c", REPLACE, target], stdout=subprocess.PIPE)
+    try:
+        writer.stdout.readline()
+        seen = set()
+        until = time.monotonic() + 10
+        while len(seen) < 60 and time.monotonic() < until:
+            assert target.is_dir()
+            with contextlib.suppress(FileNotFoundError):  # the folder it was opened in is gone
+                seen.add((target / "saved_model.pb").read_text())
+    finally:
+        writer.kill()
+        writer.wait()
+    assert len(seen) > 20
+    assert (target / "saved_model.pb").read_text() == (target / "weights").read_text()
+
+
+def test_where_folders_cannot_be_exchanged(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_exchange", lambda one, other: False)
+    for text in ("one", "two"):
+        with exporting.written_at_once(tmp_path / "served") as path:
+            os.mkdir(path)
+            with open(f"{path}/saved_model.pb", "w") as file:
+                file.write(text)
+    assert [p.name for p in tmp_path.iterdir()] == ["served"]
+    assert (tmp_path / "served/saved_model.pb").read_text() == "two"
+
+
+def test_a_folder_replaced_while_it_is_read(tmp_path, monkeypatch):
+    """The reader reads again; where it never comes to an end it says so."""
+    tf = pytest.importorskip("tensorflow")
+    target = tmp_path / "served"
+
+    def write():
+        with exporting.written_at_once(target) as path:
+            tf.saved_model.save(tf.Module(), path)
+
+    write()
+    loads = []
+
+    def load(path):
+        loads.append(path)
+        if len(loads) < 3:
+            write()
+        raise (ValueError("half") if len(loads) == 1 else KeyError("the last"))
+
+    monkeypatch.setattr(tf.saved_model, "load", load)
+    # Two loads were disturbed; what the third says stands.
+    with pytest.raises(KeyError, match="the last"):
+        load_exported(target)
+    assert len(loads) == 3
+    monkeypatch.setattr(tf.saved_model, "load", lambda path: write())
+    with pytest.raises(OSError, match="must stay as it is while.*was replaced 10 times"):
+        load_exported(target)
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ def test_logits_that_are_no_numbers(value):
 
     def forward(x):
         logits = np.zeros((*x.shape[:3], 4), "float32")
-        logits[:, 5, 6] = value
+        logits[:, 5, 4] = value
         return logits
 
     with pytest.raises(ValueError, match="`model` must give logits .* Received: NaN or infinite"):

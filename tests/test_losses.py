@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
+from keras_fsa.losses import CrossEntropy, FocalLoss, OhemCrossEntropy, TverskyLoss
 from tests.helpers import array
 
 
@@ -108,6 +108,81 @@ def test_a_compiled_step_moves_along_the_gradient(rng, jit_compile):
     np.testing.assert_allclose(1 - array(model.layers[0].kernel), gradient, atol=1e-5)
 
 
+def overlap_reference(masks, logits, alpha, beta, gamma, class_weights):
+    """Class by class, over the pixels that count."""
+    logits = logits.astype("float64")
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p = (p / p.sum(-1, keepdims=True))[masks != 255]
+    labels = masks[masks != 255]
+    total = weights = 0.0
+    for c in np.unique(labels):
+        y = labels == c
+        hit, extra, missed = p[y, c].sum(), p[~y, c].sum(), (1 - p[y, c]).sum()
+        weight = 1 if class_weights is None else class_weights[c]
+        total += weight * (1 - hit / (hit + alpha * extra + beta * missed)) ** gamma
+        weights += weight
+    return total / weights
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS])
+@pytest.mark.parametrize("settings", [(0.5, 0.5, 1.0), (0.3, 0.7, 1.0), (0.3, 0.7, 0.75)])
+def test_overlap_equals_the_definition(rng, settings, class_weights):
+    masks, logits = batch(rng)
+    masks[masks == 2] = 255  # a class that does not occur
+    loss = TverskyLoss(*settings, class_weights=class_weights)
+    want = overlap_reference(masks, logits, *settings, class_weights)
+    np.testing.assert_allclose(array(loss(masks, logits)), want, rtol=1e-5)
+    np.testing.assert_allclose(array(loss(masks[..., None], logits)), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS])
+@pytest.mark.parametrize("gamma", [0, 0.5, 2.0])
+def test_focal_equals_the_definition(rng, gamma, class_weights):
+    masks, logits = batch(rng)
+    valid = masks != 255
+    wide = logits.astype("float64")[valid]
+    p = np.exp(wide) / np.exp(wide).sum(-1, keepdims=True)
+    p = p[np.arange(len(p)), masks[valid]]
+    weight = np.ones(5) if class_weights is None else np.array(class_weights)
+    weight = weight[masks[valid]]
+    want = (weight * (1 - p) ** gamma * -np.log(p)).sum() / weight.sum()
+    loss = FocalLoss(gamma, class_weights=class_weights)
+    np.testing.assert_allclose(array(loss(masks, logits)), want, rtol=1e-5)
+
+
+OTHERS = [FocalLoss(0.5), TverskyLoss(0.3, 0.7, 0.75)]
+
+
+@pytest.mark.parametrize("loss", OTHERS)
+def test_extremes_of_the_other_losses(rng, loss):
+    """Ignored pixels only, certain pixels, wrong ids; and logits of half precision."""
+    masks, logits = batch(rng)
+    np.testing.assert_allclose(array(loss(np.full_like(masks, 255), logits)), 0, atol=1e-7)
+    certain = 1000 * np.eye(256, dtype="float32")[masks % 5][..., :5]
+    np.testing.assert_allclose(array(loss(masks, certain)), 0, atol=1e-4)
+    half = ops.cast(logits, "float16")
+    got, want = loss(masks, half), loss(masks, array(half).astype("float32"))
+    assert keras.backend.standardize_dtype(got.dtype) == "float32"
+    np.testing.assert_allclose(array(got), array(want), rtol=1e-6)
+    wrong = masks.copy()
+    wrong[0, 0, 0] = 5
+    assert np.isnan(array(loss(wrong, logits)))
+
+
+@pytest.mark.parametrize("loss", OTHERS)
+def test_training_with_the_other_losses(rng, loss):
+    """In a compiled step, certain pixels among them: the loss falls and the weights are finite."""
+    masks, logits = batch(rng)
+    logits[0, 0] = 1000 * np.eye(256, dtype="float32")[masks[0, 0] % 5][..., :5]
+    model = keras.Sequential([keras.Input((7, 11, 5)), keras.layers.Conv2D(5, 1)])
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    history = model.fit(logits, masks, batch_size=2, epochs=15, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    assert all(np.isfinite(array(weight)).all() for weight in model.weights)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert type(again) is type(loss) and again.get_config() == loss.get_config()
+
+
 def test_configuration_round_trip():
     loss = OhemCrossEntropy(0.6, 7, class_weights=WEIGHTS, ignore_label=3)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
@@ -160,9 +235,13 @@ def test_an_ignored_pixel_may_have_any_label(rng):
     [
         (
             lambda: OhemCrossEntropy(1.5),
-            r"`threshold` must be .* at least 0 and at most 1. Rec.*=1.5",
+            r"`threshold` must be .* at least 0 and at most 1.*=1.5",
         ),
         (lambda: OhemCrossEntropy(keep=0), r"`keep` must be a positive int. Received: keep=0"),
+        (lambda: FocalLoss(-1), r"`gamma` must be .* at least 0. Received: gamma=-1"),
+        (lambda: TverskyLoss(alpha=0), r"`alpha` must be .* above 0. Received: alpha=0"),
+        (lambda: TverskyLoss(beta=np.inf), r"`beta` must be .* Received: beta=inf"),
+        (lambda: TverskyLoss(gamma="x"), r"`gamma` must be .* Received: gamma='x'"),
         (lambda: OhemCrossEntropy(np.nan), r"`threshold` must be .* Received: threshold=nan"),
         (lambda: CrossEntropy([1, 0]), r"positive .* Received: class_weights=\[1, 0\]. To"),
         (lambda: CrossEntropy(3), r"`class_weights` must be a positive .* Received: class_wei.*=3"),
@@ -171,11 +250,11 @@ def test_an_ignored_pixel_may_have_any_label(rng):
         (lambda: CrossEntropy([1, np.nan]), r"`class_weights` must be a positive .*nan\]"),
         (
             lambda: CrossEntropy(ignore_label="x"),
-            r"`ignore_label` must be an int.*Received: .*='x'",
+            r"`ignore_label` must be an int.*='x'",
         ),
         (
             lambda: CrossEntropy(ignore_class="x"),
-            r"`ignore_label` must be an int.*Received: .*='x'",
+            r"`ignore_class` must be an int.*='x'",
         ),
         (lambda: CrossEntropy(ignore_label=0.5), r"`ignore_label` must be an int.*=0.5"),
         (

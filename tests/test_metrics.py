@@ -228,14 +228,14 @@ def test_boundaries_by_hand():
         ),
         (
             lambda: confusion_scores([[1, np.nan], [0, 1]]),
-            r"`confusion` must be a square matrix of finite counts.*shape \(2, 2\).*nan",
+            r"(?s)`confusion` must be a square matrix of finite counts.*nan.*shape \(2, 2\)",
         ),
         (lambda: confusion_scores([[1, 2]]), r"square matrix.*shape \(1, 2\)"),
-        (lambda: confusion_scores([[1, -2], [0, 1]]), r"of at least 0.*\[-2.0, 1.0\]"),
+        (lambda: confusion_scores([[1, -2], [0, 1]]), r"of at least 0.*-2"),
         (lambda: boundary_scores([0], [0], 2), r"`mask` must be the ids of one image.*\(1,\)"),
         (
             lambda: boundary_scores([[0]], [[0]], 2, 0),
-            r"`tolerance` must be a finite number above 0.*=0",
+            r"`tolerance` must be .* above 0.*=0",
         ),
     ],
 )

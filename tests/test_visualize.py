@@ -5,17 +5,19 @@ import pytest
 from keras_fsa.attention_map import attention_at, softmax_twin
 from keras_fsa.layers import FrequencySelfAttention
 from keras_fsa.visualize import (
-    attention_picture,
     colour_mask,
     comparison,
-    confusion_picture,
     default_palette,
-    iou_picture,
     overlay,
-    overlay_picture,
-    spectrum_picture,
-    training_picture,
-    truncation_picture,
+    plot_attention,
+    plot_confusion,
+    plot_iou,
+    plot_overlay,
+    plot_seams,
+    plot_spectrum,
+    plot_training,
+    plot_truncation,
+    seam_errors,
 )
 from tests import reference
 from tests.helpers import array, randomize, run_python
@@ -66,7 +68,7 @@ def test_comparison(rng, tmp_path):
         np.testing.assert_array_equal(prediction, palette[predictions[row]])
     assert legend(figure.legends[0]) == ["a", "b", "c", "ignored"]
     two = comparison(images, masks, [predictions, predictions], titles=("one", "other"))
-    assert [axis.get_title() for axis in two.axes[:4]] == ["picture", "truth", "one", "other"]
+    assert [axis.get_title() for axis in two.axes[:4]] == ["image", "truth", "one", "other"]
 
 
 def test_overlay(rng):
@@ -83,12 +85,12 @@ def test_overlay(rng):
     np.testing.assert_array_equal(mixed[1:], expected)
 
 
-def test_overlay_picture(rng, tmp_path):
+def test_plot_overlay(rng, tmp_path):
     image = rng.integers(0, 256, (4, 10, 3)).astype("uint8")
     mask = np.zeros((4, 10), "uint8")
     mask[:3] = 2
     mask[3, :1] = 255
-    figure = overlay_picture(image, mask, ["a", "b", "c"], path=tmp_path / "overlay.png")
+    figure = plot_overlay(image, mask, ["a", "b", "c"], path=tmp_path / "overlay.png")
     assert_png(tmp_path / "overlay.png")
     np.testing.assert_array_equal(shown(figure.axes[0]), image)
     np.testing.assert_array_equal(shown(figure.axes[1]), overlay(image, mask, default_palette(3)))
@@ -96,18 +98,18 @@ def test_overlay_picture(rng, tmp_path):
     colours = [patch.get_facecolor()[:3] for patch in figure.legends[0].get_patches()]
     palette = default_palette(3) / 255
     np.testing.assert_allclose(colours, [palette[2], palette[0], np.array([224, 224, 192]) / 255])
-    assert legend(overlay_picture(image, mask).legends[0])[0] == "class 2 75.0 %"
+    assert legend(plot_overlay(image, mask).legends[0])[0] == "class 2 75.0 %"
 
 
 @pytest.mark.parametrize("affinity", ["dot_product", "linear_softmax"])
-def test_attention_picture(rng, affinity, tmp_path):
+def test_plot_attention(rng, affinity, tmp_path):
     layer = FrequencySelfAttention(3, affinity)
     layer.build((None, 7, 11, 5))
     randomize(layer, rng)
     x = rng.standard_normal((7, 11, 5)).astype("float32")
     layers = {"FSA": layer, "softmax": softmax_twin(layer)}
     picture = rng.integers(0, 256, (28, 44, 3)).astype("uint8")
-    figure = attention_picture(x, layers, 5, 2, picture, tmp_path / "attention.png")
+    figure = plot_attention(x, layers, 5, 2, picture, tmp_path / "attention.png")
     assert_png(tmp_path / "attention.png")
     first, *maps = figure.axes[:3]
     np.testing.assert_array_equal(shown(first), picture)
@@ -120,16 +122,16 @@ def test_attention_picture(rng, affinity, tmp_path):
     low, high = maps[0].images[0].get_clim()
     # Zero is white for weights of both signs, and the darkest where there are none below it.
     assert low == -high if affinity == "dot_product" else low == 0
-    assert len(attention_picture(x, {"FSA": layer}, 5, 2).axes) == 2  # a map and its scale
+    assert len(plot_attention(x, {"FSA": layer}, 5, 2).axes) == 2  # a map and its scale
     with pytest.raises(ValueError, match="at least one layer. Received: layers={}"):
-        attention_picture(x, {}, 5, 2)
+        plot_attention(x, {}, 5, 2)
 
 
-def test_spectrum_picture(tmp_path):
+def test_plot_spectrum(tmp_path):
     # A constant of 3, and a wave of the frequency (4, 1) and norm 4: 9 * 77 of 9 * 77 + 16.
     wave = reference.dct_basis(7, 4, 5) @ reference.dct_basis(11, 1, 2).T
     x = (3 + 4 * wave).astype("float32")[..., None]
-    figure = spectrum_picture(x, 4, tmp_path / "spectrum.png")
+    figure = plot_spectrum(x, 4, tmp_path / "spectrum.png")
     assert_png(tmp_path / "spectrum.png")
     left, right = figure.axes[:2]
     total = 9 * 77 + 16
@@ -147,12 +149,12 @@ def test_spectrum_picture(tmp_path):
     np.testing.assert_allclose(held, [share] * 4 + [100] * 3, atol=1e-3)
     np.testing.assert_allclose(centred, [0] * 4 + [100] * 3, atol=1e-3)
     with pytest.raises(ValueError, match="height of 7 .* Received: frequencies=8"):
-        spectrum_picture(x, 8)
+        plot_spectrum(x, 8)
 
 
-def test_truncation_picture(rng, tmp_path):
+def test_plot_truncation(rng, tmp_path):
     image = rng.integers(0, 256, (11, 13, 3)).astype("uint8")
-    figure = truncation_picture(image, (3, 5), tmp_path / "truncation.png")
+    figure = plot_truncation(image, (3, 5), tmp_path / "truncation.png")
     assert_png(tmp_path / "truncation.png")
     low = reference.projector(11, 13, ((0, 3), (0, 5))) @ image.reshape(-1, 3).astype("float64")
     low = low.reshape(image.shape)
@@ -165,12 +167,12 @@ def test_truncation_picture(rng, tmp_path):
     titles = [(axis.get_title(), axis.get_xlabel()) for axis in figure.axes]
     assert titles[1] == ("attention sees 3 x 5 frequencies", f"{100 * share:.1f} % of the energy")
     assert titles[2][1] == f"{100 * (1 - share):.1f} % of the energy"
-    one = truncation_picture(image[..., 0] / 255, 3)
+    one = plot_truncation(image[..., 0] / 255, 3)
     before, after, difference = (shown(axis) for axis in one.axes)
     np.testing.assert_allclose(after + difference, before, atol=1e-6)
     with pytest.raises(ValueError, match=r"RGB \(H, W, 3\).*\(11, 13, 2\)"):
-        truncation_picture(image[..., :2])
-    assert len(truncation_picture(np.zeros((8, 9, 3), "uint8")).axes) == 3
+        plot_truncation(image[..., :2])
+    assert len(plot_truncation(np.zeros((8, 9, 3), "uint8")).axes) == 3
 
 
 CSV = """epoch,learning_rate,loss,mean_iou,val_loss,val_mean_iou
@@ -187,10 +189,10 @@ def curves(figure):
     }
 
 
-def test_training_picture_of_a_log(tmp_path):
+def test_plot_training_of_a_log(tmp_path):
     (tmp_path / "history.csv").write_text(CSV)
     (tmp_path / "out").mkdir()
-    figure = training_picture(tmp_path / "history.csv", tmp_path / "out" / "training.png")
+    figure = plot_training(tmp_path / "history.csv", tmp_path / "out" / "training.png")
     assert_png(tmp_path / "out" / "training.png")
     lines = curves(figure)
     assert list(lines) == [
@@ -201,18 +203,18 @@ def test_training_picture_of_a_log(tmp_path):
     assert [axis.get_xlabel() for axis in figure.axes] == ["epoch", "epoch"]
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(ValueError, match="at least one epoch and one score. Received: history="):
-        training_picture(tmp_path / "empty.csv")
+        plot_training(tmp_path / "empty.csv")
     with pytest.raises(FileNotFoundError):
-        training_picture(tmp_path / "none.csv")
+        plot_training(tmp_path / "none.csv")
 
 
-def test_training_picture_of_steps(tmp_path):
+def test_plot_training_of_steps(tmp_path):
     path = tmp_path / "history.csv"
     path.write_text(
         "step,loss,mean_iou,learning_rate,validation_mean_iou,seconds_per_step\n"
         "500,2.5,0.25,0.01,,0.5\n1000,1.5,0.5,0.005,0.375,0.5\n"
     )
-    figure = training_picture(path)
+    figure = plot_training(path)
     assert [axis.get_xlabel() for axis in figure.axes] == ["step", "step"]
     assert curves(figure) == {
         ("loss", "training"): [[500, 2.5], [1000, 1.5]],
@@ -221,7 +223,7 @@ def test_training_picture_of_steps(tmp_path):
     }
 
 
-def test_training_picture_of_what_fit_returns(tmp_path):
+def test_plot_training_of_what_fit_returns(tmp_path):
     inputs = keras.Input((1,))
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     model.compile("sgd", "mse")
@@ -230,19 +232,19 @@ def test_training_picture_of_what_fit_returns(tmp_path):
     history = model.fit(
         x, x, validation_data=(x, x), epochs=3, initial_epoch=1, callbacks=[callback], verbose=0
     )
-    lines = curves(training_picture(history))
+    lines = curves(plot_training(history))
     assert lines["loss", "validation"] == [
         [epoch, loss] for epoch, loss in zip((2, 3), history.history["val_loss"], strict=True)
     ]
-    from_log = curves(training_picture(log))
+    from_log = curves(plot_training(log))
     assert list(from_log) == list(lines)
     np.testing.assert_allclose(from_log["loss", "training"], lines["loss", "training"])
-    assert curves(training_picture(history.history))["loss", "training"][0][0] == 1
+    assert curves(plot_training(history.history))["loss", "training"][0][0] == 1
 
 
-def test_iou_picture(tmp_path):
+def test_plot_iou(tmp_path):
     scores = [[0.25, np.nan, 0.5], [0.75, 0.0, 1.0]]
-    figure = iou_picture(scores, ["a", "b", "c"], ("without", "with"), tmp_path / "iou.png")
+    figure = plot_iou(scores, ["a", "b", "c"], ("without", "with"), tmp_path / "iou.png")
     assert_png(tmp_path / "iou.png")
     (axis,) = figure.axes
     bars = [[bar.get_width() for bar in container] for container in axis.containers]
@@ -251,18 +253,18 @@ def test_iou_picture(tmp_path):
     texts = [text.get_text() for text in axis.texts]
     assert texts[:4] == ["0.250", "absent", "0.500", "0.375"] and texts[5] == "0.000"
     assert legend(figure.legends[0]) == ["without", "with"]
-    assert not iou_picture([0.5, 0.25]).legends
+    assert not plot_iou([0.5, 0.25]).legends
     with pytest.raises(ValueError, match=r"row for each title.*shape \(1, 2\) for 1 .* and 3"):
-        iou_picture([0.5, 0.25], ["a", "b", "c"])
+        plot_iou([0.5, 0.25], ["a", "b", "c"])
     with pytest.raises(ValueError, match=r"in \[0, 1\].* from 0.5 to 25. Divide"):
-        iou_picture([0.5, 25])
+        plot_iou([0.5, 25])
 
 
 def test_missing_matplotlib():
     code = """
 import sys
 sys.modules["matplotlib"] = None
-from keras_fsa.visualize import colour_mask, comparison, confusion_picture, default_palette
+from keras_fsa.visualize import colour_mask, comparison, plot_confusion, default_palette
 try:
     default_palette(3)
 except ImportError as error:
@@ -271,10 +273,10 @@ except ImportError as error:
     assert 'pip install "keras_fsa[examples]"' in run_python(code)
 
 
-def test_confusion_picture(tmp_path):
+def test_plot_confusion(tmp_path):
     confusion = [[30, 10, 0], [1, 299, 0], [0, 0, 0]]
     path = tmp_path / "confusion.png"
-    figure = confusion_picture(confusion, class_names=["a", "b", "c"], path=path)
+    figure = plot_confusion(confusion, class_names=["a", "b", "c"], path=path)
     assert path.read_bytes()[:4] == b"\x89PNG"
     axis = figure.axes[0]
     shown = axis.images[0].get_array()
@@ -288,4 +290,64 @@ def test_confusion_picture(tmp_path):
     ]
     names = [label.get_text() for label in axis.get_yticklabels()]
     assert names == ["a", "b", "c"] and axis.get_ylabel() == "true"
-    assert not confusion_picture(np.eye(31)).axes[0].texts
+    assert not plot_confusion(np.eye(31)).axes[0].texts
+
+
+def test_earlier_names():
+    from keras_fsa import visualize
+
+    for old, new in (("attention_picture", plot_attention), ("iou_picture", plot_iou)):
+        with pytest.warns(DeprecationWarning, match=f"visualize.{old}` .* Use `{new.__name__}`"):
+            assert getattr(visualize, old) is new
+    with pytest.raises(AttributeError, match="no attribute 'portrait'"):
+        visualize.portrait  # noqa: B018
+
+
+def test_seam_errors_pixel_by_pixel(rng):
+    exact = rng.uniform(0, 1, (11, 17, 3))
+    prediction = rng.uniform(0, 1, exact.shape)
+    rows, columns = [0, 4, 11], [5, 13]
+    errors = {}
+    for i in range(11):
+        for j in range(17):
+            # Halves: a seam lies between pixels. The borders of the image are no seams.
+            away = [abs(i + 0.5 - s) for s in rows[1:2]] + [abs(j + 0.5 - s) for s in columns]
+            d = int(min(away) - 0.5)
+            errors.setdefault(d, []).append(np.abs(exact[i, j] - prediction[i, j]).sum() / 2)
+    got = seam_errors(exact, prediction, (rows, columns))
+    np.testing.assert_allclose(got, [np.mean(errors[d]) for d in sorted(errors)], rtol=1e-12)
+    ids = seam_errors(exact.argmax(-1), prediction.argmax(-1), (rows, columns))
+    assert ids.shape == got.shape and ((ids >= 0) & (ids <= 1)).all()
+
+
+def test_plot_seams(rng, tmp_path):
+    exact = rng.uniform(0, 1, (12, 16, 2))
+    predictions = {"plain": np.roll(exact, 1, 0), "exact tiles": exact}
+    figure = plot_seams(exact, predictions, ([6], [8]), tmp_path / "seams.png", distance=4)
+    assert_png(tmp_path / "seams.png")
+    lines = figure.axes[0].lines
+    want = 100 * seam_errors(exact, predictions["plain"], ([6], [8]))[:4]
+    np.testing.assert_allclose(lines[0].get_ydata(), want)
+    assert not lines[1].get_ydata().any()
+    assert legend(figure.axes[0].get_legend())[1] == "exact tiles: 0.00 % on average"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((4, 5)), np.zeros((5, 4)), ([2], [])), r"one shape.*\(4, 5\).*\(5, 4\)"),
+        (
+            (np.zeros((4, 5)), np.zeros((4, 5)), ([5], [])),
+            r"`seams` must .*\(\[5\], \[\]\) .* 4 x 5",
+        ),
+        ((np.zeros((4, 5)), np.zeros((4, 5)), ([], [])), r"`seams` must be .* at least one"),
+        ((np.zeros((4, 5)), np.zeros((4, 5)), ([1.5], [])), r"`seams` must be \(rows, columns\)"),
+        ((np.zeros((4, 5)), np.zeros((4, 5)), 3), r"`seams` must .* Received: seams=3"),
+        ((np.full((4, 5, 2), np.nan), np.zeros((4, 5, 2)), ([2], [])), r"must be finite.* NaN"),
+    ],
+)
+def test_seam_errors_of_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        seam_errors(*arguments)
+    with pytest.raises(ValueError, match="`predictions` must hold at least one.*Received: predic"):
+        plot_seams(arguments[0], {}, arguments[2])

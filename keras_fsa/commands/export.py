@@ -34,6 +34,7 @@ import keras_fsa
 from keras_fsa.commands.command import command
 from keras_fsa.commands.models import load_keras_model
 from keras_fsa.models.exporting import SIZES, deviation, largest_deviation, load_exported
+from keras_fsa.segmenter import Segmenter
 from keras_fsa.settings import ExistingFile, OutputPath, Pixels, Scale
 
 
@@ -66,7 +67,7 @@ class Export:
 
     @property
     def view(self) -> dict:
-        """How images are looked at: arguments of `SlidingWindow`."""
+        """How images are looked at: arguments of `Segmenter`."""
         names = ("window", "stride", "scales", "flip", "fit")
         return {name: getattr(self, name) for name in names}
 
@@ -137,10 +138,10 @@ def _export_model(model, settings):
 
 def _export_views(model, settings):
     """The same for a model with windows, scales and mirror images; in probabilities."""
-    predict = keras_fsa.SlidingWindow(model, **settings.view)
+    predict = Segmenter(model, **settings.view)
     predict.export(
         str(settings.output),
-        output="classes" if settings.classes else "logits",
+        output="classes" if settings.classes else "log_probabilities",
         input_dtype="uint8" if settings.uint8 else "float32",
     )
     serve = load_exported(settings.output)

@@ -1,12 +1,12 @@
 """Trained models as files that need no Keras: SavedModel, ONNX, LiteRT, OpenVINO.
 
-Keras writes them. What stands here is which backend writes a file that is right, refusing the
-others, and the way to read a file in its own runtime and compare.
+Keras writes them. This file knows which backend writes a correct file, refuses the others, and
+reads a file in its own runtime to compare it with the model.
 """
 
 import contextlib
+import ctypes
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,12 +17,12 @@ import numpy as np
 from keras import ops
 
 from keras_fsa import types
-from keras_fsa.arguments import one_of, optional_import
+from keras_fsa.arguments import boolean, one_of, optional_import
 from keras_fsa.metrics import IGNORE_LABEL
 
-# The ending of the file, and for each backend that writes it the packages this takes. PyTorch is
-# nowhere: Keras records one run of the model and its exporters bake sizes in, so that files load
-# but are wrong at other sizes; for a SavedModel and LiteRT it lacks a way at all.
+# The ending of the file, and for each backend that writes it the packages it needs. PyTorch is
+# missing: Keras traces one run of the model, which bakes in sizes, so that files load but are wrong
+# at other sizes; SavedModel and LiteRT it cannot write at all.
 FORMATS = {
     "tf_saved_model": ("", {"tensorflow": (), "jax": ("tensorflow",)}),
     "onnx": (".onnx", {"tensorflow": ("tf2onnx",), "jax": ("jax2onnx",)}),
@@ -30,8 +30,11 @@ FORMATS = {
     "openvino": (".xml", {"tensorflow": ("openvino",)}),
 }
 
-# Sizes that no one would think to trace a model with: odd, even, higher than wide.
+# Sizes that no exporter traces a model with: odd, even, portrait.
 SIZES = ((97, 131), (128, 72), (75, 110))
+
+# How often a SavedModel is read again that was replaced meanwhile.
+_ATTEMPTS = 10
 
 
 def image_spec(
@@ -42,7 +45,7 @@ def image_spec(
     output: str,
     input_dtype: str,
 ) -> keras.InputSpec:
-    """Check what is asked of `FsaNet.export`, before any work.
+    """Check the arguments of `FsaNet.export`, before any work.
 
     Returns:
         The `keras.InputSpec` of the images.
@@ -60,7 +63,7 @@ def image_spec(
             f"filepath={str(filepath)!r}. Add the ending."
         )
     here = keras.backend.backend()
-    way_round = (
+    workaround = (
         "Save the model as a .keras file, load it with KERAS_BACKEND=tensorflow, and export it "
         "there."
     )
@@ -68,30 +71,30 @@ def image_spec(
         raise ValueError(
             f"The format {format!r} is written under {' or '.join(backends)} only; elsewhere the "
             f'file would be missing or wrong. Received: format="{format}" under the {here} '
-            f"backend. {way_round}"
+            f"backend. {workaround}"
         )
     if input_signature is None:
         input_signature = [keras.InputSpec(shape=(None, *model.image_shape), dtype=input_dtype)]
-    pictures = input_signature[0]
-    if format == "onnx" and here == "jax" and None in tuple(pictures.shape)[1:]:
+    images = input_signature[0]
+    if format == "onnx" and here == "jax" and None in tuple(images.shape)[1:]:
         raise ValueError(
-            "An ONNX file written under JAX takes pictures of one size, which must be given. "
-            f'Received: format="onnx" under the jax backend for pictures of shape '
-            f"{tuple(pictures.shape)}. Pass input_signature=[keras.InputSpec(shape=(None, 512, "
-            f'1024, 3), dtype="float32")], or for any size: {way_round}'
+            "An ONNX file written under JAX takes images of one size, which must be given. "
+            f'Received: format="onnx" under the jax backend for images of shape '
+            f"{tuple(images.shape)}. Pass input_signature=[keras.InputSpec(shape=(None, 512, "
+            f'1024, 3), dtype="float32")], or for any size: {workaround}'
         )
     for package in backends[here]:
         optional_import(package, "export")
-    return pictures
+    return images
 
 
-def with_classes(model: keras.Model, pictures: keras.InputSpec) -> keras.Model:
+def with_classes(model: keras.Model, images: keras.InputSpec) -> keras.Model:
     """The model that gives the class of each pixel, uint8 `(B, H, W)`, instead of logits.
 
     A pixel with a NaN logit has no class, nor has any pixel of an image that holds NaN: they get
     the ignore label 255.
     """
-    inputs = keras.Input(tuple(pictures.shape)[1:], dtype=pictures.dtype, name="pictures")
+    inputs = keras.Input(tuple(images.shape)[1:], dtype=images.dtype, name="pictures")
     logits = model(inputs)
     # Of integers: with floats, under TensorFlow, it looks at bits, which LiteRT cannot.
     is_best = ops.cast(logits >= ops.max(logits, -1, keepdims=True), "int32")
@@ -107,50 +110,51 @@ def with_classes(model: keras.Model, pictures: keras.InputSpec) -> keras.Model:
 def write_saved_model(
     path: types.Path,
     model: keras.Model,
-    pictures: keras.InputSpec,
+    images: keras.InputSpec,
     output: str,
     view: Callable | None = None,
     **kwargs: Any,
 ) -> None:
-    """Write a SavedModel, with a signature for pictures as files.
+    """Write a SavedModel, with a signature for image files.
 
     Its signatures are `serve`, which is also `serving_default`; `logits`, the model itself; and
-    where a picture has 1 or 3 channels `serving_bytes`, see `FsaNet.export`.
+    where an image has 1 or 3 channels `serving_bytes`, see `FsaNet.export`. The inputs are called
+    `pictures` and `encoded`, as in files of 0.1.0, so that clients keep working.
 
     Args:
         path: the folder to write.
-        model: a Keras model from pictures to logits.
-        pictures: `keras.InputSpec` of what `serve` takes.
+        model: a Keras model from images to logits.
+        images: `keras.InputSpec` of what `serve` takes.
         output: of `serve`: `"logits"` or `"classes"`.
-        view: where pictures do not pass whole, a function `(forward, pictures) -> logits` of
-            TensorFlow tensors; `forward` is the model, for float32.
+        view: where images do not pass through the model whole, a function `(forward, images) ->
+            logits` of TensorFlow tensors; `forward` is the model, for float32.
         **kwargs: of `keras.export.ExportArchive.add_endpoint`.
     """
     tf = optional_import("tensorflow", "tensorflow")
-    *size, channels = tuple(pictures.shape)[1:]
+    *size, channels = tuple(images.shape)[1:]
     archive = keras.export.ExportArchive()
     if keras.backend.backend() == "jax":
         # Gradients would tie the graph to the traced size.
         kwargs.setdefault("jax2tf_kwargs", {"with_gradient": False})
         # Under TensorFlow that would only write all weights a second time.
         archive.track(model)
-    seen = pictures
+    seen = images
     if view is not None:
         seen = keras.InputSpec(shape=(None, *model.image_shape), dtype="float32")
     forward = archive.add_endpoint("logits", model.__call__, [seen], **kwargs)
 
-    def whole(pictures):
-        return forward(tf.ensure_shape(pictures, seen.shape))
+    def whole(images):
+        return forward(tf.ensure_shape(images, seen.shape))
 
-    def logits(pictures):
-        return whole(pictures) if view is None else view(whole, pictures)
+    def logits(images):
+        return whole(images) if view is None else view(whole, images)
 
-    def classes(pictures):
-        scores = logits(pictures)
+    def classes(images):
+        scores = logits(images)
         best = tf.cast(tf.argmax(scores, axis=-1), tf.uint8)
         # An activation may turn NaN into 0 on the way, and attention sees the whole image.
-        images = tf.cast(pictures, tf.float32)
-        wrong = tf.reduce_any(tf.math.is_nan(images), axis=(1, 2, 3))[:, None, None]
+        nan = tf.math.is_nan(tf.cast(images, tf.float32))
+        wrong = tf.reduce_any(nan, axis=(1, 2, 3))[:, None, None]
         wrong |= tf.reduce_any(tf.math.is_nan(scores), axis=-1)
         return tf.where(wrong, tf.cast(IGNORE_LABEL, tf.uint8), best)
 
@@ -165,9 +169,9 @@ def write_saved_model(
     def classes_of_files(encoded):
         shape = tf.TensorSpec((*size, channels), tf.uint8)
         decoded = tf.map_fn(decode, encoded, fn_output_signature=shape)
-        return classes(tf.cast(decoded, pictures.dtype))
+        return classes(tf.cast(decoded, images.dtype))
 
-    pixels = tf.TensorSpec(tuple(pictures.shape), pictures.dtype, "pictures")
+    pixels = tf.TensorSpec(tuple(images.shape), images.dtype, "pictures")
     endpoints = {"serve": (classes if output == "classes" else logits, pixels)}
     if channels in (1, 3):
         files = tf.TensorSpec((None,), tf.string, "encoded")
@@ -184,6 +188,12 @@ def write_saved_model(
 @contextlib.contextmanager
 def written_at_once(filepath: types.Path) -> Iterator[str]:
     """A temporary path, whose files take their place when the block ends well.
+
+    A file takes the place of another at once on every system. A folder, a SavedModel, does so on
+    Linux, where its file system can exchange two folders (ext4, XFS, Btrfs, tmpfs ...). Elsewhere
+    the earlier folder is moved away first: for an instant there is none, and a process that is
+    killed in between leaves none. Where that matters write every export to a new folder, as servers
+    want it: `served/1`, `served/2`.
 
     Raises:
         ValueError: where the place is taken by a folder that is not a SavedModel.
@@ -204,22 +214,45 @@ def written_at_once(filepath: types.Path) -> Iterator[str]:
         for written in sorted(new.iterdir()):
             place = target.parent / written.name
             if place.is_dir():
-                shutil.move(place, old / written.name)
+                if _exchange(written, place):
+                    continue
+                os.replace(place, old / written.name)
             os.replace(written, place)
 
 
-def load_exported(filepath: types.Path) -> Callable:
+def _exchange(one, other):
+    """Let two paths change places at once, with Linux' `renameat2`; whether the system can."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, TypeError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    paths = os.fsencode(one), os.fsencode(other)
+    return renameat2(here, paths[0], here, paths[1], ctypes.c_uint(exchange)) == 0
+
+
+def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Callable:
     """An exported file in its own runtime, as a function of a NumPy array.
 
     Args:
         filepath: a SavedModel's folder, or a file that ends in `.onnx`, `.tflite` or `.xml`.
+        runtime_defaults: whether to leave the runtime's settings alone. Default: everything is
+            computed in float32. That matters for OpenVINO, which computes in bfloat16 on CPUs that
+            can, where the logits of a resnet18 network deviate by 1 to 7 % of their scale. Its
+            files cannot carry the setting: those who load one themselves pass it,
+            `core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})`.
+
+    A SavedModel that another process replaces meanwhile, with `export`, is read again: what is
+    loaded is the old one or the new one, never parts of both. (TensorFlow's own
+    `tf.saved_model.load` cannot tell.)
 
     Returns:
-        A function from pictures `(B, H, W, channels)`, which it casts to the file's input type
+        A function from images `(B, H, W, channels)`, which it casts to the file's input type
         (rounded, where that is uint8), to what the file gives.
 
     Raises:
         FileNotFoundError: where there is no such file.
+        OSError: for a SavedModel that is replaced over and over.
         ImportError: where the runtime is missing, with the pip command.
     """
     path = str(filepath)
@@ -236,30 +269,59 @@ def load_exported(filepath: types.Path) -> Callable:
     }
     ending = "" if os.path.isdir(path) else os.path.splitext(path)[1]
     one_of("ending of filepath", ending, tuple(endings))
-    run, dtype = loaders[endings[ending]](path)
+    boolean("runtime_defaults", runtime_defaults)
+    format = endings[ending]
+    settings = {}
+    if format == "openvino" and not runtime_defaults:
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    run, dtype = loaders[format](path, **settings)
 
-    def serve(pictures):
-        pictures = np.asarray(pictures)
-        if np.issubdtype(dtype, np.integer) and not np.issubdtype(pictures.dtype, np.integer):
-            pictures = np.clip(np.round(pictures), 0, 255)
-        return run(np.ascontiguousarray(pictures, dtype))
+    def serve(images):
+        images = np.asarray(images)
+        if np.issubdtype(dtype, np.integer) and not np.issubdtype(images.dtype, np.integer):
+            images = np.clip(np.round(images), 0, 255)
+        return run(np.ascontiguousarray(images, dtype))
 
     return serve
 
 
 def _load_saved_model(path):
     tf = optional_import("tensorflow", "tensorflow")
-    loaded = tf.saved_model.load(path)
+    for _ in range(_ATTEMPTS):
+        before = _identity(path)
+        try:
+            loaded = tf.saved_model.load(path)
+        except Exception:
+            if before == _identity(path):
+                raise
+            continue
+        # A folder that was replaced meanwhile gave the graph of one model, the weights of another.
+        if before == _identity(path):
+            break
+    else:
+        raise OSError(
+            f"A SavedModel must stay as it is while it is loaded. Received: filepath={path!r}, "
+            f"which was replaced {_ATTEMPTS} times meanwhile. Write exports to new folders."
+        )
     # The function alone would not keep the weights alive.
     (_, signature), *_ = loaded.signatures["serving_default"].structured_input_signature[1].items()
     return lambda x: loaded.serve(tf.constant(x)).numpy(), np.dtype(signature.dtype.as_numpy_dtype)
 
 
+def _identity(path):
+    """Which folder this is now: another one under the same name differs."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:  # between two renames, where folders cannot be exchanged
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
 def _load_onnx(path):
     session = optional_import("onnxruntime", "export").InferenceSession(path)
-    (pictures,) = session.get_inputs()
-    dtype = np.dtype({"tensor(float)": "float32", "tensor(uint8)": "uint8"}[pictures.type])
-    return lambda x: session.run(None, {pictures.name: x})[0], dtype
+    (images,) = session.get_inputs()
+    dtype = np.dtype({"tensor(float)": "float32", "tensor(uint8)": "uint8"}[images.type])
+    return lambda x: session.run(None, {images.name: x})[0], dtype
 
 
 def _load_litert(path):
@@ -268,23 +330,21 @@ def _load_litert(path):
     except ImportError:
         Interpreter = optional_import("tensorflow", "export").lite.Interpreter
     interpreter = Interpreter(path)
-    (pictures,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (images,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(x):
-        interpreter.resize_tensor_input(pictures["index"], x.shape)
+        interpreter.resize_tensor_input(images["index"], x.shape)
         interpreter.allocate_tensors()
-        interpreter.set_tensor(pictures["index"], x)
+        interpreter.set_tensor(images["index"], x)
         interpreter.invoke()
         return interpreter.get_tensor(result["index"])
 
-    return run, np.dtype(pictures["dtype"])
+    return run, np.dtype(images["dtype"])
 
 
-def _load_openvino(path):
+def _load_openvino(path, **settings):
     openvino = optional_import("openvino", "export")
-    # Left alone, it computes in bfloat16 where the processor can.
-    precision = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(path, "CPU", precision)
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
     dtype = np.dtype(compiled.input(0).get_element_type().to_dtype())
     return lambda x: compiled([x])[0], dtype
 
@@ -292,14 +352,14 @@ def _load_openvino(path):
 def largest_deviation(
     model: keras.Model, serve: Callable, sizes: Sequence | None = None, seed: int = 0
 ) -> float:
-    """By how much an exported file and its model differ, at most, on random pictures.
+    """The largest difference between an exported file and its model on random images.
 
     Args:
         model: the `FsaNet`.
         serve: what `load_exported` returned; it may give logits or classes.
         sizes: heights and widths. Default: the model's own where `image_shape` fixes it, else
             `SIZES`, which differ from any size the exporters trace.
-        seed: of the pictures.
+        seed: of the images.
 
     Returns:
         For logits the largest absolute difference. For classes the largest amount by which the
@@ -309,14 +369,14 @@ def largest_deviation(
     rng = np.random.default_rng(seed)
     largest = 0.0
     for h, w in sizes or ([(height, width)] if height and width else SIZES):
-        pictures = rng.integers(0, 256, (1, height or h, width or w, channels)).astype("uint8")
-        logits = np.asarray(model.predict_on_batch(pictures), "float32")
-        largest = max(largest, deviation(serve(pictures), logits))
+        images = rng.integers(0, 256, (1, height or h, width or w, channels)).astype("uint8")
+        logits = np.asarray(model.predict_on_batch(images), "float32")
+        largest = max(largest, deviation(serve(images), logits))
     return largest
 
 
 def deviation(served: np.ndarray, scores: np.ndarray) -> float:
-    """The same for one batch: served `scores` `(B, H, W, C)` or classes `(B, H, W)`, and scores."""
+    """The same for one batch: served scores `(B, H, W, C)` or classes `(B, H, W)`, and scores."""
     if served.ndim == 3:
         chosen = np.take_along_axis(scores, served[..., None].astype("int64"), axis=-1)[..., 0]
         return float((scores.max(axis=-1) - chosen).max())

@@ -78,6 +78,8 @@ class FsaNet(keras.Model):
             Default: random weights, or those that the model comes with.
         auxiliary_channels: width of the auxiliary head. Default: half of `head_channels`.
         auxiliary_use_bias: whether its first convolution has a bias.
+        head: a functional model from stage 5 to logits, such as that of `fold_batch_norm`. Default:
+            `keras_fsa.models.heads.fsa_head` with the settings above.
         **kwargs: of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -122,6 +124,7 @@ class FsaNet(keras.Model):
         backbone_weights: Path | None = None,
         auxiliary_channels: int | None = None,
         auxiliary_use_bias: bool = False,
+        head: keras.Model | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"name": "fsanet", **kwargs, "autocast": False})
@@ -169,7 +172,8 @@ class FsaNet(keras.Model):
         shapes = feature_shapes(self.backbone, self.image_shape, needed)
         layer = _build_attention(attention, frequencies, self.affinity, recurrence, policy)
         self._attention_name = getattr(layer, "name", None)
-        self.head = fsa_head(
+        self._given_head = head is not None
+        self.head = head or fsa_head(
             shapes["stage5"],
             num_classes,
             layer,
@@ -369,7 +373,8 @@ class FsaNet(keras.Model):
         channel is dropped, marks of orientation are not read. The pictures of one call must have
         one size: send others one at a time.
 
-        Windows, scales and mirror images inside the file: `keras_fsa.SlidingWindow`.
+        Windows, scales and mirror images inside the file: `keras_fsa.segmenter.Segmenter`. Faster
+        files: `keras_fsa.models.folding.fold_batch_norm(model).export(...)`.
 
         Args:
             filepath: where to.
@@ -377,7 +382,7 @@ class FsaNet(keras.Model):
             verbose: whether to say where the file is. Default: True.
             input_signature: default: one picture batch of `image_shape` and `input_dtype`.
             output: `"logits"`, float32 `(B, H, W, num_classes)`, or `"classes"`, the class of each
-                pixel, uint8 `(B, H, W)`.
+                pixel, uint8 `(B, H, W)`, 255 where the logits or the image hold NaN.
             input_dtype: `"float32"` or `"uint8"`.
             **kwargs: of `keras.Model.export`, for this format.
 
@@ -400,6 +405,8 @@ class FsaNet(keras.Model):
                 write(path, format=format, verbose=False, input_signature=[pictures], **kwargs)
         if verbose or verbose is None:
             print(f"Saved the model at {str(filepath)!r}.")
+            if format == "openvino":
+                print('Compile it with {"INFERENCE_PRECISION_HINT": "f32"}, see `load_exported`.')
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:3], self.num_classes)
@@ -430,12 +437,15 @@ class FsaNet(keras.Model):
             "normalization": self.normalization,
             "auxiliary_channels": self.auxiliary_channels,
             "auxiliary_use_bias": self.auxiliary_use_bias,
+            **(
+                {"head": keras.saving.serialize_keras_object(self.head)} if self._given_head else {}
+            ),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        for name in ("backbone", "attention", "affinity", "dtype"):
+        for name in ("backbone", "attention", "affinity", "dtype", "head"):
             if isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(
                     config[name], custom_objects=custom_objects

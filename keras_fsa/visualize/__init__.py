@@ -1,31 +1,56 @@
-"""Pictures of what a network sees, thinks and learns.
+"""Plots of what a network sees, attends to and learns.
 
-Each function draws one picture, returns the matplotlib figure, and writes a PNG where it is given a
-`path`. Colours are those of Okabe and Ito, or maps that are even in lightness: colour-blind readers
-can tell them apart.
+Each function draws one figure, returns it as matplotlib's, and writes a PNG where it is given a
+`path`. Colours are those of Okabe and Ito, or perceptually uniform maps: colour-blind readers can
+tell them apart.
 """
 
-from keras_fsa.visualize.attention import attention_picture
-from keras_fsa.visualize.frequencies import spectrum_picture, truncation_picture
+from typing import Any
+
+from keras_fsa import _deprecation
+from keras_fsa.visualize.attention import plot_attention
+from keras_fsa.visualize.frequencies import plot_spectrum, plot_truncation
 from keras_fsa.visualize.masks import (
     colour_mask,
     comparison,
     default_palette,
     overlay,
-    overlay_picture,
+    plot_overlay,
 )
-from keras_fsa.visualize.scores import confusion_picture, iou_picture, training_picture
+from keras_fsa.visualize.scores import plot_confusion, plot_iou, plot_training
+from keras_fsa.visualize.seams import plot_seams, seam_errors
 
 __all__ = [
-    "attention_picture",
     "colour_mask",
     "comparison",
-    "confusion_picture",
     "default_palette",
-    "iou_picture",
     "overlay",
-    "overlay_picture",
-    "spectrum_picture",
-    "training_picture",
-    "truncation_picture",
+    "plot_attention",
+    "plot_confusion",
+    "plot_iou",
+    "plot_overlay",
+    "plot_seams",
+    "plot_spectrum",
+    "plot_training",
+    "plot_truncation",
+    "seam_errors",
 ]
+
+_EARLIER_NAMES = {
+    "attention_picture": plot_attention,
+    "confusion_picture": plot_confusion,
+    "iou_picture": plot_iou,
+    "overlay_picture": plot_overlay,
+    "spectrum_picture": plot_spectrum,
+    "training_picture": plot_training,
+    "truncation_picture": plot_truncation,
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The functions under the names they had."""
+    if name not in _EARLIER_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    function = _EARLIER_NAMES[name]
+    _deprecation.warn(f"`{__name__}.{name}`", f"`{function.__name__}`")
+    return function

@@ -1,40 +1,42 @@
-"""What one position attends to, as a picture."""
+"""What one position attends to, as a plot."""
 
 from typing import Any
 
 import numpy as np
 from keras import ops
 
+from keras_fsa._deprecation import renamed_arguments
 from keras_fsa.attention_map import attention_at
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.types import Path
 from keras_fsa.visualize.figure import finish, new_figure
 
 
-def attention_picture(
+@renamed_arguments(picture="image")
+def plot_attention(
     feature_map: Any,
     layers: dict[str, SelfAttention],
     row: int,
     column: int,
-    picture: np.ndarray | None = None,
+    image: np.ndarray | None = None,
     path: Path | None = None,
 ) -> Any:
-    """The attention maps of one position, of several layers side by side.
+    """The attention maps of one position, for several layers side by side.
 
-    Each map has a colour scale of its own, in multiples of `1 / N`, the weight that each of the `N`
-    positions has in a plain mean. Where a map has negative weights, as dot products may, white is
-    zero.
+    Each map has its own colour scale, in multiples of `1 / N`, the weight that each of the `N`
+    positions has in a plain mean. Where a map has negative weights, as dot products may have, white
+    is zero.
 
     Args:
-        feature_map: `(H, W, C)`, what the layers are given, see `attention_at`.
+        feature_map: `(H, W, C)`, the input of the layers, see `attention_at`.
         layers: a layer for each title, for instance `{"FSA": layer, "softmax":
             softmax_twin(layer)}`, see `keras_fsa.attention_map.softmax_twin`.
         row, column: the position, in the feature map. A cross marks it.
-        picture: uint8 RGB of any size, to be shown beside; None for none.
+        image: uint8 RGB of any size, to be shown beside the maps; None for none.
         path: where the PNG goes; None to write none.
 
     Returns:
-        The matplotlib figure. Its axes: the picture, where given; then a map for each layer.
+        The matplotlib figure. Its axes: the image, where given; then a map for each layer.
 
     Raises:
         ValueError: as `attention_at`, or where there is no layer.
@@ -50,15 +52,15 @@ def attention_picture(
         for title, layer in layers.items()
     }
     height, width = next(iter(maps.values())).shape
-    panels = len(maps) + (picture is not None)
+    panels = len(maps) + (image is not None)
     side = 10.5 / max(panels, 2)
     figure = new_figure(side * panels, side * 0.88 * height / width + 0.75)
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
-    # Pictures and maps have one system of coordinates: that of the feature map's positions.
+    # Image and maps share one system of coordinates: the positions of the feature map.
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    if picture is not None:
-        axes[0].imshow(picture, extent=extent)
-        axes[0].set_title("picture, and the position that asks")
+    if image is not None:
+        axes[0].imshow(image, extent=extent)
+        axes[0].set_title("image, and the position that attends")
     for axis, (title, weights) in zip(axes[-len(maps) :], maps.items(), strict=True):
         bar = figure.colorbar(
             show_attention(axis, weights), ax=axis, orientation="horizontal", shrink=0.8, aspect=30

@@ -1,4 +1,4 @@
-"""What every picture shares: a figure of a README's width, and the file it becomes."""
+"""What every plot shares: a figure of a README's width, and the file it becomes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A map's spectrum, and what is left of it at few frequencies, as pictures."""
+"""Plots of a feature map's spectrum, and of what is left of an image at few frequencies."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from keras_fsa.types import Frequencies, Path
 from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure
 
 
-def spectrum_picture(feature_map: Any, frequencies: int = 8, path: Path | None = None) -> Any:
+def plot_spectrum(feature_map: Any, frequencies: int = 8, path: Path | None = None) -> Any:
     """Where the energy of a feature map lies, and how much of it `k x k` frequencies hold.
 
     On the left the share of each frequency, on a logarithmic scale, with a frame around the band;
@@ -21,7 +21,7 @@ def spectrum_picture(feature_map: Any, frequencies: int = 8, path: Path | None =
 
     Args:
         feature_map: `(H, W, C)`, channels last.
-        frequencies: the int `k` to be marked; at most height and width.
+        frequencies: the int `k` to mark; at most height and width.
         path: where the PNG goes; None to write none.
 
     Returns:
@@ -71,11 +71,11 @@ def spectrum_picture(feature_map: Any, frequencies: int = 8, path: Path | None =
     return finish(figure, path)
 
 
-def truncation_picture(image: Any, frequencies: Frequencies = 8, path: Path | None = None) -> Any:
-    """A picture, its low frequencies, and the difference, side by side.
+def plot_truncation(image: Any, frequencies: Frequencies = 8, path: Path | None = None) -> Any:
+    """An image, its low frequencies, and the difference, side by side.
 
-    The low frequencies are what attention sees. The difference holds the edges; it passes attention
-    by, on the residual path, so nothing is blurred by attending at low frequency.
+    The low frequencies are what attention sees. The difference holds the edges; it bypasses
+    attention on the residual path, so attending at low frequency blurs nothing.
 
     Args:
         image: RGB `(H, W, 3)` of 0 to 255, or one channel of a map `(H, W)`, of any range.
@@ -120,7 +120,7 @@ def truncation_picture(image: Any, frequencies: Frequencies = 8, path: Path | No
     axes[1].set_xlabel(f"{100 * share:.1f} % of the energy")
     limit = np.abs(difference).max() or 1.0
     axes[2].imshow(difference, interpolation="nearest", cmap="gray", vmin=-limit, vmax=limit)
-    axes[2].set_title("difference: edges pass it by")
+    axes[2].set_title("difference: edges bypass it")
     axes[2].set_xlabel(f"{100 * (1 - share):.1f} % of the energy")
     for axis in axes:
         axis.set_xticks([])

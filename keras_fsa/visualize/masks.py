@@ -1,4 +1,4 @@
-"""Masks as pictures: in colour, over the picture, beside the truth."""
+"""Masks in colour: alone, over the image, beside the ground truth."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ def comparison(
     path: Path | None = None,
     titles: Any = ("prediction",),
 ) -> Any:
-    """Pictures, truth and predictions side by side, with a legend.
+    """Images, ground truth and predictions side by side, with a legend.
 
     Args:
         images: uint8 `(n, H, W, 3)`.
@@ -76,7 +76,7 @@ def comparison(
         known = masks[masks != IGNORE_LABEL]
         highest = max(int(np.max(ids, initial=0)) for ids in (known, *predictions))
         palette = default_palette(len(class_names) if class_names else highest + 1)
-    columns = [("picture", images), ("truth", colour_mask(masks, palette))]
+    columns = [("image", images), ("truth", colour_mask(masks, palette))]
     columns += [
         (title, colour_mask(ids, palette)) for title, ids in zip(titles, predictions, strict=True)
     ]
@@ -85,14 +85,14 @@ def comparison(
     figure = new_figure(panel * len(columns), panel * height / width * len(images) + 0.7)
     grid = figure.subplots(len(images), len(columns), squeeze=False)
     for row, axes in enumerate(grid):
-        for axis, (title, pictures) in zip(axes, columns, strict=True):
-            axis.imshow(pictures[row], interpolation="nearest")
+        for axis, (title, panels) in zip(axes, columns, strict=True):
+            axis.imshow(panels[row], interpolation="nearest")
             axis.set_axis_off()
             if row == 0:
                 axis.set_title(title)
     names = class_names or [f"class {i}" for i in range(len(palette))]
     labels = dict(enumerate(names))
-    if len(labels) > 30:  # ADE20K's 150 would leave no room for the pictures
+    if len(labels) > 30:  # ADE20K's 150 would leave no room for the images
         shown = set(np.unique([masks, *predictions]))
         labels = {id: name for id, name in labels.items() if id in shown}
     if (masks == IGNORE_LABEL).any():
@@ -102,7 +102,7 @@ def comparison(
 
 
 def overlay(image: Any, mask: Any, palette: Any, opacity: float = 0.55) -> np.ndarray:
-    """The colours of a mask laid over the picture: `(1 - opacity) image + opacity colour`.
+    """The colours of a mask laid over the image: `(1 - opacity) image + opacity colour`.
 
     Ignored pixels are pale, as in `colour_mask`.
 
@@ -119,10 +119,10 @@ def overlay(image: Any, mask: Any, palette: Any, opacity: float = 0.55) -> np.nd
     return np.round(mixed).astype("uint8")
 
 
-def overlay_picture(
+def plot_overlay(
     image: Any, mask: Any, class_names: Any = None, palette: Any = None, path: Path | None = None
 ) -> Any:
-    """A picture and, beside it, its mask laid over it; the legend says how much is of what.
+    """An image and, beside it, its mask laid over it; the legend says how much is of which class.
 
     Args:
         image: uint8 `(H, W, 3)`.

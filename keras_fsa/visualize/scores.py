@@ -1,4 +1,4 @@
-"""How training went and what it came to, as pictures."""
+"""Plots of a training's course and of the scores it reached."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ _NOT_SCORES = ("epoch", "step", "learning_rate", "seconds_per_step")
 _VALIDATION = ("val_", "validation_")
 
 
-def training_picture(history: Any, path: Path | None = None) -> Any:
+def plot_training(history: Any, path: Path | None = None) -> Any:
     """Loss and metrics over time, training and validation in one panel for each.
 
     Args:
@@ -45,7 +45,7 @@ def training_picture(history: Any, path: Path | None = None) -> Any:
             f"{history!r} with the columns {list(table)} and {len(times)} epochs. Pass what "
             "`model.fit` returns, or a file of keras.callbacks.CSVLogger."
         )
-    # `fit` logs metrics in the order of their names; the loss is what one looks at first.
+    # `fit` logs metrics in the order of their names; the loss is what readers look at first.
     names = sorted(scores, key=lambda name: name != "loss")
     figure = new_figure(max(5.25, min(10.5, 5.25 * len(names))), 3.6)
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -66,7 +66,7 @@ def training_picture(history: Any, path: Path | None = None) -> Any:
     return finish(figure, path)
 
 
-def iou_picture(
+def plot_iou(
     scores: Any,
     class_names: list[str] | None = None,
     titles: tuple[str, ...] = ("IoU",),
@@ -131,10 +131,10 @@ def iou_picture(
     return finish(figure, path)
 
 
-def confusion_picture(
+def plot_confusion(
     confusion: Any, class_names: list[str] | None = None, path: Path | None = None
 ) -> Any:
-    """A confusion matrix as a picture: what became of the pixels of each class, in percent.
+    """A confusion matrix as an image: what became of the pixels of each class, in per cent.
 
     Each row is a true class and sums to 100; the diagonal holds the class accuracies. Rows without
     a pixel are grey. Numbers are written in for up to 30 classes.

@@ -1,0 +1,148 @@
+"""Batch norms folded into convolutions: the same logits, fewer layers, also from a file."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_fsa
+from keras_fsa.models.exporting import largest_deviation, load_exported
+from keras_fsa.models.folding import fold_batch_norm
+from tests.helpers import BACKEND, array, predict_in_new_process, randomize
+
+
+def norms(model):
+    return [
+        layer.name
+        for layer in model._flatten_layers(include_self=False)
+        if type(layer) is layers.BatchNormalization
+    ]
+
+
+def backbone():
+    """What convolutions before a batch norm may have: strides, dilation, bias, padding around."""
+    images = keras.Input((None, None, 3))
+    x = layers.ZeroPadding2D(1)(images)
+    x = layers.Conv2D(6, 3, 2, use_bias=False)(x)
+    x = layers.BatchNormalization(epsilon=1e-2)(x)
+    x = layers.ReLU()(layers.ZeroPadding2D(((0, 1), (1, 0)))(x))
+    x = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(x)
+    x = layers.BatchNormalization(center=False)(x)
+    shortcut = layers.Conv2D(8, 1, use_bias=False)(x)
+    shortcut = layers.BatchNormalization(scale=False)(shortcut)
+    x = layers.Conv2D(8, 3, padding="same", dilation_rate=2)(x)
+    x = layers.BatchNormalization()(x)
+    stage4 = layers.ReLU()(x + shortcut)
+    return keras.Model(images, {"stage4": stage4, "stage5": layers.Conv2D(8, 1)(stage4)})
+
+
+def network(rng, **settings):
+    model = keras_fsa.FsaNet(5, backbone(), head_channels=8, frequencies=3, **settings)
+    return randomize(model, rng)
+
+
+# Sums of float32 in another order; half precision rounds kernels of another scale.
+CLOSE = {"float32": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 8e-2}
+
+
+@pytest.mark.parametrize("policy", CLOSE)
+def test_a_network_keeps_its_logits(rng, policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = network(rng)
+    finally:
+        keras.config.set_dtype_policy(before)
+    folded = fold_batch_norm(model)
+    assert isinstance(folded, keras_fsa.FsaNet) and folded.auxiliary_head is None
+    assert len(norms(model)) == 8 and not norms(folded)
+    images = rng.integers(0, 256, (2, 33, 47, 3)).astype("uint8")
+    want = model.predict_on_batch(images)
+    got = folded.predict_on_batch(images)
+    assert got.dtype == want.dtype == np.float32
+    scale = np.abs(want).max()
+    assert want.std() > 0.01 * scale
+    np.testing.assert_allclose(got, want, atol=CLOSE[policy] * scale)
+    # The original is as it was.
+    np.testing.assert_array_equal(model.predict_on_batch(images), want)
+
+
+def test_kernels_against_the_formula(rng):
+    x = keras.Input((None, None, 3))
+    convolution = layers.Conv2D(4, 3, name="conv")
+    norm = layers.BatchNormalization(epsilon=0.01, name="norm")
+    model = randomize(keras.Model(x, norm(convolution(x))), rng)
+    kernel, bias = (array(w).astype("float64") for w in convolution.weights)
+    gamma, beta = array(norm.gamma), array(norm.beta)
+    mean, variance = array(norm.moving_mean), array(norm.moving_variance)
+    factor = gamma.astype("float64") / np.sqrt(variance.astype("float64") + 0.01)
+    folded = fold_batch_norm(model)
+    assert [layer.name for layer in folded.layers[1:]] == ["conv"]
+    got = [array(w) for w in folded.get_layer("conv").weights]
+    np.testing.assert_allclose(got[0], kernel * factor, rtol=1e-6)
+    np.testing.assert_allclose(got[1], beta + factor * (bias - mean), rtol=1e-5, atol=1e-7)
+
+
+def test_what_cannot_be_folded_stays(rng):
+    x = keras.Input((12, 14, 3))
+    first = layers.BatchNormalization(name="before_a_convolution")(x)
+    read_twice = layers.Conv2D(4, 3, name="read_twice")(first)
+    a = layers.BatchNormalization(name="reads_it")(read_twice)
+    b = layers.Conv2D(4, 3, padding="same", activation="relu")(read_twice)
+    b = layers.BatchNormalization(name="behind_an_activation")(b)
+    c = layers.ZeroPadding2D(1)(layers.Conv2D(4, 3)(a + b))
+    c = layers.BatchNormalization(name="behind_padding")(c)
+    c = layers.Conv2D(4, 3, padding="same")(c)
+    c = layers.BatchNormalization(axis=1, name="over_rows")(c)
+    c = layers.Conv2D(4, 3, padding="same")(c)
+    c = layers.BatchNormalization(name="folds")(c)
+    model = randomize(keras.Model(x, c), rng)
+    folded = fold_batch_norm(model)
+    assert set(norms(model)) - set(norms(folded)) == {"folds"}
+    images = rng.standard_normal((2, 12, 14, 3)).astype("float32")
+    want = model.predict_on_batch(images)
+    np.testing.assert_allclose(
+        folded.predict_on_batch(images), want, atol=1e-5 * np.abs(want).max()
+    )
+
+
+def test_nested_and_sequential_models(rng):
+    def block(**settings):
+        return keras.Sequential(
+            [
+                keras.Input((None, None, 3)),
+                layers.Conv2D(3, 3, **settings),
+                layers.BatchNormalization(),
+            ]
+        )
+
+    x = keras.Input((None, None, 3))
+    model = randomize(keras.Model(x, block(padding="same")(block()(x))), rng)
+    images = rng.standard_normal((2, 12, 14, 3)).astype("float32")
+    for one in (model, randomize(block(), rng)):
+        folded = fold_batch_norm(one)
+        assert norms(one) and not norms(folded)
+        want = one.predict_on_batch(images)
+        np.testing.assert_allclose(folded.predict_on_batch(images), want, atol=1e-5)
+
+
+def test_files_of_folded_networks(rng, tmp_path):
+    model = network(rng)
+    folded = fold_batch_norm(model)
+    images = rng.integers(0, 256, (1, 33, 47, 3)).astype("uint8")
+    want = model.predict_on_batch(images)
+    (got,) = predict_in_new_process({"folded": folded}, {"folded": images}, tmp_path).values()
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+    if BACKEND != "torch":
+        folded.export(tmp_path / "served", verbose=False)
+        serve = load_exported(tmp_path / "served")
+        assert largest_deviation(folded, serve) < 1e-5 * np.abs(want).max()
+
+
+def test_errors():
+    class Subclass(keras.Model):
+        pass
+
+    for model in (Subclass(), None, keras.Sequential([layers.Conv2D(3, 3)])):
+        with pytest.raises(ValueError, match="`model` must be an FsaNet, or a .* Received: model="):
+            fold_batch_norm(model)
