@@ -31,7 +31,6 @@ from quickstart import harbor, train
 
 import keras_fsa
 from keras_fsa.commands.command import command
-from keras_fsa.commands.data import as_pairs
 from keras_fsa.commands.evaluate import class_iou
 from keras_fsa.commands.models import load_keras_model
 from keras_fsa.commands.predict import attention_layer
@@ -107,7 +106,7 @@ def ablate(settings):
         data = load("signal_harbor", "test", settings.data_dir)
     data = data.batch(settings.batch)
 
-    images, _ = next(iter(as_pairs(data)))
+    images = np.asarray(next(iter(data))[0])
     height, width = model.backbone.compute_output_shape(images.shape)["stage5"][1:3]
     print(f"Images of {images.shape[1:3]}, feature maps of {(height, width)}.")
 

@@ -50,7 +50,7 @@ def attention_at(layer: SelfAttention, feature_map: Tensor, row: int, column: in
     check_attention(layer)
     channels = layer.query_kernel.shape[0]
     last = layer.data_format == "channels_last"
-    shape = tuple(feature_map.shape)
+    shape = tuple(getattr(feature_map, "shape", ()))
     if len(shape) != 3 or shape[-1 if last else 0] != channels:
         wanted = f"(H, W, {channels})" if last else f"({channels}, H, W)"
         raise ValueError(

@@ -8,6 +8,7 @@ attention loses little by seeing these alone: the paper's premise, which this mo
 from keras import ops
 
 from keras_fsa import spectral
+from keras_fsa.arguments import boolean
 from keras_fsa.types import Tensor
 
 
@@ -27,12 +28,13 @@ def energy_shares(feature_map: Tensor, without_mean: bool = False) -> Tensor:
     Raises:
         ValueError: for a map that is not of rank 3.
     """
-    shape = tuple(feature_map.shape)
+    shape = tuple(getattr(feature_map, "shape", ()))
     if len(shape) != 3:
         raise ValueError(
             "`feature_map` must be one map (H, W, C). Received: feature_map of shape "
             f"{shape}. Pass one example of the batch: features[0]."
         )
+    boolean("without_mean", without_mean)
     tokens = spectral.analysis(ops.expand_dims(feature_map, 0), shape[:2])
     energy = ops.sum(ops.square(tokens[0]), axis=-1)
     if without_mean:
@@ -50,6 +52,9 @@ def energy_held(shares: Tensor) -> Tensor:
     Returns:
         A tensor `(min(H, W),)`; entry `k - 1` belongs to `frequencies=k`.
 
+    Raises:
+        ValueError: for shares that are not of rank 2.
+
     Example:
     >>> import keras
     >>> from keras_fsa.energy import energy_held, energy_shares
@@ -58,4 +63,9 @@ def energy_held(shares: Tensor) -> Tensor:
     >>> round(float(held[0]), 4)  # one frequency, the constant one
     1.0
     """
+    if len(getattr(shares, "shape", ())) != 2:
+        raise ValueError(
+            "`shares` must be those of one map, (H, W). Received: shares of shape "
+            f"{tuple(getattr(shares, 'shape', ()))}. Pass what `energy_shares` returns."
+        )
     return ops.diagonal(ops.cumsum(ops.cumsum(shares, axis=0), axis=1))

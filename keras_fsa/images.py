@@ -91,8 +91,8 @@ def decode_image(
 ) -> Decoded:
     """Like `read_image`, but says also what kind of file it was."""
     one_of("channels", channels, (1, 3))
-    pillow = optional_import("PIL.Image", "data")
-    ops = optional_import("PIL.ImageOps", "data")
+    pillow = optional_import("PIL.Image", "tools")
+    ops = optional_import("PIL.ImageOps", "tools")
     with _opened("An image", path, max_pixels) as file:
         mode, upright = file.mode, file.getexif().get(_ORIENTATION, 1) == 1
         wanted = {1: "L", 3: "RGB"}[channels]
@@ -166,7 +166,7 @@ def _fast_png(file: Any, mode: str) -> np.ndarray | None:
 def _opened(kind: str, path: Any, max_pixels: int | None) -> Iterator[Any]:
     """A file of Pillow whose size is within the limit; all errors in the block name the file."""
     integer("max_pixels", max_pixels, optional=True)
-    pillow = optional_import("PIL.Image", "data")
+    pillow = optional_import("PIL.Image", "tools")
     try:
         with _open(pillow, path, max_pixels) as file:
             width, height = file.size

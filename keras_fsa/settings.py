@@ -19,7 +19,7 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any
 
-from keras_fsa.arguments import integer, number
+from keras_fsa.arguments import boolean, integer, number, one_of
 from keras_fsa.files import whole_file
 
 LARGEST = 2**31 - 1
@@ -130,13 +130,17 @@ def check(settings: Any) -> None:
         if value == ():
             raise ValueError(f"`{name}` must be one or more. Received: none. Give some.")
         for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, float):
-                number(name, item)
             if item is not None and str(item) in ("", "."):
                 raise ValueError(f"`{name}` must not be empty. Received: {item!r}. Name it.")
             for rule in _rules(hint):
                 if item is not None:
                     rule.check(name, item)
+            if isinstance(item, float):
+                number(name, item)
+            if item is not None and (choices := _choices(hint)):
+                one_of(name, item, choices)
+            if hint is bool:
+                boolean(name, item)
     if hasattr(settings, "check"):
         settings.check()
 
@@ -147,6 +151,13 @@ def _rules(hint):
     for inner in typing.get_args(hint)[: 1 if found else None]:
         found += _rules(inner)
     return found
+
+
+def _choices(hint):
+    """What a `Literal` in an annotation allows."""
+    if typing.get_origin(hint) is typing.Literal:
+        return typing.get_args(hint)
+    return tuple(choice for inner in typing.get_args(hint) for choice in _choices(inner))
 
 
 def write_recipe(settings: Any, path: Path) -> None:

@@ -1,8 +1,10 @@
+import colorsys
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_fsa.datasets.augment import MEAN_COLOR, augment, training_batches
+from keras_fsa.datasets.augment import MEAN_COLOR, _photometric, augment, training_batches
 from keras_fsa.datasets.folder import folder_dataset
 
 RNG = np.random.default_rng(3)
@@ -215,6 +217,33 @@ def test_colours_change_alike_for_one_seed_only():
     assert (first != other).any()
 
 
+@pytest.mark.parametrize("turn", [0.0, 0.3, 0.5, 0.999])
+@pytest.mark.parametrize("saturate", [0.0, 0.4, 0.999])
+def test_saturation_and_hue_are_those_of_hsv(turn, saturate):
+    image, _ = example(13, 17)
+    got = _photometric(image, (1, 1, 1, 0, 0), (0, 0, saturate, turn))
+    expected = np.empty(image.shape)
+    for place in np.ndindex(image.shape[:2]):
+        hue, saturation, value = colorsys.rgb_to_hsv(*(image[place] / 255))
+        # Whole steps of 2 degrees, from -36 to 34.
+        hue = (hue + (2 * int(36 * turn) - 36) / 360) % 1
+        rgb = colorsys.hsv_to_rgb(hue, min(saturation * (0.5 + saturate), 1), value)
+        expected[place] = np.multiply(255, rgb)
+    # Half a level of rounding, and the arithmetic of float32.
+    np.testing.assert_allclose(got, expected, atol=0.501)
+
+
+def test_brightness_and_contrast():
+    image, _ = example(13, 17)
+    bright = np.clip(image + 64 * 0.8 - 32, 0, 255)
+    for first in (0, 1):
+        got = _photometric(image, (0, 0, 1 - first, 1, 1), (0.8, 0.9, 0, 0))
+        # Without saturation and hue between, the order does not show.
+        np.testing.assert_allclose(got, np.clip(1.4 * bright, 0, 255), atol=0.501)
+    unchanged = _photometric(image, (1, 1, 1, 1, 1), (0, 0, 0, 0))
+    np.testing.assert_array_equal(unchanged, image)
+
+
 def test_colours_stay_in_their_ranges():
     grey = np.full((2, 2, 3), 100, "uint8")
     mask = np.zeros((2, 2), "uint8")
@@ -256,3 +285,25 @@ def test_wrong_arguments(folder):
         training_batches([1], (7, 9), 2, 0)
     with pytest.raises(ValueError, match=r"`examples` must hold at least one"):
         training_batches(folder[:0], (7, 9), 2, 0)
+
+
+def test_wrong_pairs_and_earlier_names(folder):
+    image, mask = example(9, 9)
+    for wrong in ((image, mask[:5]), (image.astype("float32"), mask), (image[..., :1], mask)):
+        with pytest.raises(ValueError, match=r"`image` must be uint8 .*Received: image"):
+            augment(*wrong, 0, (5, 5))
+    with pytest.warns(DeprecationWarning, match=r"`pad_colour`.*`pad_color`"):
+        padded, _ = augment(image[:3], mask[:3], 0, (5, 5), scales=(1, 1), pad_colour=(1, 2, 3))
+    assert (padded[3:] == (1, 2, 3)).all()
+    with pytest.warns(DeprecationWarning, match=r"`dataset`.*`examples`"):
+        training_batches(dataset=folder, crop=(5, 5), batch=1, seed=0)
+
+
+def test_wrong_ids_are_named_before_training(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (9, 7)).save(tmp_path / "images/a.png")
+    Image.new("L", (9, 7), 7).save(tmp_path / "masks/a.png")
+    data = folder_dataset(tmp_path / "images", tmp_path / "masks", 3, check=False)
+    with pytest.raises(ValueError, match=r"masks/a\.png: has ids beyond 0 to 2 .*: 7"):
+        training_batches(data, (5, 5), 1, 0)[0]

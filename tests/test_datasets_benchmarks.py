@@ -365,7 +365,7 @@ def test_truncated_records(places):
     load("ade20k", "train", **places)
     (path,) = places["data_dir"].glob("ade20k/*/*train*tfrecord*")
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match="must be whole.*prepare the data set again"):
+    with pytest.raises(ValueError, match="must be whole.*prepare the dataset again"):
         load("ade20k", "train", **places)
 
 
@@ -379,3 +379,28 @@ def test_records_keep_the_order_of_tfds(places):
     assert [data.name(i) for i in range(2)] == names
     assert registry.NAMES == ("cityscapes", "ade20k", "voc_aug", "signal_harbor")
     assert len({*cityscapes.RAW_IDS, *cityscapes.IGNORED_IDS}) == 35
+
+
+@pytest.mark.parametrize("name", ["../outside.png", "a/../../outside.png", "/outside.png"])
+@pytest.mark.parametrize("kind", ["zip", "tar", "tgz"])
+def test_names_in_archives_stay_in_their_folder(places, kind, name):
+    path = places["manual_dir"] / f"archive.{kind}"
+    for bad in (False, True):
+        files = {"images/a.png": b"a"} | ({name: b"b"} if bad else {})
+        if kind == "zip":
+            write_zip(path, files)
+        else:
+            write_tar(path, files, "w:gz" if kind == "tgz" else "w")
+        if bad:
+            with pytest.raises(ValueError, match=rf"must stay below.*archive\.{kind}.*outside"):
+                archives.check_names(path)
+        else:
+            archives.check_names(path)
+
+
+def test_an_archive_with_a_bad_name_is_not_unpacked(places):
+    _, files = ade_files()
+    write_zip(places["manual_dir"] / "ADEChallengeData2016.zip", files | {"../evil.png": b"x"})
+    with pytest.raises(ValueError, match=r"must stay below.*evil\.png"):
+        load("ade20k", "train", **places)
+    assert not list(places["data_dir"].glob("**/*.jpg"))

@@ -382,5 +382,5 @@ def test_a_missing_package_is_named(folders, monkeypatch):
     images, masks, write = folders
     write("a")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r'PIL.*pip install "keras_fsa\[data\]"'):
+    with pytest.raises(ImportError, match=r'PIL.*pip install "keras_fsa\[tools\]"'):
         folder_dataset(images, masks, 3)

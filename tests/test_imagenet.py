@@ -110,7 +110,7 @@ def test_backbone_weights(rng, published, file, tmp_path, monkeypatch):
         np.testing.assert_array_equal(array(weight), value)
     # The backbone alone, to a file and back.
     model.backbone.save_weights(tmp_path / "backbone.weights.h5")
-    other = build_backbone(tiny_backbone(), ANY, 8, None)
+    other = build_backbone(tiny_backbone(), ANY, None, None)
     with pytest.raises(ValueError):
         build_backbone(other, ANY, 8, None, tmp_path / "backbone.weights.h5")
     for weight in loaded.backbone.weights:
@@ -189,7 +189,7 @@ except ConnectionError as error:
 def test_wrong_files(file, backbone, tmp_path):
     def load(weights, name="resnet50", model=backbone):
         imagenet.check_name(name)
-        build_backbone(model, ANY, 8, None, weights)
+        build_backbone(model, ANY, None, None, weights)
 
     with pytest.raises(ValueError, match=r"exist for 'resnet50', .*Received: backbone='resnet18'"):
         keras_fsa.FsaNet(3, "resnet18", backbone_weights="imagenet")

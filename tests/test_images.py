@@ -180,5 +180,5 @@ def test_the_limit_of_pixels(monkeypatch):
 
 def test_a_missing_pillow_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(ImportError, match=r'pip install "keras_fsa\[data\]"'):
+    with pytest.raises(ImportError, match=r'pip install "keras_fsa\[tools\]"'):
         read_image("any.png")

@@ -246,7 +246,10 @@ def test_classes_in_place_of_logits():
         (np.zeros((0, 8, 9, 3)), r"`images` must hold at least one image.*shape \(0, 8, 9, 3\)"),
         (np.full((8, 9, 3), np.nan), r"`images` must be finite.*dtype float64 with NaN"),
         (np.full((8, 9, 3), np.inf, "float32"), r"`images` must be finite.*dtype float32 with"),
-        (np.full((8, 9, 3), "x"), r"`images` must be finite numbers. Received: images of dtype <U1"),
+        (
+            np.full((8, 9, 3), "x"),
+            r"`images` must be finite numbers. Received: images of dtype <U1",
+        ),
     ],
 )
 def test_wrong_images(images, message):

@@ -161,7 +161,7 @@ def test_tfds_loads_both_splits(tmp_path, monkeypatch):
 def test_builders_name_the_pip_command(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delitem(sys.modules, builders.__name__)
-    command = r'pip install "keras_fsa\[examples\]"'
+    command = r'pip install "keras_fsa\[datasets\]"'
     with pytest.raises(ImportError, match=f"Received: .*{missing}.*{command}"):
         importlib.import_module(builders.__name__)
 
@@ -169,7 +169,7 @@ def test_builders_name_the_pip_command(monkeypatch, missing):
 def test_a_missing_pillow_names_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.delitem(sys.modules, "PIL.Image", raising=False)
-    with pytest.raises(ImportError, match=r'PIL.*pip install "keras_fsa\[data\]"'):
+    with pytest.raises(ImportError, match=r'PIL.*pip install "keras_fsa\[tools\]"'):
         draw_scene(np.random.default_rng(0))
 
 

@@ -28,7 +28,7 @@ def recipe(output, **settings):
         "checkpoint_every": 2,
         "validate_every": 4,
         "validation_size": CROP,
-        "drawn_pictures": None,
+        "drawn_images": None,
         "tensorboard": False,
     }
     return Recipe(**{**defaults, **settings})

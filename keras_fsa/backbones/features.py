@@ -23,7 +23,6 @@ def build_backbone(
     output_stride: int | None,
     dtype: DType,
     weights: Path | None = None,
-    low_level: str | None = None,
 ) -> keras.Model:
     """A model from an image `(B, H, W, channels)` to `{"stage4": ..., "stage5": ...}`.
 
@@ -34,7 +33,6 @@ def build_backbone(
             model's own.
         dtype: dtype policy of a named backbone; a model keeps its own.
         weights: `"imagenet"` for a named backbone, a file, or None, see `load_backbone_weights`.
-        low_level: `"stage2"` or `"stage3"`: a finer feature beside the two.
 
     The contract: a backbone is a `keras.Model` of one input of rank 4 with `image_shape[-1]`
     channels, last, whose outputs are a dict with the feature maps `"stage5"` and, where an
@@ -54,15 +52,14 @@ def build_backbone(
         ImportError: where the package of ImageNet weights is missing, with the pip command.
     """
     one_of("output_stride", output_stride, (*OUTPUT_STRIDES, None))
-    stages = ("stage4", "stage5") if low_level is None else (low_level, "stage4", "stage5")
     if isinstance(backbone, str):
         one_of("backbone", backbone, NAMES)
         if weights == "imagenet":
             imagenet.check_name(backbone)
         build = resnet if backbone in BLOCKS else efficientnet_lite
-        model = build(backbone, image_shape, output_stride or 8, dtype, stages)
+        model = build(backbone, image_shape, output_stride or 8, dtype)
     elif isinstance(backbone, keras.Model):
-        model = _features(backbone, image_shape, output_stride, stages)
+        model = _features(backbone, image_shape, output_stride)
     else:
         raise ValueError(
             f"`backbone` must be the name of a backbone or a Keras model. "
@@ -73,18 +70,17 @@ def build_backbone(
     return model
 
 
-def _features(backbone, image_shape, output_stride, stages):
+def _features(backbone, image_shape, output_stride):
     if not isinstance(getattr(backbone, "output", None), dict) or "stage5" not in backbone.output:
-        features = features_by_name(backbone, stages=stages)
+        features = features_by_name(backbone)
         if features is not None:
             return dilate(features, output_stride or 8, image_shape[:2])
         levels = getattr(backbone, "pyramid_outputs", {})
         names = [name for name in levels if re.fullmatch(r"P\d+", name)]
         if len(names) < 2:
             return backbone
-        coarse_to_fine = sorted(names, key=lambda name: -int(name[1:]))
-        known = dict(zip(("stage5", "stage4", "stage3", "stage2"), coarse_to_fine, strict=False))
-        outputs = {stage: levels[known[stage]] for stage in stages if stage in known}
+        *_, stage4, stage5 = sorted(names, key=lambda name: int(name[1:]))
+        outputs = {"stage4": levels[stage4], "stage5": levels[stage5]}
         backbone = keras.Model(backbone.input, outputs, name=backbone.name)
     if output_stride is None:
         return backbone

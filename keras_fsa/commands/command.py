@@ -173,15 +173,12 @@ def _modern(arguments, kind):
 
 def _without_box(text):
     """What tyro says of an error, without the frame, hints and help."""
-    # The frame is of ASCII where the terminal's encoding wants that.
-    text = text.translate(str.maketrans("╭╮╰╯─│", "++++-|"))
-    lines = []
-    for line in (line.strip("| ") for line in text.splitlines()):
-        if line.startswith("--") and " " not in line:
-            break
-        if line and not line.startswith("+"):
-            lines.append(line)
-    text = re.sub(r"\[/?bold\]", "", " ".join(lines))
+    lines = [line.strip("│ ") for line in text.splitlines()]
+    # The title, in the frame's first line; or above a rule, where the terminal takes ASCII only.
+    lines = lines[1 if text.startswith("╭") else 2 :]
+    end = next((i for i, line in enumerate(lines) if re.match("---|──|╰", line)), len(lines))
+    text = " ".join(line for line in lines[:end] if line)
+    text = re.sub(r"\[/?bold\]", "", text)
     wrong = r"Error parsing (\S+): no type matching (.+?) could be instantiated from \[(.*?)\]\."
     if found := re.match(wrong, text):
         text = "`{}` must be {}. Received: {}.".format(*found.groups())

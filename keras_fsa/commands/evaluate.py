@@ -37,7 +37,6 @@ import numpy as np
 
 from keras_fsa.arguments import optional_import
 from keras_fsa.commands.command import command
-from keras_fsa.commands.data import as_pairs, keep_tensorflow_off_gpus
 from keras_fsa.commands.models import load_model, num_classes_of
 from keras_fsa.commands.predict import Names
 from keras_fsa.files import whole_file
@@ -54,6 +53,7 @@ from keras_fsa.settings import (
     Real,
     Scale,
 )
+from keras_fsa.training.devices import keep_tensorflow_off_gpus
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ def class_iou(predict: Callable, batches: Any, num_classes: int) -> np.ndarray:
         num_classes: number of classes.
     """
     confusion = np.zeros((num_classes, num_classes), "int64")
-    for images, masks in as_pairs(batches):
-        logits = np.asarray(predict(images))
+    for images, masks in batches:
+        logits = np.asarray(predict(np.asarray(images)))
         confusion += confusion_matrix(np.asarray(masks), logits.argmax(-1), num_classes)
     return confusion_scores(confusion)["class_iou"]
 
@@ -230,7 +230,7 @@ def _open_data(settings, split, num_classes) -> tuple[Iterator, int, bool]:
         )
     stream = (
         (image, mask, Path(data.name(i)).stem if settings.submission else None)
-        for i, (image, mask) in enumerate(as_pairs(data))
+        for i, (image, mask) in enumerate(data)
     )
     return stream, len(data), True
 
@@ -239,7 +239,7 @@ def _write_submission(folder, name, ids, dataset):
     """The class map of an image as a PNG of the dataset's raw label ids."""
     from keras_fsa.datasets import cityscapes
 
-    image = optional_import("PIL.Image", "data")
+    image = optional_import("PIL.Image", "tools")
     raw_ids = {"cityscapes": cityscapes.RAW_IDS, "ade20k": range(1, 151)}.get(dataset)
     if raw_ids is not None:
         ids = np.array(raw_ids, "uint8")[ids]

@@ -35,7 +35,6 @@ import numpy as np
 import keras_fsa
 from keras_fsa.arguments import optional_import
 from keras_fsa.commands.command import command
-from keras_fsa.commands.data import as_pairs
 from keras_fsa.commands.evaluate import class_iou
 from keras_fsa.commands.models import load_keras_model, with_policy
 from keras_fsa.commands.predict import Names
@@ -307,7 +306,7 @@ def _report(settings, names, count, validation):
     with whole_file(settings.output / "metrics.json") as unfinished:
         unfinished.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
     optional_import("matplotlib", "tools")
-    images, masks = map(np.stack, zip(*as_pairs(validation.take(4)), strict=True))
+    images, masks = map(np.stack, zip(*validation.take(4), strict=True))
     keras_fsa.visualize.comparison(
         images,
         masks,

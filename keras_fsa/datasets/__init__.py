@@ -38,11 +38,17 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _is_installed(package):
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    return importlib.util.find_spec(package) is not None
+
+
 def _tfds_is_wanted():
-    if "tensorflow_datasets" in sys.modules:
-        return True
     packages = ("tensorflow", "tensorflow_datasets", "importlib_resources")
-    return keras.backend.backend() == "tensorflow" and all(map(importlib.util.find_spec, packages))
+    if keras.backend.backend() != "tensorflow" and "tensorflow_datasets" not in sys.modules:
+        return False
+    return all(map(_is_installed, packages))
 
 
 if _tfds_is_wanted():

@@ -3,9 +3,11 @@
     python -m keras_fsa.datasets check ade20k --data-dir data --manual-dir archives
     python -m keras_fsa.datasets check --images images/train --masks masks/train --num-classes 11
 
-It prints the number of examples, the share of the pixels that each class has, and every problem: a
-number of examples that is not the published one, files that cannot be read, ids that are no label,
-masks that are ignored throughout. The exit code is 1 where there is a problem.
+It prints the number of examples, each class's share of the pixels, and every problem: a number of
+examples other than the published one, files that cannot be read, ids that are no label, and masks
+whose every pixel is ignored. The exit code is 1 if there is a problem.
+
+Folders need no TensorFlow. The benchmarks are prepared by TensorFlow Datasets.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import sys
 from keras_fsa.datasets.check import check
 from keras_fsa.datasets.folder import folder_dataset
 from keras_fsa.datasets.registry import NAMES, describe, load
+from keras_fsa.images import MAX_PIXELS
 
 
 def main(argv=None):
@@ -60,6 +63,7 @@ def _dataset(args, split):
         args.num_classes,
         ignore_label=args.ignore_label,
         check=False,
+        max_pixels=args.max_pixels,
     )
 
 
@@ -82,6 +86,12 @@ def _parse(argv):
     add("--masks", help="folder of their masks")
     add("--num-classes", type=int, help="the ids of these masks are 0 to this number - 1")
     add("--ignore-label", type=int, default=255, help="id in these masks of ignored pixels")
+    add(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        help="most pixels of an image or mask (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     folder = bool(args.images and args.masks and args.num_classes)
     if bool(args.name) == folder:

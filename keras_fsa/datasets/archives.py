@@ -19,8 +19,8 @@ def import_tfds() -> ModuleType:
     # TFDS asks for neither of the first two: its builders need importlib_resources; where
     # TensorFlow is missing, importing TFDS succeeds but leaves it without its contents.
     for package in ("importlib_resources", "tensorflow"):
-        optional_import(package, "examples")
-    return optional_import("tensorflow_datasets", "examples")
+        optional_import(package, "datasets")
+    return optional_import("tensorflow_datasets", "datasets")
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ def augment(
 
 
 def _opencv() -> ModuleType:
-    return optional_import("cv2", "data")
+    return optional_import("cv2", "tools")
 
 
 def _checked_part(part, batch):

@@ -6,6 +6,7 @@ there are, reads any of them on demand, and says what people know it by.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -14,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_fsa import _deprecation
-from keras_fsa.arguments import boolean, integer, optional_import
+from keras_fsa.arguments import boolean, integer, number, optional_import
 from keras_fsa.types import Dataset
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -23,7 +24,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 # What `tf.data.Dataset` offers and earlier versions returned.
 _TF_DATA = frozenset(
     "apply as_numpy_iterator cache cardinality concatenate element_spec enumerate filter flat_map "
-    "map options padded_batch prefetch reduce repeat shard shuffle unbatch with_options".split()
+    "map options padded_batch prefetch reduce repeat shard shuffle skip take unbatch "
+    "with_options".split()
 )
 
 
@@ -110,6 +112,38 @@ class Examples(_AsBefore, Sequence):
         """
         part = self._subset(self._numbers)
         part._read, part.size = lambda number: function(*self._read(number)), size
+        return part
+
+    def in_memory(self, gigabytes: float = 4.0) -> "Examples":
+        """The examples, each read once and then kept: later epochs neither decode nor resize.
+
+        Args:
+            gigabytes: Memory for them, in units of 1e9 bytes. Those that no longer fit are read
+                each time.
+
+        Returns:
+            `Examples` whose arrays are read-only, since everybody gets the same ones.
+        """
+        number("gigabytes", gigabytes, above=0)
+        kept: dict[int, Pair] = {}
+        left = [int(1e9 * gigabytes)]
+        lock = threading.Lock()
+
+        def read(index):
+            if index in kept:
+                return kept[index]
+            pair = self._read(index)
+            size = sum(part.nbytes for part in pair)
+            with lock:
+                if index not in kept and size <= left[0]:
+                    left[0] -= size
+                    for part in pair:
+                        part.setflags(write=False)
+                    kept[index] = pair
+            return pair
+
+        part = self._subset(self._numbers)
+        part._read = read
         return part
 
     def batch(

@@ -90,7 +90,7 @@ def check_pairs(
         UserWarning: Once, if there are images that are not RGB with 8 bits per channel. They are
             converted, as `keras_fsa.images` says.
     """
-    optional_import("PIL", "data")
+    optional_import("PIL", "tools")
     _check_labels(num_classes, ignore_label)
 
     def check(pair):
@@ -163,7 +163,7 @@ def folder_dataset(
             bad file raises a ValueError, which names the file and what is wrong, when it is read.
         ImportError: If Pillow is missing, with the pip command.
     """
-    optional_import("PIL", "data")
+    optional_import("PIL", "tools")
     _check_labels(num_classes, ignore_label)
     positive_ints("size", size, 2, optional=True)
     boolean("check", check)
@@ -189,7 +189,7 @@ def folder_dataset(
 
 def resized(image: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> Pair:
     """An image resized bilinearly with antialiasing, and its mask to the nearest neighbor."""
-    pillow = optional_import("PIL.Image", "data")
+    pillow = optional_import("PIL.Image", "tools")
     methods = pillow.Resampling.BILINEAR, pillow.Resampling.NEAREST
     image, mask = (
         np.asarray(pillow.fromarray(pixels).resize(size[::-1], method))

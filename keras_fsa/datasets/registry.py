@@ -18,7 +18,7 @@ from keras_fsa.arguments import boolean, one_of, optional_import
 from keras_fsa.datasets import ade20k, cityscapes, signal_harbor, voc_aug
 from keras_fsa.datasets.archives import import_tfds, require_files, require_space
 from keras_fsa.datasets.examples import Examples
-from keras_fsa.images import read_image, read_mask
+from keras_fsa.images import ImageError, read_image, read_mask
 from keras_fsa.metrics import IGNORE_LABEL
 
 
@@ -143,7 +143,7 @@ def load(
     one_of("split", split, tuple(description.splits))
     boolean("download", download)
     boolean("skip_unreadable", skip_unreadable)
-    optional_import("PIL.Image", "data")
+    optional_import("PIL.Image", "tools")
     if name in _PREPARED:
         return _load_prepared(name, split, data_dir, download, manual_dir, skip_unreadable)
     module = _MODULES[name]
@@ -181,8 +181,11 @@ def _load_prepared(name, split, data_dir, download, manual_dir, skip_unreadable)
 
     def read(index):
         example = features(index)
-        image = read_image(io.BytesIO(_bytes(example, layout.image)), max_pixels=None)
-        ids = read_mask(io.BytesIO(_bytes(example, layout.mask)), max_pixels=None)
+        try:
+            image = read_image(io.BytesIO(_bytes(example, layout.image)), max_pixels=None)
+            ids = read_mask(io.BytesIO(_bytes(example, layout.mask)), max_pixels=None)
+        except ImageError as error:
+            raise ValueError(f"{name}, {split}: {name_of(index)}: {error.reason}") from error
         mask = table[ids]
         if (mask == _UNKNOWN).any():
             wrong = ", ".join(map(str, np.unique(ids[mask == _UNKNOWN])))
@@ -262,7 +265,7 @@ def _records(builder, split):
 
 def _feature_reader(records: list) -> Callable[[int], Any]:
     """A function from the number of a record to its features, in TensorFlow's protocol buffers."""
-    parse = optional_import("tensorflow", "examples").train.Example.FromString
+    parse = optional_import("tensorflow", "datasets").train.Example.FromString
 
     def features(index):
         path, offset, length = records[index]

@@ -205,7 +205,7 @@ def _mix(rng, colours):
 
 def _noise(rng, rows, columns, shape=(HEIGHT, WIDTH)):
     """Smooth noise, about -1 to 1, made of random values on a grid of `rows` by `columns`."""
-    pillow = optional_import("PIL.Image", "data")
+    pillow = optional_import("PIL.Image", "tools")
     grid = rng.uniform(-1, 1, (rows, columns)).astype("float32")
     return np.asarray(pillow.fromarray(grid).resize(shape[::-1], pillow.Resampling.BICUBIC))
 
@@ -311,7 +311,7 @@ def _paint(things, light, supersample=SUPERSAMPLE):
         Colours `(96, 128, 3)`, cover `(96, 128, 1)` from 0 to 1, and the labels `(96, 128)`,
         taken at the centres of the pixels, `UNLABELLED` where nothing is.
     """
-    pillow, drawing = (optional_import(f"PIL.{name}", "data") for name in ("Image", "ImageDraw"))
+    pillow, drawing = (optional_import(f"PIL.{name}", "tools") for name in ("Image", "ImageDraw"))
     size = WIDTH * supersample, HEIGHT * supersample
     image, labels = pillow.new("RGBA", size), pillow.new("L", size, UNLABELLED)
     draw, draw_label = drawing.Draw(image), drawing.Draw(labels)

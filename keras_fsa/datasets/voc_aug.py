@@ -96,5 +96,5 @@ def ids_of(path: types.Path) -> np.ndarray:
 
 def sbd_ids(path: types.Path) -> np.ndarray:
     """The ids of one of SBD's masks: the field `GTcls.Segmentation` of a MATLAB file."""
-    content = optional_import("scipy.io", "data").loadmat(path)
+    content = optional_import("scipy.io", "tools").loadmat(path)
     return content["GTcls"]["Segmentation"][0, 0]

@@ -28,6 +28,7 @@ from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import PictureNormalization, choose_normalization
 from keras_fsa.models.presets import preset_arguments
 from keras_fsa.models.torch_layout import avoid_copies
+from keras_fsa.portable import portable_config
 from keras_fsa.resize import resize_bilinear
 from keras_fsa.spectral import parse_frequencies
 from keras_fsa.types import Frequencies, Path, Shape, Tensor
@@ -296,8 +297,12 @@ class FsaNet(keras.Model):
             function if isinstance(function, keras.losses.Loss) else _FunctionLoss(function)
         )
 
+    def get_compile_config(self):
+        return portable_config(super().get_compile_config())
+
     def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        # Version 0.1.0 wrote names that only torch knows.
+        self.compile(**keras.saving.deserialize_keras_object(portable_config(config)))
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -7,7 +7,8 @@ in a `model.fit` of your own. `train` runs it by a recipe: `recipe.py` holds all
 """
 
 from keras_fsa.training.command import main
+from keras_fsa.training.devices import find_devices
 from keras_fsa.training.loop import fit, split_examples, train
 from keras_fsa.training.recipe import Recipe
 
-__all__ = ["Recipe", "fit", "main", "split_examples", "train"]
+__all__ = ["Recipe", "find_devices", "fit", "main", "split_examples", "train"]

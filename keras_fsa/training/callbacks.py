@@ -473,7 +473,7 @@ def save_model(model: keras.Model, path: types.Path) -> None:
     Raises:
         FloatingPointError: if a weight is not finite. An earlier file is then unchanged.
     """
-    check_finite(model, int(model.optimizer.iterations))
+    check_finite(model, int(keras.ops.convert_to_numpy(model.optimizer.iterations)))
     with whole_file(path) as temporary, batch_norm.plain(model):
         model.save(temporary)
 

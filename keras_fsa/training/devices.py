@@ -28,6 +28,7 @@ calls the model.)
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -172,3 +173,9 @@ def mean_of_processes(value: float, devices: Devices) -> float:
 
 def _joins(devices):
     return keras.backend.backend() == "torch" and devices.processes > 1
+
+
+def keep_tensorflow_off_gpus() -> None:
+    """Where TensorFlow only reads the data, it would still take all of a GPU's memory."""
+    if keras.backend.backend() != "tensorflow" and "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].config.set_visible_devices([], "GPU")

@@ -21,7 +21,12 @@ from keras_fsa.models.presets import preset_arguments
 from keras_fsa.training import callbacks as duties
 from keras_fsa.training.batch_norm import synchronize, use_moving_statistics
 from keras_fsa.training.checkpoint import check_room, check_writable, previous
-from keras_fsa.training.devices import Devices, find_devices, join_gradients
+from keras_fsa.training.devices import (
+    Devices,
+    find_devices,
+    join_gradients,
+    keep_tensorflow_off_gpus,
+)
 from keras_fsa.training.optimizer import SGD, poly_decay
 from keras_fsa.training.recipe import Recipe
 from keras_fsa.types import Dataset
@@ -172,15 +177,15 @@ def train(
         ValueError: as in `fit`, and for a batch that does not divide among the devices.
         OSError, FloatingPointError: as in `fit`.
     """
-    _keep_tensorflow_off_gpus()
+    keep_tensorflow_off_gpus()
     devices = find_devices(recipe.devices)
     if recipe.batch % devices.count:
         raise ValueError(
             "`batch` must be a multiple of the number of devices. Received: "
             f"batch={recipe.batch} on {devices.count} devices. Change one of them."
         )
-    if validation is not None and recipe.validation_pictures:
-        validation = validation.take(recipe.validation_pictures)
+    if validation is not None and recipe.validation_images:
+        validation = validation.take(recipe.validation_images)
     with _held(recipe.output, devices), devices.scope():
         keras.utils.set_random_seed(recipe.seed)
         model = (build or build_model)(recipe, num_classes)
@@ -198,7 +203,7 @@ def train(
             validation,
             recipe.validate_every,
             recipe.validation_size,
-            recipe.drawn_pictures,
+            recipe.drawn_images,
             recipe.validation_size or recipe.crop,
             class_names,
             palette,
@@ -403,9 +408,3 @@ def _best_before(rows, monitor):
     names = (monitor, monitor.replace("val_", "validation_"))
     values = [row[name] for row in rows for name in names if row.get(name) is not None]
     return max(values, default=None)
-
-
-def _keep_tensorflow_off_gpus():
-    """Where TensorFlow only reads the data, it would still take all of a GPU's memory."""
-    if keras.backend.backend() != "tensorflow" and "tensorflow" in sys.modules:
-        sys.modules["tensorflow"].config.set_visible_devices([], "GPU")

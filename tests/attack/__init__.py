@@ -1,7 +1,7 @@
 """Wrong calls, made from signatures: each must be refused by an error that names the argument.
 
-    for argument, kind, value in wrong_arguments(function): ...
-    attack(lambda: function(**{**good, argument: value}), argument, right=kind in allowed)
+for argument, kind, value in wrong_arguments(function): ...
+attack(lambda: function(**{**good, argument: value}), argument, right=kind in allowed)
 """
 
 import inspect
@@ -39,7 +39,8 @@ def arguments_of(function: Callable) -> list[str]:
         name: None
         for f in functions
         for name, parameter in inspect.signature(f).parameters.items()
-        if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if name != "self"
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
     if inspect.isclass(function) and issubclass(function, keras.layers.Layer):
         names["dtype"] = None
@@ -55,10 +56,13 @@ def wrong_arguments(function: Callable) -> Iterator[tuple[str, str, Any]]:
 
 def attack(call: Callable[[], Any], argument: str, right: bool) -> None:
     """Fail unless the call is refused, naming the argument, or is one that may be made."""
+    message = None
     try:
         call()
-    except (TypeError, ValueError) as error:
-        assert not right, f"refused, though it is right: {error}"
-        assert argument in str(error), f"the error does not name {argument}: {error}"
-        return
-    assert right, f"a wrong {argument} was taken"
+    except (TypeError, ValueError, FileNotFoundError) as error:
+        message = str(error)
+    if right:
+        assert message is None, f"refused, though it is right: {message}"
+    else:
+        assert message is not None, f"a wrong {argument} was taken"
+        assert argument in message, f"the error does not name {argument}: {message}"

@@ -32,12 +32,13 @@ def use_layer(cls, good):
 
 
 def use_normalization(**changes):
-    use(PictureNormalization(**changes))
+    use(PictureNormalization(**{"normalization": (0, 255), **changes}))
 
 
-def use_fsanet(num_classes=3, **changes):
-    good = {"backbone": tiny_backbone(), "image_shape": (24, 32, 3)}
-    model = tiny(num_classes, **{**good, **changes})
+def use_fsanet(**changes):
+    good = {"num_classes": 3, "image_shape": (24, 32, 3), "frequencies": 3, "head_channels": 8}
+    changes.setdefault("backbone", tiny_backbone())
+    model = keras_fsa.FsaNet(**{**good, **changes})
     y = array(model(np.ones((1, 24, 32, 3), "uint8")))
     assert y.shape == (1, 24, 32, 3) and np.isfinite(y).all()
 
@@ -68,7 +69,7 @@ COMMON = {
 }
 # What to attack, how to use it, and which of the values of `WRONG` its arguments may have.
 TARGETS = [
-    (FrequencySelfAttention, use_layer(FrequencySelfAttention, {}), COMMON),
+    (FrequencySelfAttention, use_layer(FrequencySelfAttention, {"frequencies": 3}), COMMON),
     (
         SpatialSelfAttention,
         use_layer(SpatialSelfAttention, {}),
@@ -105,7 +106,11 @@ TARGETS = [
         {"row": {"zero"}, "column": {"zero"}},
     ),
     (softmax_twin, use_function(softmax_twin), {}),
-    (attention_flops, use_function(attention_flops, layer=built_layer(), height=7, width=9), {}),
+    (
+        attention_flops,
+        use_function(attention_flops, layer=built_layer(), height=7, width=9),
+        {"height": {"too large"}, "width": {"too large"}},
+    ),
     (energy_shares, use_function(energy_shares, feature_map=MAP), {}),
     (energy_held, use_function(energy_held), {}),
     (
@@ -117,7 +122,11 @@ TARGETS = [
 ]
 CASES = [
     pytest.param(
-        use, argument, value, kind in allowed.get(argument, ()), id=f"{f.__name__}-{argument}-{kind}"
+        use,
+        argument,
+        value,
+        kind in allowed.get(argument, ()),
+        id=f"{f.__name__}-{argument}-{kind}",
     )
     for f, use, allowed in TARGETS
     for argument, kind, value in wrong_arguments(f)
