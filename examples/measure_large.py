@@ -33,7 +33,11 @@ def build(backbone):
     for width in (8, 12, 16):
         x = keras.layers.Conv2D(width, 3, 2, padding="same", activation="relu")(x)
     return keras_fsa.FsaNet(
-        5, keras.Model(image, {"stage5": x}), head_channels=16, auxiliary_loss_weight=0
+        5,
+        keras.Model(image, {"stage5": x}),
+        head_channels=16,
+        normalization="imagenet",
+        auxiliary_loss_weight=0,
     )
 
 

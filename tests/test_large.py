@@ -24,7 +24,7 @@ EXAMPLES = {"torch": 10, "tensorflow": 4, "jax": 2}[BACKEND]
 attentions = st.one_of(
     st.tuples(
         st.just("frequency"),
-        st.sampled_from(("dot_product", "linear", "linear_softmax")),
+        st.sampled_from(("dot_product", "linear", "linear_softmax", "relu_linear")),
         st.integers(1, 3),
     ),
     st.tuples(st.sampled_from((tiling.bands, None)), st.none(), st.just(1)),

@@ -50,12 +50,12 @@ BACKBONES = (same, explicit, mixed, transposed)
 
 def model_of(backbone, rng, **settings):
     image = keras.Input((None, None, 3))
-    settings = {"frequencies": 3, "head_channels": 8, **settings}
+    common = {"frequencies": 3, "head_channels": 8, "normalization": "imagenet"}
     model = keras_fsa.FsaNet(
         5,
         keras.Model(image, {"stage5": backbone(image)}),
         auxiliary_loss_weight=0,
-        **settings,
+        **{**common, **settings},
     )
     randomize(model, rng)
     for weight in model.head.weights:

@@ -277,7 +277,7 @@ class _Job:
         pixels, seen = self._read(*spans)
         layers = range(len(self.network.attention))
         inputs = {
-            "image": pixels[None].astype("float32"),
+            "image": pixels[None],
             "places": np.array([_place(axes, at, i, i == target) for i in layers], "int32"),
             "sums": sums[: len(layers) if target is None else target + 1],
         }

@@ -59,6 +59,8 @@ class Engine:
 
     def run(self, task: Pass, inputs: dict) -> Any:
         """What the pass makes of a tile, as NumPy arrays."""
+        if "image" in inputs:
+            inputs = {**inputs, "image": inputs["image"].astype("float32")}
         with self.lock:
             return self.compiled(task).predict_on_batch(inputs)
 
