@@ -130,7 +130,7 @@ def plot(rows: list[dict]) -> Any:
     Raises:
         ImportError: where matplotlib is missing, with the pip command.
     """
-    figures = optional_import("matplotlib.figure", "examples")
+    figures = optional_import("matplotlib.figure", "tools")
     groups: dict[str, dict] = {}
     for row in rows:
         if row["mode"] == "unknown sizes":

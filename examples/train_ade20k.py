@@ -28,7 +28,8 @@ What each setting is for:
   `--batch-norm moving`, which is another recipe.
 """
 
-from keras_fsa.training import Recipe, main
+from keras_fsa.commands.recipe import main
+from keras_fsa.training import Recipe
 
 RECIPE = Recipe(
     dataset="ade20k",

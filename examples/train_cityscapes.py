@@ -33,7 +33,8 @@ What each setting is for:
 - crop: 8 x 106 + 1, which goes with corners that are aligned.
 """
 
-from keras_fsa.training import Recipe, main
+from keras_fsa.commands.recipe import main
+from keras_fsa.training import Recipe
 
 RECIPE = Recipe(
     dataset="cityscapes",

@@ -31,7 +31,8 @@ What each setting is for:
   `--batch-norm moving`, which is another recipe.
 """
 
-from keras_fsa.training import Recipe, main
+from keras_fsa.commands.recipe import main
+from keras_fsa.training import Recipe
 
 RECIPE = Recipe(
     dataset="voc_aug",

@@ -135,7 +135,7 @@ def locked_folder(path: Path, name: str = "output") -> Iterator[None]:
             the process and its machine.
         ImportError: if filelock is missing, with the pip command.
     """
-    filelock = optional_import("filelock", "training")
+    filelock = optional_import("filelock", "tools")
     path = pathlib.Path(path)
     path.mkdir(parents=True, exist_ok=True)
     owner = path / f"{LOCK}.owner"

@@ -225,7 +225,7 @@ def boundary_scores(
     Source: Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC
     2013; for the tolerance in pixels Perazzi et al., CVPR 2016.
     """
-    spatial = optional_import("scipy.spatial", "examples")
+    spatial = optional_import("scipy.spatial", "tools")
     mask, prediction = _known_ids(mask, prediction, num_classes, ignore_label)
     if mask.ndim != 2:
         raise ValueError(

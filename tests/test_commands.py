@@ -12,6 +12,7 @@ import pytest
 
 from keras_fsa import commands
 from keras_fsa.commands.command import command, parse
+from keras_fsa.commands.recipe import parse as parse_recipe
 from keras_fsa.settings import (
     Count,
     ExistingFile,
@@ -25,7 +26,6 @@ from keras_fsa.settings import (
 )
 from keras_fsa.training import Recipe
 from keras_fsa.training import recipe as recipes
-from keras_fsa.training.command import parse as parse_recipe
 from tests.helpers import run_python
 
 

@@ -270,7 +270,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    assert 'pip install "keras_fsa[examples]"' in run_python(code)
+    assert 'pip install "keras_fsa[tools]"' in run_python(code)
 
 
 def test_plot_confusion(tmp_path):

@@ -254,7 +254,7 @@ class DrawPredictions(StepCallback):
         super().__init__(start_step, every)
         positive_ints("size", size, 2)
         check_examples("examples", examples)
-        optional_import("matplotlib", "examples")
+        optional_import("matplotlib", "tools")
         self.examples, self.folder, self.size = examples, Path(folder), size
         self.class_names, self.palette = class_names, palette
         self.devices = devices or Devices()

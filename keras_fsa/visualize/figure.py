@@ -12,7 +12,7 @@ LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 
 def new_figure(width: float, height: float) -> Any:
     """An empty matplotlib figure of this size in inches; no window, no global state."""
-    figures = optional_import("matplotlib.figure", "examples")
+    figures = optional_import("matplotlib.figure", "tools")
     return figures.Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 

@@ -38,7 +38,7 @@ def plot_spectrum(feature_map: Any, frequencies: int = 8, path: Path | None = No
     centred = ops.convert_to_numpy(energy_held(energy_shares(feature_map, without_mean=True)))
     shares = ops.convert_to_numpy(shares)
 
-    patches = optional_import("matplotlib.patches", "examples")
+    patches = optional_import("matplotlib.patches", "tools")
     figure = new_figure(10.5, 4.4)
     left, right = figure.subplots(1, 2)
     # Six decades; what is below is rounding or nothing.

@@ -29,7 +29,7 @@ def default_palette(num_classes: int) -> np.ndarray:
         (204, 121, 167),
         (153, 153, 153),
     )
-    colours = optional_import("matplotlib.colors", "examples")
+    colours = optional_import("matplotlib.colors", "tools")
     i = np.arange(max(0, num_classes - len(okabe_ito)))
     hsv = np.stack([i * 0.618034 % 1, 0.45 + 0.25 * (i % 2), 0.55 + 0.2 * (i % 3)], axis=-1)
     more = np.round(255 * colours.hsv_to_rgb(hsv)) if len(i) else np.zeros((0, 3))
@@ -163,7 +163,7 @@ def plot_overlay(
 
 def _legend(figure, labels, palette):
     """Names of classes by their ids, below the panels."""
-    patches = optional_import("matplotlib.patches", "examples")
+    patches = optional_import("matplotlib.patches", "tools")
     colours = dict(zip(labels, colour_mask(list(labels), palette) / 255, strict=True))
     handles = [
         patches.Patch(facecolor=colours[id], edgecolor="0.3", label=name)

@@ -1,6 +1,6 @@
 r"""Memory and time of segmenting large images, against the size of the image.
 
-    python examples/measure_large.py --sizes 4096 8192 16384 --folder /data/scratch
+    python -m benchmarks.large --sizes 4096 8192 16384 --folder /data/scratch
 
 Each size runs in a process of its own, from a Zarr array on the disk to another one, with a small
 network of stride 8 (three convolutions, a head of 16 channels) or with `--backbone resnet18`, both
@@ -78,7 +78,15 @@ def main():
     print("| size | seconds | ns per pixel | GiB beyond the model |\n| --- | --- | --- | --- |")
     for size in args.sizes:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            command = [sys.executable, __file__, "--one", str(size), "--folder", folder]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.large",
+                "--one",
+                str(size),
+                "--folder",
+                folder,
+            ]
             command += ["--backbone", args.backbone, "--tile", str(args.tile)]
             run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         row = json.loads(run.stdout.splitlines()[-1])
