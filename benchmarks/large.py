@@ -27,6 +27,7 @@ CHUNK = 1024
 
 
 def build(backbone):
+    """A network with random weights."""
     if backbone != "small":
         return keras_fsa.FsaNet(5, backbone, auxiliary_loss_weight=0)
     image = x = keras.Input((None, None, 3))
@@ -42,6 +43,7 @@ def build(backbone):
 
 
 def peak():
+    """Peak memory of this process, GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB: Linux counts KiB
 
 
@@ -64,6 +66,7 @@ def measure(size, folder, backbone, tile):
 
 
 def main():
+    """Measure each size in a process of its own, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 8192, 16384])
     parser.add_argument("--backbone", default="small", help="small, or a ResNet's name")

@@ -19,6 +19,8 @@ from keras_fsa.layers import SpatialSelfAttention
 from keras_fsa.layers.self_attention import SelfAttention, check_attention
 from keras_fsa.types import Tensor
 
+__all__ = ["attention_at", "softmax_twin"]
+
 
 def attention_at(layer: SelfAttention, feature_map: Tensor, row: int, column: int) -> Tensor:
     """The spatial attention of one position, in the first application of a layer.

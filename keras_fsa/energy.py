@@ -11,6 +11,8 @@ from keras_fsa import spectral
 from keras_fsa.arguments import boolean
 from keras_fsa.types import Tensor
 
+__all__ = ["energy_held", "energy_shares"]
+
 
 def energy_shares(feature_map: Tensor, without_mean: bool = False) -> Tensor:
     """The share of each frequency in the energy of a map, over all its channels.

@@ -5,6 +5,8 @@ from keras_fsa.arguments import integer
 from keras_fsa.layers.self_attention import SelfAttention, check_attention
 from keras_fsa.layers.spatial_self_attention import SpatialSelfAttention
 
+__all__ = ["attention_flops"]
+
 
 def attention_flops(layer: SelfAttention, height: int, width: int) -> int:
     """Floating point operations of an attention layer for one image, in one forward pass.

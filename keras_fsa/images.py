@@ -32,6 +32,8 @@ import numpy as np
 from keras_fsa import types
 from keras_fsa.arguments import integer, one_of, optional_import
 
+__all__ = ["MAX_PIXELS", "ImageError", "read_image", "read_mask"]
+
 MAX_PIXELS = 2**30 // 12
 """Most pixels of an image by default, 89 million: a quarter of a gigabyte in RGB, as in Pillow."""
 

@@ -14,6 +14,8 @@ from keras_fsa._deprecation import renamed_arguments
 from keras_fsa.arguments import positive_int, positive_ints
 from keras_fsa.views import Views, mean_probabilities
 
+__all__ = ["class_map", "probabilities"]
+
 # Rows of a map that are worked on at a time, so that temporary arrays stay small.
 _STRIP = 64
 # Of a resized image or a result: 16384 x 16384. Beyond it is a mistyped number.

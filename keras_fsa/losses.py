@@ -22,6 +22,8 @@ from keras import ops
 from keras_fsa.arguments import integer, number, positive_int
 from keras_fsa.metrics import IGNORE_LABEL, is_class
 
+__all__ = ["CrossEntropy", "FocalLoss", "OhemCrossEntropy", "TverskyLoss"]
+
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class CrossEntropy(keras.losses.Loss):

@@ -17,6 +17,8 @@ from keras import ops
 
 from keras_fsa.arguments import integer, number, optional_import, positive_int
 
+__all__ = ["IGNORE_LABEL", "MeanIoU", "boundary_scores", "confusion_matrix", "confusion_scores"]
+
 IGNORE_LABEL = 255
 """The label of pixels that belong to no class, in every mask that this library makes."""
 

@@ -40,6 +40,19 @@ from keras_fsa.compilation import xla_compiles
 from keras_fsa.compilation import xla_scope as xla_scope  # Its name in 0.1.0.
 from keras_fsa.types import Band, Frequencies, Shape, Size, Tensor
 
+__all__ = [
+    "add_constant",
+    "analysis",
+    "check_band_fits",
+    "dct_basis",
+    "has_constant",
+    "low_pass",
+    "moments",
+    "number_of_tokens",
+    "parse_frequencies",
+    "synthesis",
+]
+
 
 def parse_frequencies(frequencies: Frequencies, name: str = "frequencies") -> Band:
     """The band `((u0, u1), (v0, v1))` that `frequencies` stands for.

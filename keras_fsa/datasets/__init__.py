@@ -24,10 +24,11 @@ from typing import Any
 
 import keras
 
-from keras_fsa.datasets.examples import Examples as Examples
-from keras_fsa.datasets.folder import folder_dataset as folder_dataset
-from keras_fsa.datasets.registry import describe as describe
-from keras_fsa.datasets.registry import load as load
+from keras_fsa.datasets.examples import Examples
+from keras_fsa.datasets.folder import folder_dataset
+from keras_fsa.datasets.registry import describe, load
+
+__all__ = ["Examples", "describe", "folder_dataset", "load"]
 
 _BUILDERS = ("Ade20k", "SignalHarbor", "VocAug")
 

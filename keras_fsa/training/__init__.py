@@ -1,7 +1,7 @@
 """Training that survives being stopped, on one device or several.
 
 `fit` (`loop.py`) trains any compiled model. It is composed of `callbacks.py`, whose parts also work
-in a `model.fit` of your own. `train` runs it by a recipe, whose settings `recipe.py` holds. The rest
+in a `model.fit` of your own. `train` runs it by a recipe; `recipe.py` holds all settings. The rest
 serves them: `optimizer.py`, `batch_norm.py`, `checkpoint.py`, `devices.py`.
 """
 
