@@ -9,6 +9,7 @@ import io
 import runpy
 import sys
 import typing
+import zlib
 from pathlib import Path
 
 import keras
@@ -68,7 +69,7 @@ def attacked():
         understand, quickstart = script("understand_fsa"), script("quickstart")
     return {
         "predict": (predict.Predict, predict.predict, ["images", *model]),
-        "evaluate": (evaluate.Evaluate, evaluate.evaluate, [*model, *pairs, "--quiet"]),
+        "evaluate": (evaluate.Evaluate, None, [*model, *pairs, "--quiet"]),
         "export": (export.Export, None, [*model, "--output", "served"]),
         "train": (train.Train, train.build_model, [*pairs, "--num-classes", "3"]),
         "precision": (precision["Precision"], None, ["images", *model]),
@@ -114,6 +115,7 @@ def test_each_flag(name, place, monkeypatch, tmp_path):
     monkeypatch.setattr(train, "build_model", lambda settings: None)
     work = None if name == "train" else work
     tried, badly = 0, []
+    assert outcome(settings, work, right) == (0, [])
     for flag, value in cases(settings):
         arguments = [*right, f"{flag}={value}"]
         if "output" not in flag and any(i.name == "output" for i in dataclasses.fields(settings)):
@@ -163,8 +165,6 @@ def test_an_image_of_too_many_pixels(place, monkeypatch, tmp_path):
     monkeypatch.chdir(place)
     # Its header says so; nothing is decoded.
     image = bytearray((place / "images/0.png").read_bytes())
-    import zlib
-
     image[16:24] = (60_000).to_bytes(4, "big") * 2
     image[29:33] = zlib.crc32(image[12:29]).to_bytes(4, "big")
     (tmp_path / "large.png").write_bytes(image)
