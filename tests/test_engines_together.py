@@ -63,7 +63,7 @@ def test_the_watch_sees_it():
 
 
 def test_examples_load_models_without_optimizers():
-    """An optimizer may be of the engine that trained it. Quickstart loads its own there."""
+    """An optimizer may be of another engine. Quickstart loads its own, in its engine."""
     for path in EXAMPLES.glob("*.py"):
         text = path.read_text()
         loads = text.count("load_model(") - text.count("load_keras_model(")

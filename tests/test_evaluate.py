@@ -151,7 +151,7 @@ def test_dataset_by_name(run, tmp_path, rng, monkeypatch):
         *("--submission", tmp_path / "predictions"),
     )
     data = load("signal_harbor", "test", tmp_path / "data")
-    pairs = list(data.as_numpy_iterator())
+    pairs = list(data)
     scores = check_scores(
         tmp_path / "out/scores.json", *expected_scores(model, pairs, 10, tolerance=3)
     )

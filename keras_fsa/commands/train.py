@@ -171,7 +171,8 @@ def train(settings: Train) -> None:
     """Train, or resume, and write what became of it."""
     from keras_fsa.datasets import folder_dataset
     from keras_fsa.datasets.augment import training_batches
-    from keras_fsa.training import find_devices, fit, split_examples
+    from keras_fsa.training import fit, split_examples
+    from keras_fsa.training.devices import find_devices
 
     def examples(images, masks):
         classes, label = settings.num_classes, settings.ignore_label
