@@ -4,7 +4,8 @@ Keras' torch backend has optimizer classes of its own, and a `.keras` file of a 
 compiled there names them by their private module, which imports torch. `FsaNet` writes the public
 names, and reads both. Whether to compile with XLA or torch.compile is another such thing: Keras
 writes what `jit_compile="auto"` came to on the writing backend; here a file says "auto", so pass
-another choice to `compile` after loading. For other models, such as a network of your own with a layer of ours:
+another choice to `compile` after loading. For other models, such as a network of your own with a
+layer of ours:
 
 ```python
 model.save("model.keras")
