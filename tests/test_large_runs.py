@@ -15,7 +15,7 @@ import pytest
 from keras_fsa.large import open_image, overview, save_classes, segment, workers
 from tests import tiling
 from tests.helpers import randomize
-from tests.test_inference import small_model
+from tests.tiling import small_model
 
 EXAMPLE = Path(__file__).parent.parent / "examples/segment_large.py"
 

@@ -7,7 +7,12 @@ from keras import layers
 import keras_fsa
 from keras_fsa.large import segment
 from keras_fsa.layers import ChannelGain, FrequencyBands, FrequencySelfAttention
+from tests import test_inference
 from tests.helpers import randomize
+
+
+def small_model(**settings):
+    return test_inference.small_model(**{"normalization": "imagenet", **settings})
 
 
 def same(x):

@@ -108,16 +108,18 @@ def resizing(axis: Axis, index: int, align_corners: bool) -> np.ndarray:
 def weights(axis: Axis, index: int, layer: int) -> np.ndarray:
     """How much of each position's cell each pixel that a tile reads makes up.
 
-    The cell of position `i` are the `stride` pixels from `stride * i` on, as far as the image goes.
+    The cell of position `i` are the `stride` pixels from `stride * i` on, as far as the image goes;
+    the last pixel, for a position beyond the image.
 
     Returns:
         float64 `(positions, pixels)`, whose rows sum to one for the positions that the tile owns.
     """
     view, start, count = axis.views[layer], axis.starts[index], axis.count(layer)
     matrix = np.zeros((count, axis.reads))
+    end = axis.size - start
     for row in range(count):
-        first = math.floor(view.stride * row)
-        last = min(max(math.ceil(view.stride * (row + 1)), first + 1), axis.size - start)
-        if first < min(last, axis.reads):
+        first = min(math.floor(view.stride * row), end - 1)
+        last = min(max(math.ceil(view.stride * (row + 1)), first + 1), end)
+        if last <= axis.reads:
             matrix[row, first:last] = 1 / (last - first)
     return matrix
