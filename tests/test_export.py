@@ -31,7 +31,9 @@ def tiny(**kwargs):
     pictures = keras.Input((None, None, 3))
     stage4 = block(block(pictures, 4, 2), 8, 2)
     backbone = keras.Model(pictures, {"stage4": stage4, "stage5": block(stage4, 8, 1)})
-    return keras_fsa.FsaNet(5, backbone, head_channels=8, frequencies=4, **kwargs)
+    return keras_fsa.FsaNet(
+        5, backbone, head_channels=8, frequencies=4, **{"normalization": "imagenet", **kwargs}
+    )
 
 
 PATHS = {

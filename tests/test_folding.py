@@ -37,7 +37,9 @@ def backbone():
 
 
 def network(rng, **settings):
-    model = keras_fsa.FsaNet(5, backbone(), head_channels=8, frequencies=3, **settings)
+    model = keras_fsa.FsaNet(
+        5, backbone(), head_channels=8, frequencies=3, normalization="imagenet", **settings
+    )
     return randomize(model, rng)
 
 

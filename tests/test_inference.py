@@ -22,7 +22,7 @@ def small_model(**settings):
         backbone,
         frequencies=3,
         auxiliary_loss_weight=0,
-        **{"head_channels": 8, **settings},
+        **{"head_channels": 8, "normalization": "imagenet", **settings},
     )
 
 
