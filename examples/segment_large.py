@@ -22,7 +22,7 @@ import keras_fsa  # noqa: F401  (a .keras file needs its layers)
 from keras_fsa.arguments import optional_import
 from keras_fsa.large import halo, open_image, overview, save_classes, segment
 from keras_fsa.large.images import check_output
-from keras_fsa.visualize import default_palette, overlay_picture
+from keras_fsa.visualize import default_palette, plot_overlay
 
 
 def class_table(args, num_classes):
@@ -77,7 +77,7 @@ def main():
     save_classes(args.output, classes, like=image, palette=palette)
     small, mask = eight_bits(overview(image)), overview(classes)
     path = args.output.with_name(f"{args.output.stem}_overview.png")
-    overlay_picture(small, mask, names, palette, path)
+    plot_overlay(small, mask, names, palette, path)
     shutil.rmtree(work)
     print(f"Classes are in {args.output}, an overview in {path}")
 

@@ -40,11 +40,11 @@ from keras_fsa.flops import attention_flops
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.settings import OutputFolder, Whole
 from keras_fsa.visualize import (
-    attention_picture,
     comparison,
     overlay,
-    spectrum_picture,
-    truncation_picture,
+    plot_attention,
+    plot_spectrum,
+    plot_truncation,
 )
 from keras_fsa.visualize.attention import mark, show_attention
 from keras_fsa.visualize.figure import finish, new_figure
@@ -168,8 +168,8 @@ def understand(settings):
     held = float(energy_held(energy_shares(x))[k - 1])
     centred = float(energy_held(energy_shares(x, without_mean=True))[k - 1])
     print(f"   tokens {tokens.shape}: {held:.1%} of the energy, {centred:.1%} without the mean")
-    spectrum_picture(x, k, output / "spectrum.png")
-    truncation_picture(image, k, output / "truncation.png")
+    plot_spectrum(x, k, output / "spectrum.png")
+    plot_truncation(image, k, output / "truncation.png")
 
     print("\n3. Attention between tokens is attention between positions of the low-passed map")
     for affinity in affinities.names(spectral=True):
@@ -194,7 +194,7 @@ def understand(settings):
         f"{weights.max():.1e}, differ by {difference:.1e}"
     )
     layers = {"frequency self-attention": layer, "softmax attention": softmax_twin(layer)}
-    attention_picture(x, layers, row, column, image, output / "attention.png")
+    plot_attention(x, layers, row, column, image, output / "attention.png")
 
     print("\n5. Back to the image: the same scene with either lamp")
     scenes = [draw_scene(scene_rng("test", settings.scene), lamp) for lamp in ("green", "red")]

@@ -249,7 +249,7 @@ def _write_submission(folder, name, ids, dataset):
 
 def _report(confusion, boundaries, count, names, settings):
     """Print the table, write the JSON and the figure."""
-    from keras_fsa.visualize import confusion_picture
+    from keras_fsa.visualize import plot_confusion
 
     scores = confusion_scores(confusion)
     boundary = nan_mean(boundaries, axis=0)
@@ -286,5 +286,5 @@ def _report(confusion, boundaries, count, names, settings):
     }
     with whole_file(settings.output / "scores.json") as unfinished:
         unfinished.write_text(json.dumps(result, indent=2, default=str) + "\n")
-    confusion_picture(confusion, names, settings.output / "confusion.png")
+    plot_confusion(confusion, names, settings.output / "confusion.png")
     print(f"Written to {settings.output}")

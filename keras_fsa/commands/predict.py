@@ -33,8 +33,9 @@ from keras_fsa.files import whole_file
 from keras_fsa.images import MAX_PIXELS, read_image
 from keras_fsa.inference import probabilities
 from keras_fsa.layers.self_attention import SelfAttention
+from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.settings import Count, ExistingPath, OutputFolder, Pixels
-from keras_fsa.visualize import attention_picture, overlay_picture, spectrum_picture
+from keras_fsa.visualize import plot_attention, plot_overlay, plot_spectrum
 
 
 def _pixel(words):
@@ -139,7 +140,7 @@ def predict(settings: Predict) -> None:
         _check_names(names, num_classes)
         mask = result.argmax(axis=-1)
         target = settings.output / name
-        overlay_picture(image, mask, names, palette, f"{target}_overlay.png")
+        plot_overlay(image, mask, names, palette, f"{target}_overlay.png")
         if inspects:
             draw_attention(model, image, file, target, settings.spectrum, settings.attention_at)
         counts = np.bincount(mask.reshape(-1), minlength=num_classes)
@@ -211,23 +212,19 @@ def attention_layer(model: keras.Model) -> keras.Layer:
     Raises:
         ValueError: for a model without one.
     """
-    layers = getattr(getattr(model, "head", None), "layers", ())
-    found = [layer for layer in layers if isinstance(layer, SelfAttention)]
-    if not found:
+    layer = model.attention_layer() if isinstance(model, FsaNet) else None
+    if not isinstance(layer, SelfAttention):
         raise ValueError(
             "This needs an FsaNet with FrequencySelfAttention or SpatialSelfAttention in its head. "
             f"Received: a model named {model.name!r} without. Take another --model, or leave "
             "--spectrum and --attention-at out."
         )
-    return found[0]
+    return layer
 
 
-def attention_and_input(model: keras.Model, image: np.ndarray) -> tuple[keras.Layer, object]:
+def attention_and_input(model: FsaNet, image: np.ndarray) -> tuple[keras.Layer, object]:
     """The attention layer of an `FsaNet`, and the map `(h, w, C)` it is given for an image."""
-    layer = attention_layer(model)
-    normalized = model.normalize(keras.ops.convert_to_tensor(image[None]))
-    features = model.backbone(normalized, training=False)["stage5"]
-    return layer, keras.Model(model.head.input, layer.input)(features, training=False)[0]
+    return attention_layer(model), model.attention_features(image[None])[0]
 
 
 def position_of_pixel(
@@ -257,14 +254,14 @@ def draw_attention(
     if spectrum:
         own = getattr(layer, "frequencies", 8)
         k = min(own if isinstance(own, int) else 8, *feature_map.shape[:2])
-        spectrum_picture(feature_map, k, f"{target}_spectrum.png")
+        plot_spectrum(feature_map, k, f"{target}_spectrum.png")
     if pixel:
         row, column = position_of_pixel(pixel, image, feature_map, name)
         layers = {layer.affinity.name.replace("_", " "): layer}
         if layer.affinity.name != "softmax" or layer.low_pass is not None:
             layers = {f"this model: {title}": layer for title in layers}
             layers["softmax, all frequencies"] = softmax_twin(layer)
-        attention_picture(feature_map, layers, row, column, image, f"{target}_attention.png")
+        plot_attention(feature_map, layers, row, column, image, f"{target}_attention.png")
 
 
 def write_shares(path: Path, names: Sequence[str], rows: Sequence[tuple]) -> None:

@@ -98,7 +98,7 @@ class Train:
     """The backbone's: imagenet, or a file; none: random."""
     normalization: Literal["auto", "imagenet", "caffe", "ccnet"] | None = "auto"
     """Of the images; auto: what the weights want."""
-    output_stride: Literal[8, 16, 32] = 8
+    output_stride: Literal[8, 16, 32] | None = None
     """Ratio of the image's size to the feature map's."""
     attention: Literal["frequency", "spatial"] | None = "frequency"
     """Its kind."""
