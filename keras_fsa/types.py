@@ -21,4 +21,4 @@ DType = str | keras.DTypePolicy | None
 """A dtype policy or its name; None for Keras' global one."""
 Path = str | os.PathLike
 Dataset = Any
-"""A `tf.data.Dataset`: TensorFlow is imported where one is made."""
+"""`keras_fsa.datasets.examples.Examples`, or a `tf.data.Dataset`."""

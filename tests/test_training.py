@@ -15,6 +15,7 @@ import pytest
 from keras import layers
 from PIL import Image
 
+from keras_fsa.commands.recipe import main
 from keras_fsa.datasets import signal_harbor
 from keras_fsa.datasets.examples import Examples
 from keras_fsa.files import locked_folder
@@ -26,7 +27,6 @@ from keras_fsa.training import (
     checkpoint,
     fit,
     loop,
-    main,
     split_examples,
     train,
 )

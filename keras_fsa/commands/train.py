@@ -154,8 +154,11 @@ class Train:
 
     def what_must_stay(self) -> dict:
         """The settings that must be equal when the training resumes."""
+        # The package of datasets may bring TensorFlow's.
+        from keras_fsa.datasets.augment import PIPELINE
+
         names = [item.name for item in fields(self) if item.name not in MAY_CHANGE]
-        return {name: getattr(self, name) for name in names}
+        return {"pipeline": PIPELINE} | {name: getattr(self, name) for name in names}
 
 
 def main(

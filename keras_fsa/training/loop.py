@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,9 +31,6 @@ from keras_fsa.training.optimizer import SGD, poly_decay
 from keras_fsa.training.recipe import Recipe
 from keras_fsa.types import Dataset
 
-if TYPE_CHECKING:
-    from keras_fsa.datasets.examples import Examples
-
 
 def fit(
     model: keras.Model,
@@ -42,7 +39,7 @@ def fit(
     steps: int,
     checkpoint_every: int = 500,
     settings: dict | None = None,
-    validation: "Examples | Dataset | None" = None,
+    validation: Dataset | None = None,
     validate_every: int | None = None,
     validation_size: tuple[int, int] | None = None,
     drawn: int | None = None,
@@ -153,7 +150,7 @@ def train(
     recipe: Recipe,
     num_classes: int,
     batches: Callable,
-    validation: "Examples | Dataset | None" = None,
+    validation: Dataset | None = None,
     build: Callable | None = None,
     class_names: Sequence[str] | None = None,
     palette: np.ndarray | None = None,
@@ -214,8 +211,8 @@ def train(
 
 
 def split_examples(
-    examples: "Examples", fraction: float = 0.1, seed: int = 0
-) -> "tuple[Examples, Examples]":
+    examples: Dataset, fraction: float = 0.1, seed: int = 0
+) -> tuple[Dataset, Dataset]:
     """Divide examples at random into those to train on and those to validate on.
 
     Frames of one video look alike: validate on a folder of their own instead.
@@ -231,6 +228,7 @@ def split_examples(
     Raises:
         ValueError: for a fraction out of its range, or fewer than two examples.
     """
+    # The package of datasets may bring TensorFlow's.
     from keras_fsa.datasets.examples import Examples
 
     number("fraction", fraction, above=0, below=1)

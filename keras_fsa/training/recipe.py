@@ -132,8 +132,11 @@ class Recipe:
 
     def what_must_stay(self) -> dict[str, Any]:
         """The settings that a training cannot change when it resumes, as a dict."""
+        # The package of datasets may bring TensorFlow's.
+        from keras_fsa.datasets.augment import PIPELINE
+
         names = [item.name for item in fields(self) if item.name not in MAY_CHANGE]
-        return {name: getattr(self, name) for name in names}
+        return {"pipeline": PIPELINE} | {name: getattr(self, name) for name in names}
 
     @property
     def validation_pictures(self) -> int | None:
