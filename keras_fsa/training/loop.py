@@ -360,6 +360,8 @@ def _fit(
     if step < steps:
         data = batches(step, devices.part)
         duties.check_examples("batches", data)
+        if keras.backend.backend() == "tensorflow" and isinstance(data, Iterator):
+            data = _restartable(lambda: batches(step, devices.part))
         done = step // checkpoint_every
         model.fit(
             data,
@@ -374,6 +376,19 @@ def _fit(
     if writes:
         duties.save_model(model, output / "model.keras")
     return model
+
+
+def _restartable(batches):
+    """A `tf.data.Dataset` of generators, which begins anew each time that it is iterated.
+
+    Keras iterates once to build the model and again to train. Of one generator the first iteration
+    would take the batches that TensorFlow reads ahead. A strategy also needs the batches' size.
+    """
+    import tensorflow as tf
+
+    first = next(batches())
+    signature = tuple(tf.TensorSpec(np.shape(part), part.dtype) for part in first)
+    return tf.data.Dataset.from_generator(batches, output_signature=signature)
 
 
 @contextlib.contextmanager
