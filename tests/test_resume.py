@@ -227,7 +227,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     for one, two in zip(model.weights, whole.weights, strict=True):
         np.testing.assert_array_equal(array(one), array(two))
     restored = restore_checkpoint(
-        path, model, tiny_training.recipe("").what_must_stay() | {"steps": 6}
+        path, model, tiny_training.recipe(tmp_path).what_must_stay() | {"steps": 6}
     )
     assert restored[0] == 6 and len(restored[1]) == 3
     # The damaged file did not take the place of the good one before it.

@@ -324,7 +324,8 @@ class FsaNet(keras.Model):
             ValueError: where the masks are known to be of another size than the images. Once a
                 step has begun, an error would leave the model without weights under JAX.
         """
-        spec = getattr(x, "element_spec", None)  # Of a `tf.data.Dataset`.
+        # Of a `tf.data.Dataset`.
+        spec = None if isinstance(x, keras.utils.PyDataset) else getattr(x, "element_spec", None)
         images, masks = spec[:2] if isinstance(spec, tuple) and len(spec) > 1 else (x, y)
         _check_masks(masks, images)
         return super().fit(x, y, *args, **kwargs)
