@@ -313,5 +313,9 @@ def test_arguments_that_are_refused(rng):
         run(np.zeros((40, 40, 3), "uint8"), nodata=0)
     spoiled = image.astype("float32")
     spoiled[25, 3] = np.nan
-    with pytest.raises(FloatingPointError, match="rows 16 to 31 and columns 0 to 15"):
+    with pytest.raises(FloatingPointError, match="pixels .*rows 16 to 31 and columns 0 to 15"):
         run(spoiled, tile=16, halo=0)
+    broken = attention_twice(rng)
+    broken.layers[1].bias.assign(np.full(6, np.inf))
+    with pytest.raises(FloatingPointError, match="share of the tokens .*rows 0 to 15 and columns"):
+        segment(broken, image[..., :2], tile=16, verbose=False)

@@ -92,7 +92,8 @@ def segment(
     Raises:
         ValueError: for a wrong argument; a model that cannot be computed tile by tile, naming the
             layer; an image or a sink of the wrong shape; a `work_dir` of another run.
-        FloatingPointError: where a tile's share of the tokens is not finite, naming the tile.
+        FloatingPointError: where pixels, or a tile's share of the tokens, are not finite, naming
+            the tile.
         ImportError: where workers lack this package.
         OSError: where the sink cannot be written. Finished tiles stay.
 
@@ -211,7 +212,7 @@ class _Job:
             if result is not None:
                 asked = int(result["asked"])
                 shares = [np.asarray(share, "float64") for share in result["shares"]]
-                _check_finite(shares, axes, grid[number])
+                _check_finite(shares, axes, grid[number], "A tile's share of the tokens")
                 totals = totals or [0.0] * len(shares)
                 totals = [total + share for total, share in zip(totals, shares, strict=True)]
             self.journal.write(name, False, done=number + 1, asked=asked, **_named(totals))
@@ -275,6 +276,8 @@ class _Job:
             for axis, i in zip(axes, at, strict=True)
         ]
         pixels, seen = self._read(*spans)
+        # Looked for here, because what a rectifier makes of NaN depends on the engine.
+        _check_finite([pixels], axes, at, "The pixels that a tile reads")
         layers = range(len(self.network.attention))
         inputs = {
             "image": pixels[None],
@@ -339,15 +342,15 @@ def _numbered(note):
     return [note[f"array_{i}"] for i in range(len(note))]
 
 
-def _check_finite(shares, axes, at):
-    if all(np.isfinite(share).all() for share in shares):
+def _check_finite(arrays, axes, at, what):
+    if all(np.isfinite(array).all() for array in arrays):
         return
     rows, columns = (axis.own[i] for axis, i in zip(axes, at, strict=True))
     raise FloatingPointError(
-        "A tile's share of the tokens must be finite, for one that is not spoils the whole image. "
-        f"Received: NaN or infinity from the tile of rows {rows[0]} to {rows[1] - 1} and columns "
-        f"{columns[0]} to {columns[1] - 1}. Check the image there (`nodata` leaves pixels out), "
-        "and the model's weights."
+        f"{what} must be finite, for one that is not spoils the whole image. Received: NaN or "
+        f"infinity in the tile of rows {rows[0]} to {rows[1] - 1} and columns {columns[0]} to "
+        f"{columns[1] - 1}. Check the image there (`nodata` leaves pixels out), and the model's "
+        "weights."
     )
 
 
