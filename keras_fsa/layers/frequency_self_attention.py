@@ -98,9 +98,27 @@ class FrequencySelfAttention(SelfAttention):
         frequencies: Frequencies = 8,
         affinity: str | Affinity = "dot_product",
         recurrence: int = 1,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        use_bias: bool = False,
+        residual: str = "gain",
+        kernel_initializer: Any = "glorot_uniform",
+        kernel_regularizer: Any = None,
+        data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(affinity, recurrence, **kwargs)
+        super().__init__(
+            affinity,
+            recurrence,
+            key_dim,
+            value_dim,
+            use_bias,
+            residual,
+            kernel_initializer,
+            kernel_regularizer,
+            data_format,
+            **kwargs,
+        )
         self.band = spectral.parse_frequencies(frequencies)
         self.frequencies = frequencies
 

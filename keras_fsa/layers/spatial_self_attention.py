@@ -53,9 +53,27 @@ class SpatialSelfAttention(SelfAttention):
         affinity: str | Affinity = "softmax",
         low_pass: Frequencies | None = None,
         recurrence: int = 1,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        use_bias: bool = False,
+        residual: str = "gain",
+        kernel_initializer: Any = "glorot_uniform",
+        kernel_regularizer: Any = None,
+        data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(affinity, recurrence, **kwargs)
+        super().__init__(
+            affinity,
+            recurrence,
+            key_dim,
+            value_dim,
+            use_bias,
+            residual,
+            kernel_initializer,
+            kernel_regularizer,
+            data_format,
+            **kwargs,
+        )
         if low_pass is not None:
             spectral.parse_frequencies(low_pass, "low_pass")
         self.low_pass = low_pass
