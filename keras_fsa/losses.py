@@ -111,7 +111,7 @@ class CrossEntropy(keras.losses.Loss):
                 "`class_weights` must have one number for each class. Received: "
                 f"class_weights={self.class_weights} for logits of {classes} classes. Give as many."
             )
-        return np.asarray(self.class_weights, "float32")
+        return ops.convert_to_tensor(self.class_weights, dtype="float32")
 
     @property
     def ignore_class(self) -> int | None:

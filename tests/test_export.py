@@ -244,3 +244,23 @@ def test_deviation():
     assert largest_deviation(model, classes(0)) == 0
     assert 0 < largest_deviation(model, classes(1)) < largest_deviation(model, classes(4))
     assert largest_deviation(model, lambda x: np.zeros((1, 1, 1, 5), "float32")) == np.inf
+
+
+@pytest.mark.parametrize("format", ["tf_saved_model", "onnx", "litert", "openvino"])
+def test_nan_is_no_class(rng, tmp_path, format):
+    """In an image, or in the logits: the ignore label, in every runtime."""
+    writers = exporting.FORMATS[format][1]
+    if BACKEND not in writers or (BACKEND, format) == ("jax", "onnx"):
+        with pytest.raises(ValueError, match=f'Received: format="{format}" under the {BACKEND}'):
+            tiny().export(tmp_path / PATHS[format], format=format, output="classes")
+        return
+    model = randomize(tiny(), rng)
+    image = np.full((1, 24, 40, 3), 100, "float32")
+    broken = image.copy()
+    broken[0, 3, 5, 1] = np.nan
+    model.export(tmp_path / PATHS[format], format=format, output="classes", verbose=False)
+    serve = load_exported(tmp_path / PATHS[format])
+    assert (serve(image) < 5).all() and (serve(broken) == 255).all()
+    model.head.layers[-1].bias.assign([0, np.nan, 0, 0, 0])
+    model.export(tmp_path / PATHS[format], format=format, output="classes", verbose=False)
+    assert (load_exported(tmp_path / PATHS[format])(image) == 255).all()

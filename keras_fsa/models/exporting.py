@@ -99,10 +99,11 @@ def with_classes(model: keras.Model, images: keras.InputSpec) -> keras.Model:
     # Of integers: with floats, under TensorFlow, it looks at bits, which LiteRT cannot.
     is_best = ops.cast(logits >= ops.max(logits, -1, keepdims=True), "int32")
     # No logit is the largest where one is NaN. At most 255 classes: a map has the type of a mask.
-    is_number = ops.max(is_best, -1) * ops.min(ops.cast(logits == logits, "int32"), -1)
-    # Activations may turn NaN into 0 on the way, and attention sees the whole image.
-    finite = ops.cast(ops.equal(inputs, inputs), "int32")
-    is_number = is_number * ops.min(finite, axis=(1, 2, 3), keepdims=True)[..., 0]
+    is_number = ops.max(is_best, -1) * ops.min(ops.cast(ops.equal(logits, logits), "int32"), -1)
+    if "float" in keras.backend.standardize_dtype(inputs.dtype):
+        # Activations may turn NaN into 0 on the way, and attention sees the whole image.
+        finite = ops.cast(ops.equal(inputs, inputs), "int32")
+        is_number = is_number * ops.min(finite, axis=(1, 2, 3), keepdims=True)[..., 0]
     best = ops.where(is_number > 0, ops.argmax(is_best, -1), IGNORE_LABEL)
     return keras.Model(inputs, ops.cast(best, "uint8"), name=f"{model.name}_classes")
 
