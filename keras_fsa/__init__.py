@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from keras_fsa import affinities, layers, losses, metrics, spectral, training
 from keras_fsa.checkpoints import load_pytorch_weights
 from keras_fsa.compilation import xla_scope
+from keras_fsa.models.folding import fold_batch_norm
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import PRESETS
 from keras_fsa.segmenter import Segmenter
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         images,
         inference,
         large,
+        portable,
         visualize,
     )
 
@@ -40,6 +42,7 @@ __all__ = [
     "datasets",
     "energy",
     "flops",
+    "fold_batch_norm",
     "images",
     "inference",
     "large",
@@ -47,6 +50,7 @@ __all__ = [
     "load_pytorch_weights",
     "losses",
     "metrics",
+    "portable",
     "spectral",
     "to_frequency",
     "to_spatial",

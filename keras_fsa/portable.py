@@ -24,6 +24,8 @@ from typing import Any
 from keras_fsa.files import whole_file
 from keras_fsa.types import Path
 
+__all__ = ["make_portable", "portable_config"]
+
 _PRIVATE = re.compile(r"keras\.src\.backend\.torch\.optimizers\.torch_\w+")
 
 
