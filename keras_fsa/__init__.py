@@ -5,7 +5,20 @@ surface stands in `docs/api.txt`. Submodules are imported when they are first us
 """
 
 import importlib
+import importlib.util
+import os
 from typing import TYPE_CHECKING, Any
+
+try:
+    import keras as _keras  # noqa: F401
+except ModuleNotFoundError as error:
+    _engines = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
+    raise ImportError(
+        "Keras must find the engine that it is set to. Received: "
+        f"KERAS_BACKEND={os.environ.get('KERAS_BACKEND', '')!r} ({error}), with "
+        f"{' and '.join(_engines) or 'no engine'} installed. Set the variable KERAS_BACKEND to an "
+        'engine that is installed, or run: pip install "keras_fsa[tensorflow]", [jax] or [torch].'
+    ) from error
 
 # Files of trained models name what these register.
 from keras_fsa import affinities, layers, losses, metrics, spectral, training

@@ -1,6 +1,7 @@
 """The public surface is what `docs/api.txt` lists, and imports go the way CONTRIBUTING says."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -93,3 +94,19 @@ def test_renamed_arguments():
         pytest.raises(TypeError, match=r"`image` must be given once\. Received: both"),
     ):
         show(image="x", picture="y")
+
+
+def test_a_missing_engine_is_named():
+    code = (
+        "import sys; sys.modules['tensorflow'] = None; import importlib.util as util; "
+        "find = util.find_spec; "
+        "util.find_spec = lambda name, *rest: "
+        "name == 'jax' if name in ('tensorflow', 'jax', 'torch') else find(name, *rest); "
+        "import keras_fsa"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    message = done.stderr.decode()
+    assert done.returncode == 1
+    assert "ImportError: Keras must find the engine" in message
+    assert "KERAS_BACKEND='tensorflow' (" in message and "jax installed" in message

@@ -113,9 +113,10 @@ def test_commands_run(ran, monkeypatch, capsys):
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype("uint8")
     for name in ("image.jpg", "folder/other.png"):
         Image.fromarray(image).save(name)
-    # Windows and precisions take longer, and have tests of their own.
+    # Windows, precisions and scenes take longer, and have tests of their own.
     commands = [shlex.split(command)[1:] for command in COMMANDS if "fsanet.keras" in command]
-    commands = [c for c in commands if "--window" not in c and "examples/precision.py" not in c]
+    longer = {"--window", "examples/precision.py", "examples/segment_large.py"}
+    commands = [words for words in commands if not longer & set(words)]
     assert len(commands) == 3, commands
     for words in commands:
         if "predict" in words[0]:
