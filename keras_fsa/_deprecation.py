@@ -18,7 +18,7 @@ def warn(old: str, new: str) -> None:
 
 
 def renamed_arguments(**new_names: str) -> Callable[[Function], Function]:
-    """Let a function be called with the earlier names of its arguments.
+    """Let a function, or a class, be called with the earlier names of its arguments.
 
         @renamed_arguments(picture="image")
         def class_map(model, image): ...
@@ -28,6 +28,11 @@ def renamed_arguments(**new_names: str) -> Callable[[Function], Function]:
     """
 
     def decorate(function):
+        if isinstance(function, type):
+            kind: Any = function
+            kind.__init__ = decorate(kind.__init__)
+            return kind
+
         @functools.wraps(function)
         def run(*args, **kwargs):
             for old, new in new_names.items():

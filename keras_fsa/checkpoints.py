@@ -164,7 +164,7 @@ def _variables(model, family):
     """The model's variables by the names that the family gives them."""
     backbone = getattr(model, "backbone", model)
     prefix = "backbone." if family == "mmseg" and backbone is not model else ""
-    names = {}
+    names: dict[str, Any] = {}
     for layer in backbone.layers:
         if layer.weights:
             where = prefix + _backbone_name(layer.name, family)
@@ -189,11 +189,11 @@ def _backbone_name(name, family):
         return f"stem.{3 * (index - 1) + (kind == 'bn')}"
     lite = _LITE.fullmatch(name)
     if lite:
-        index, part, kind = lite.groups()
-        if index is None:
+        number, part, kind = lite.groups()
+        if number is None:
             return "_conv_stem" if kind == "conv" else "_bn0"
         norm = _LITE_NORMS[part]
-        return f"_blocks.{index}." + (f"_{part}_conv" if kind == "conv" else norm)
+        return f"_blocks.{number}." + (f"_{part}_conv" if kind == "conv" else norm)
     if block is None:
         raise ValueError(
             "PyTorch weights are for the backbones of FsaNet.from_preset, whose strides are where "

@@ -120,7 +120,7 @@ def batches_by_size(examples: Iterable[tuple], batch: int, limit: int = 64) -> I
     """
     positive_int("batch", batch)
     positive_int("limit", limit)
-    waiting = {}
+    waiting: dict[tuple[int, ...], list[tuple]] = {}
     for example in examples:
         group = waiting.setdefault(np.shape(example[0]), [])
         group.append(example)

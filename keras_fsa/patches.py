@@ -26,7 +26,7 @@ from keras import ops
 
 from keras_fsa.types import Size, Tensor
 
-_current = contextvars.ContextVar("patch", default=None)
+_current: contextvars.ContextVar["Patch | None"] = contextvars.ContextVar("patch", default=None)
 
 
 class Patch:
@@ -65,7 +65,7 @@ class Patch:
         self.sums = list(sums)
         self.weight = weight
         self.asked = 0
-        self.shares = []
+        self.shares: list[Tensor] = []
 
     def positions(self, axis: int) -> Tensor:
         """Rows (axis 0) or columns (axis 1) of the whole that the part holds: int32."""

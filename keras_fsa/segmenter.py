@@ -4,7 +4,9 @@
 TensorFlow runs it in a graph, so that an exported file holds everything.
 """
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -58,16 +60,8 @@ class Segmenter:
     ) -> None:
         if align_corners is None:
             align_corners = getattr(model, "align_corners", False)
-        self.settings = {
-            "window": window,
-            "stride": stride,
-            "scales": scales,
-            "flip": flip,
-            "fit": fit,
-            "align_corners": align_corners,
-            "blend": blend,
-        }
-        self._views = Views(**self.settings)
+        self._views = Views(window, stride, scales, flip, fit, blend, align_corners)
+        self.settings: dict[str, Any] = dataclasses.asdict(self._views)
         if not isinstance(model, FsaNet):
             raise ValueError(
                 "`model` must be an FsaNet. Received: model="

@@ -114,9 +114,10 @@ def check_band_fits(
 
 def spatial_size(shape: Shape, data_format: str) -> tuple[Size, Size]:
     """Height and width out of the shape of a feature map; those of the whole, for a patch of it."""
-    if patches.current() is not None:
-        return patches.current().size
-    return shape[1:3] if data_format == "channels_last" else shape[2:4]
+    patch = patches.current()
+    whole = shape[1:3] if data_format == "channels_last" else shape[2:4]
+    height, width = whole if patch is None else patch.size
+    return height, width
 
 
 def has_constant(frequencies: Frequencies) -> bool:
@@ -295,7 +296,8 @@ def _analysis(x, d_h, d_w, data_format):
 
 def _patch_basis(patch, axis, frequencies, dtype):
     """The rows of the whole map's `dct_basis` that belong to a patch."""
-    return _unknown_basis(patch.size[axis], *frequencies, dtype, patch.positions(axis))
+    start, stop = frequencies
+    return _unknown_basis(patch.size[axis], start, stop, dtype, patch.positions(axis))
 
 
 def _share(x, rows, columns, data_format, patch):

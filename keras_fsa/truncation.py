@@ -8,6 +8,8 @@ it equals.
 Source: arXiv:2211.15595.
 """
 
+from typing import Any
+
 import keras
 
 from keras_fsa import spectral
@@ -216,7 +218,7 @@ def _new_input(tensor, name):
 
 def _copy_weights(old, new):
     # On loading, a layer may derive something from its weights: `Normalization` does.
-    store = {}
+    store: dict[str, Any] = {}
     old.save_own_variables(store)
     new.load_own_variables({k: keras.ops.convert_to_numpy(v) for k, v in store.items()})
     new.set_weights(old.get_weights())

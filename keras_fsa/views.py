@@ -120,7 +120,7 @@ def mean_probabilities(
             long / engine.maximum(height, width), short / engine.minimum(height, width)
         )
     windows, strides = views.windows_and_strides()
-    total = None
+    total: Any = None
     for scale in views.scales:
         scaled = original
         if views.fit is not None or scale != 1:
@@ -194,7 +194,7 @@ class _Axis:
         self.cover = engine.sum(engine.where(inside, weight, 0.0), 0)
         if new_size is size:
             self.lower = self.upper = engine.range(0, size, 1)
-            self.choices = ((self.lower, engine.ones(size)),)
+            self.choices: tuple[tuple[Any, Any], ...] = ((self.lower, engine.ones(size)),)
             return
         position = _positions(engine, size, new_size, align_corners)
         self.lower = engine.integer(engine.floor(position))

@@ -74,14 +74,15 @@ class Affinity:
         raise NotImplementedError
 
     def context(
-        self, query: Tensor, key: Tensor, value: Tensor, positions: Size, visit: Visit
+        self, query: Tensor, key: Tensor, value: Tensor, positions: Size, visit: Visit | None
     ) -> Context:
         """What the whole map contributes to any position, from tokens.
 
         Args:
             query, key, value: `(B, T, K)`, `(B, T, K)` and `(B, T, V)`, the constant token first.
             positions: number `N` of positions of the map.
-            visit: applies a function to a map that is given by its tokens, at each position.
+            visit: applies a function to a map that is given by its tokens, at each position. None
+                where the affinity stays in band.
 
         Returns:
             A tuple of tensors whose sizes do not depend on the map's.

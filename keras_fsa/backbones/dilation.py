@@ -59,7 +59,7 @@ def _changes(model, output_stride, contract):
     """What changes in the config of each layer, by the layer's name."""
     strides = {id(tensor): 1 for tensor in model.inputs}  # of a tensor of the strided network
     makers = {}
-    changes = {}
+    changes: dict[str, dict[str, Any]] = {}
     for layer in model.operations:
         if isinstance(layer, keras.layers.InputLayer):
             continue

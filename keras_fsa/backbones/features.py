@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from typing import NoReturn
 
 import keras
 
@@ -181,7 +182,7 @@ def feature_shapes(
         ValueError: naming what the backbone misses.
     """
 
-    def reject(what, fix="Wrap"):
+    def reject(what: str, fix: str = "Wrap") -> NoReturn:
         raise ValueError(
             "A `backbone` must take one image, channels last, and give a dict with the maps "
             f"{' and '.join(repr(name) for name in needed)}. Received: backbone={backbone.name!r}, "

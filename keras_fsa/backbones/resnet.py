@@ -190,7 +190,7 @@ def features_by_name(
         A functional model of the same layers to a dict of features, or None where they bear other
         names.
     """
-    last = {}
+    last: dict[str, tuple[int, str]] = {}
     for layer in model.layers:
         block = _BLOCK_OUTPUT.fullmatch(layer.name)
         if block:

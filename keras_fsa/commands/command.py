@@ -141,7 +141,7 @@ def parse(
                 kind,
                 args=arguments,
                 prog=program,
-                description=(description or kind.__doc__).strip() + "\n" + EVERYWHERE,
+                description=(description or kind.__doc__ or "").strip() + "\n" + EVERYWHERE,
                 registry=registry,
                 **({} if default is None else {"default": default}),
             )

@@ -138,7 +138,8 @@ def main(
 def evaluate(settings: Evaluate) -> None:
     """Predict all images; score them, write their predictions, or both."""
     keep_tensorflow_off_gpus()
-    names, split = settings.class_names, settings.split
+    names: Sequence[str] | None = settings.class_names
+    split = settings.split
     if settings.dataset:
         from keras_fsa.datasets import describe
 
@@ -219,7 +220,8 @@ def _open_data(settings, split, num_classes) -> tuple[Iterator, int, bool]:
         return stream, len(files), False
     if settings.images:
         pairs = match_pairs(settings.images, settings.masks)
-        data = folder_dataset(*zip(*pairs, strict=True), num_classes, None, settings.ignore_label)
+        images, masks = zip(*pairs, strict=True)
+        data = folder_dataset(images, masks, num_classes, None, settings.ignore_label)
     else:
         data = load(
             settings.dataset,

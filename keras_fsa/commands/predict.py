@@ -35,6 +35,7 @@ from keras_fsa.inference import probabilities
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.settings import Count, ExistingPath, OutputFolder, Pixels
+from keras_fsa.types import Tensor
 from keras_fsa.visualize import plot_attention, plot_overlay, plot_spectrum
 
 
@@ -119,7 +120,8 @@ def predict(settings: Predict) -> None:
     """Read, predict and draw each image, then write the shares of the classes."""
     images = find_images(settings.images)
     model = load_model(settings.model)
-    names, palette = class_table(settings, model)
+    known, palette = class_table(settings, model)
+    names: Sequence[str] = known or ()
     inspects = settings.spectrum or settings.attention_at
     if inspects and not isinstance(model, keras.Model):
         raise ValueError(
@@ -161,7 +163,7 @@ def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
 
     Image.init()
     readable = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found = {}
+    found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
             files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in readable]
@@ -184,7 +186,8 @@ def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
 
 def class_table(settings: Predict, model: object) -> tuple[Sequence[str] | None, np.ndarray | None]:
     """Names and colours of the classes, None where nothing is known of them."""
-    names, palette = settings.class_names, None
+    names: Sequence[str] | None = settings.class_names
+    palette = None
     if settings.dataset:
         from keras_fsa.datasets import describe
 
@@ -222,13 +225,13 @@ def attention_layer(model: keras.Model) -> keras.Layer:
     return layer
 
 
-def attention_and_input(model: FsaNet, image: np.ndarray) -> tuple[keras.Layer, object]:
+def attention_and_input(model: FsaNet, image: np.ndarray) -> tuple[keras.Layer, Tensor]:
     """The attention layer of an `FsaNet`, and the map `(h, w, C)` it is given for an image."""
     return attention_layer(model), model.attention_features(image[None])[0]
 
 
 def position_of_pixel(
-    pixel: tuple[int, int], image: np.ndarray, feature_map: np.ndarray, name: object
+    pixel: tuple[int, int], image: np.ndarray, feature_map: Tensor, name: object
 ) -> tuple[int, int]:
     """Row and column of the feature map under the pixel (column, row) of the image."""
     x, y = pixel

@@ -12,6 +12,7 @@ Folders need no TensorFlow. The benchmarks are prepared by TensorFlow Datasets.
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from keras_fsa.datasets.check import check
 from keras_fsa.datasets.folder import folder_dataset
@@ -24,7 +25,7 @@ def main(argv=None):
     args = _parse(argv)
     if args.name:
         description = describe(args.name)
-        names = description.class_names
+        names: Sequence[str] = description.class_names
         splits = {
             split: description.splits.get(split) for split in args.split or description.splits
         }

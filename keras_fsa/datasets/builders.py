@@ -16,9 +16,11 @@ from keras_fsa.datasets.archives import import_tfds, instructions
 from keras_fsa.datasets.folder import read_pair
 
 tfds = import_tfds()
+# TFDS is imported by its name, at run time, so no checker sees this class.
+Builder: Any = tfds.core.GeneratorBasedBuilder
 
 
-class _Pairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _Pairs(Builder, skip_registration=True):  # type: ignore[call-arg]  # TFDS is untyped.
     """Builder of a dataset whose module says where its pairs of files are."""
 
     MODULE: Any
@@ -90,7 +92,7 @@ class VocAug(_Pairs):
     MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(voc_aug.SOURCES)
 
 
-class SignalHarbor(tfds.core.GeneratorBasedBuilder):
+class SignalHarbor(Builder):
     """Builder of the drawn dataset `signal_harbor`, which `keras_fsa.datasets.signal_harbor` draws.
 
     Features: `image`, uint8 of shape `(96, 128, 3)`, and `mask`, uint8 of shape `(96, 128, 1)`
@@ -149,16 +151,17 @@ def _read_examples(
     for image_path, mask_path in pairs:
         pair = read_pair(image_path, mask_path, num_classes, 255, ids_of)
         problems = pair.problems
-        if problems and left_out is None:
-            raise ValueError(
-                "Images and masks must open, be of equal size, and the masks hold ids from 0 to "
-                f"{num_classes - 1} or 255. Received: {'; '.join(problems)}. Get a fresh copy of "
-                "these files, or leave them out with skip_unreadable=True."
-            )
         if problems:
+            if left_out is None:
+                raise ValueError(
+                    "Images and masks must open, be of equal size, and the masks hold ids from 0 "
+                    f"to {num_classes - 1} or 255. Received: {'; '.join(problems)}. Get a fresh "
+                    "copy of these files, or leave them out with skip_unreadable=True."
+                )
             left_out.append("; ".join(problems))
             warnings.warn(f"Left out: {'; '.join(problems)}", stacklevel=2)
             continue
+        assert pair.mask is not None, "no problem, so it is there"
         count += 1
         name = Path(image_path).stem
         yield (

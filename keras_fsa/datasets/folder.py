@@ -94,8 +94,9 @@ def check_pairs(
     _check_labels(num_classes, ignore_label)
 
     def check(pair):
-        pair = read_pair(*pair, num_classes, ignore_label, max_pixels=max_pixels)
-        return pair.mode, pair.problems
+        image_path, mask_path = pair
+        found = read_pair(image_path, mask_path, num_classes, ignore_label, max_pixels=max_pixels)
+        return found.mode, found.problems
 
     pairs = list(pairs)
     bar = keras.utils.Progbar(len(pairs), verbose=len(pairs) > 200, interval=0.5, unit_name="pair")
@@ -173,17 +174,19 @@ def folder_dataset(
         check_pairs(pairs, num_classes, ignore_label, max_pixels)
 
     def read(index):
-        pair = read_pair(*pairs[index], num_classes, ignore_label, max_pixels=max_pixels)
+        image_path, mask_path = pairs[index]
+        pair = read_pair(image_path, mask_path, num_classes, ignore_label, max_pixels=max_pixels)
         if pair.problems:
             raise ValueError(
                 "Images and masks must open, be of equal size, and the masks hold one channel with "
                 f"the ids 0 to {num_classes - 1} or {ignore_label}. Received: "
                 f"{'; '.join(pair.problems)}. Correct or remove these files."
             )
+        assert pair.image is not None and pair.mask is not None, "no problem, so both are there"
         return resized(pair.image, pair.mask, size) if size else (pair.image, pair.mask)
 
     return Examples(
-        len(pairs), read, lambda index: os.fspath(pairs[index][0]), size and tuple(size)
+        len(pairs), read, lambda index: os.fspath(pairs[index][0]), size and (size[0], size[1])
     )
 
 
@@ -234,7 +237,8 @@ def _files(argument, directory):
             f"`{argument}` must be a directory that exists. Received: {argument}={directory}. "
             "Correct the path."
         )
-    files, doubles = {}, []
+    files: dict[str, Path] = {}
+    doubles = []
     for path in sorted(directory.iterdir()):
         if path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file():
             if path.stem in files:

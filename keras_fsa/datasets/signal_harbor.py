@@ -363,7 +363,7 @@ def _steps(start, stop, count):
 
 def _ashore(rng, land):
     """Trees and houses on the hill, and clutter: birds in the sky, parasols on the near beach."""
-    things = []
+    things: list[tuple[int | None, list]] = []
     near, horizon = land["near"], land["horizon"]
     green = GRASS[rng.integers(len(GRASS))] * 0.6
     # Uphill first, so that the trees below stand in front.

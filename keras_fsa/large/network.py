@@ -45,7 +45,7 @@ class Network:
         self.model = model
         self.align_corners = getattr(model, "align_corners", False)
         if isinstance(model, FsaNet):
-            self.normalize = model.normalize
+            self.normalize: keras.layers.Layer | None = model.normalize
             backbone = keras.Model(model.backbone.input, model.backbone.output["stage5"])
             graphs = [backbone, model.head]
         elif hasattr(model, "operations") and len(getattr(model, "inputs", ())) == 1:

@@ -127,7 +127,7 @@ def segment(
     job = _Job(network, image, size, tile, halo, output, nodata, journal, verbose)
     workers = Workers(model, executor)
     try:
-        sums = []
+        sums: list[list[Any]] = []
         for layer in range(len(network.attention)):
             sums.append([])
             job.gather(workers, layer, sums)

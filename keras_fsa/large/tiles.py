@@ -7,6 +7,7 @@ compiled for one shape: near a border of the image a tile reads more on the othe
 
 import dataclasses
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def plan(
     else:
         owned = [view.positions(start, stop, size) for start, stop in own]
     if halo is not None:
-        view = View(view.size, view.stride, -halo, halo + view.stride - 1)
+        view = View(view.size, view.stride, Fraction(-halo), halo + view.stride - 1)
     needs = []
     for (start, stop), (first, last) in zip(own, owned, strict=True):
         low, high = view.seen(first, last) if first < last else (start, stop)

@@ -66,7 +66,7 @@ class Engine:
 
 
 # Of a worker: the engine of the model that it had last.
-_engine = (None, None)
+_engine: tuple[str | None, Engine | None] = (None, None)
 _loading = threading.Lock()
 
 
@@ -74,9 +74,11 @@ def _run(source, digest, task, inputs):
     """A tile, on a worker. `source` is a `.keras` file: its path, or its bytes."""
     global _engine
     with _loading:
-        if _engine[0] != digest:
-            _engine = (digest, Engine(_load(source)))
-    return _engine[1].run(task, inputs)
+        last, engine = _engine
+        if engine is None or last != digest:
+            engine = Engine(_load(source))
+            _engine = (digest, engine)
+    return engine.run(task, inputs)
 
 
 def _load(source):
@@ -111,7 +113,9 @@ class Workers:
 
     def __init__(self, model: keras.Model, executor: Any = None, ahead: int | None = None) -> None:
         self.engine = Engine(model)
-        self.executor, self.source, self.folder = None, None, None
+        self.executor: Any = None
+        self.source: Any = None
+        self.folder: tempfile.TemporaryDirectory | None = None
         if executor is None:
             return
         self.digest = digest_of(model)
@@ -151,7 +155,7 @@ class Workers:
             for item in inputs:
                 yield None if item is None else self.engine.run(task, item)
             return
-        window = collections.deque()
+        window: collections.deque[Any] = collections.deque()
         try:
             for item in inputs:
                 window.append(item and self._submit(task, item))

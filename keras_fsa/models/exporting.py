@@ -23,7 +23,7 @@ from keras_fsa.metrics import IGNORE_LABEL
 # The ending of the file, and for each backend that writes it the packages it needs. PyTorch is
 # missing: Keras traces one run of the model, which bakes in sizes, so that files load but are wrong
 # at other sizes; SavedModel and LiteRT it cannot write at all.
-FORMATS = {
+FORMATS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "tf_saved_model": ("", {"tensorflow": (), "jax": ("tensorflow",)}),
     "onnx": (".onnx", {"tensorflow": ("tf2onnx",), "jax": ("jax2onnx",)}),
     "litert": (".tflite", {"tensorflow": ()}),

@@ -115,6 +115,8 @@ def _foldable(model):
     pairs = {}
     for norm, tensor in norms:
         convolution = makers.get(id(tensor))
+        if convolution is None:
+            continue
         if _is_plain_convolution(convolution) and readers[id(tensor)] == 1:
             last = len(tensor.shape) - 1
             channels = last if convolution.data_format == "channels_last" else 1

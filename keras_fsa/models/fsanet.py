@@ -31,7 +31,7 @@ from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.portable import portable_config
 from keras_fsa.resize import resize_bilinear
 from keras_fsa.spectral import parse_frequencies
-from keras_fsa.types import Frequencies, Path, Shape, Tensor
+from keras_fsa.types import Frequencies, Path, Tensor
 
 
 @announces_xla
@@ -110,7 +110,7 @@ class FsaNet(keras.Model):
         self,
         num_classes: int,
         backbone: str | keras.Model = "resnet101",
-        image_shape: Shape = (None, None, 3),
+        image_shape: tuple[int | None, int | None, int] = (None, None, 3),
         output_stride: int | None = None,
         attention: str | keras.Layer | None = "frequency",
         frequencies: Frequencies = 8,

@@ -12,7 +12,7 @@ from keras_fsa.backbones.efficientnet_lite import SCALES
 from keras_fsa.types import Path
 
 # Mean and standard deviation of each channel, red first; whether the network wants blue first.
-STATISTICS = {
+STATISTICS: dict[str, tuple[Any, Any, bool]] = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), False),
     "caffe": ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0), True),
     "ccnet": ((122.67891434, 116.66876762, 104.00698793), (1.0, 1.0, 1.0), True),

@@ -10,7 +10,7 @@ CLASSES = {"cityscapes": 19, "ade20k": 150, "voc_aug": 21}
 AFFINITIES = {"dot": "dot_product", "linear": "linear_softmax"}
 
 # What the networks of a family have in common.
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "ccnet": {
         "normalization": "ccnet",
         "auxiliary_channels": 512,
@@ -22,7 +22,7 @@ FAMILIES = {
         "auxiliary_use_bias": False,
     },
 }
-STEMS = {
+STEMS: dict[str, dict[str, Any]] = {
     "ccnet": {"stem": (64, 64, 128), "contract": False, "pool_rounds_up": True},
     "mmseg": {"stem": (32, 32, 64), "contract": True, "pool_rounds_up": False},
 }

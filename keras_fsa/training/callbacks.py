@@ -380,7 +380,8 @@ class TensorBoardByStep(StepCallback):
     def __init__(self, folder: types.Path, start_step: int = 0) -> None:
         super().__init__(start_step)
         self._new_writer = optional_import("tensorboard.summary", "examples").Writer
-        self.folder, self._writers = Path(folder), {}
+        self.folder = Path(folder)
+        self._writers: dict[str, Any] = {}
 
     def on_epoch_end(self, epoch, logs=None):
         figures = {**(logs or {}), "learning_rate": float(self.model.optimizer.learning_rate)}

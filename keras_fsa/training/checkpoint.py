@@ -44,7 +44,7 @@ def check_writable(folder: types.Path) -> None:
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=Path(folder)):
             pass
     except OSError as error:
         raise ValueError(
@@ -117,14 +117,14 @@ def save_checkpoint(
     """
     integer("step", step, minimum=0)
     arrays = _finite_arrays(model, step)
-    header = {
+    description = {
         "step": step,
         "settings": settings,
         "history": list(history),
         "weights": _describe(model.variables),
         "optimizer": _describe(model.optimizer.variables),
     }
-    header = np.frombuffer(json.dumps(header).encode(), "uint8")
+    header = np.frombuffer(json.dumps(description).encode(), "uint8")
     with whole_file(path) as temporary:
         with open(temporary, "wb") as file:
             np.savez(

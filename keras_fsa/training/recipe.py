@@ -24,6 +24,7 @@ MAY_CHANGE = (
 Share = Annotated[float, Real(0, 1)]
 
 
+@renamed_arguments(validation_pictures="validation_images", drawn_pictures="drawn_images")
 @dataclass(frozen=True)
 class Recipe:
     """The settings of a training. Sizes are height and width in pixels, but for `base_size`."""
@@ -147,8 +148,3 @@ class Recipe:
     def drawn_pictures(self) -> int | None:
         """`drawn_images`, by its earlier name."""
         return self.drawn_images
-
-
-Recipe.__init__ = renamed_arguments(
-    validation_pictures="validation_images", drawn_pictures="drawn_images"
-)(Recipe.__init__)

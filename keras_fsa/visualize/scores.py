@@ -33,7 +33,7 @@ def plot_training(history: Any, path: Path | None = None) -> Any:
         ImportError: where matplotlib is missing, with the pip command.
     """
     table, unit, times = _table(history)
-    scores = {}
+    scores: dict[str, dict[str, np.ndarray]] = {}
     for name in table:
         if name not in _NOT_SCORES:
             prefix = next((p for p in _VALIDATION if name.startswith(p)), "")
