@@ -102,6 +102,6 @@ def _index(name, value, size):
     if not 0 <= index < size:
         raise ValueError(
             f"`{name}` must be a position of the map: an int from 0 to {size - 1}. Received: "
-            f"{name}={value!r}. Positions are those of the feature map, not of the picture."
+            f"{name}={value!r}. Positions are those of the feature map, not of the image."
         )
     return index

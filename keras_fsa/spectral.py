@@ -413,9 +413,9 @@ def add_constant(tokens: Tensor, constant: Tensor, positions: Size) -> Tensor:
 def moments(tokens: Tensor, positions: Size) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel over batch and positions, from tokens alone (Parseval).
 
-    The map of the tokens has in each picture the mean `X_0 / sqrt(N)` and the variance
+    The map of the tokens has in each image the mean `X_0 / sqrt(N)` and the variance
     `sum of X_t^2 over t > 0, divided by N`; over the batch the variance is the mean of the
-    pictures' variances plus the variance of their means. Nothing cancels in this form.
+    images' variances plus the variance of their means. Nothing cancels in this form.
 
     Args:
         tokens: `(B, T, C)`, token 0 the constant one.

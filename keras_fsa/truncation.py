@@ -127,7 +127,7 @@ def _check_model(model, kinds):
     if not model.built:
         raise ValueError(
             f"`model` must be built, so that it has weights. Received: model={model.name!r}, which "
-            "is not. Call it on a picture, or load its weights, first."
+            "is not. Call it on an image, or load its weights, first."
         )
     if not any(isinstance(layer, kinds) for layer in _walk(model)):
         names = " or ".join(kind.__name__ for kind in kinds)

@@ -1,1 +1,1 @@
-"""Backbones: from a picture to the features of stages 4 and 5."""
+"""Backbones: from an image to the features of stages 4 and 5."""

@@ -1,1 +1,1 @@
-"""FsaNet, from picture to mask."""
+"""FsaNet, from image to mask."""

@@ -1,4 +1,4 @@
-"""FsaNet: a picture in, logits at its size out."""
+"""FsaNet: an image in, logits at its size out."""
 
 from typing import Any
 
@@ -39,8 +39,8 @@ from keras_fsa.types import Frequencies, Path, Tensor
 class FsaNet(keras.Model):
     """Semantic segmentation with frequency self-attention.
 
-    The way of a picture: `normalize` -> `backbone` -> `head`, with the attention in it -> logits,
-    resized to the picture's height and width. In training an `auxiliary_head` on stage 4 adds to
+    The way of an image: `normalize` -> `backbone` -> `head`, with the attention in it -> logits,
+    resized to the image's height and width. In training an `auxiliary_head` on stage 4 adds to
     the loss.
 
     Args:
@@ -83,7 +83,7 @@ class FsaNet(keras.Model):
         **kwargs: of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        pictures: `(B, H, W, channels)`, RGB from 0 to 255, uint8 or floating.
+        images: `(B, H, W, channels)`, RGB from 0 to 255, uint8 or floating.
         training: whether batch norm and dropout are in training mode.
 
     Output:
@@ -362,16 +362,16 @@ class FsaNet(keras.Model):
         | format | file | written under |
         | --- | --- | --- |
         | `"tf_saved_model"` | a folder | TensorFlow, JAX |
-        | `"onnx"` | `.onnx` | TensorFlow; JAX for one size of pictures |
+        | `"onnx"` | `.onnx` | TensorFlow; JAX for one size of images |
         | `"litert"` | `.tflite` | TensorFlow |
         | `"openvino"` | `.xml` and `.bin` | TensorFlow |
 
-        The file takes pictures `(B, H, W, channels)` of 0 to 255, of any size where `image_shape`
+        The file takes images `(B, H, W, channels)` of 0 to 255, of any size where `image_shape`
         leaves it open. It takes its place when it is complete; an earlier one is replaced.
 
         A SavedModel for 1 or 3 channels has a second signature, `serving_bytes`: it takes the bytes
-        of PNG or JPEG files, strings `(B,)`, and gives classes. Grey pictures become RGB, an alpha
-        channel is dropped, marks of orientation are not read. The pictures of one call must have
+        of PNG or JPEG files, strings `(B,)`, and gives classes. Gray images become RGB, an alpha
+        channel is dropped, marks of orientation are not read. The images of one call must have
         one size: send others one at a time.
 
         Windows, scales and mirror images inside the file: `keras_fsa.segmenter.Segmenter`. Faster
@@ -381,7 +381,7 @@ class FsaNet(keras.Model):
             filepath: where to.
             format: see the table.
             verbose: whether to say where the file is. Default: True.
-            input_signature: default: one picture batch of `image_shape` and `input_dtype`.
+            input_signature: default: one image batch of `image_shape` and `input_dtype`.
             output: `"logits"`, float32 `(B, H, W, num_classes)`, or `"classes"`, the class of each
                 pixel, uint8 `(B, H, W)`, 255 where the logits or the image hold NaN.
             input_dtype: `"float32"` or `"uint8"`.
@@ -392,18 +392,18 @@ class FsaNet(keras.Model):
                 would write a file that is wrong at other sizes. The way round is in the message.
             ImportError: where a package is missing that writes the format, with the pip command.
         """
-        pictures = exporting.image_spec(
+        images = exporting.image_spec(
             self, filepath, format, input_signature, output, input_dtype
         )
         with exporting.written_at_once(filepath) as path:
             if format == "tf_saved_model":
-                exporting.write_saved_model(path, self, pictures, output, **kwargs)
+                exporting.write_saved_model(path, self, images, output, **kwargs)
             else:
                 # Past this method where the model is this one.
                 write = super().export
                 if output == "classes":
-                    write = exporting.with_classes(self, pictures).export
-                write(path, format=format, verbose=False, input_signature=[pictures], **kwargs)
+                    write = exporting.with_classes(self, images).export
+                write(path, format=format, verbose=False, input_signature=[images], **kwargs)
         if verbose or verbose is None:
             print(f"Saved the model at {str(filepath)!r}.")
             if format == "openvino":
