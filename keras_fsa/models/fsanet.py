@@ -392,9 +392,7 @@ class FsaNet(keras.Model):
                 would write a file that is wrong at other sizes. The way round is in the message.
             ImportError: where a package is missing that writes the format, with the pip command.
         """
-        images = exporting.image_spec(
-            self, filepath, format, input_signature, output, input_dtype
-        )
+        images = exporting.image_spec(self, filepath, format, input_signature, output, input_dtype)
         with exporting.written_at_once(filepath) as path:
             if format == "tf_saved_model":
                 exporting.write_saved_model(path, self, images, output, **kwargs)
