@@ -78,7 +78,7 @@ def trained(tmp_path, rng):
     models = {}
     for name, optimizer in optimizers().items():
         policy = "mixed_float16" if name == "float16" else "float32"
-        recipe = tiny_training.recipe("", dropout=0.0, mixed_precision=policy)
+        recipe = tiny_training.recipe(tmp_path, dropout=0.0, mixed_precision=policy)
         models[name] = tiny_training.build(recipe, 3)
         models[name].compile(optimizer)
     inputs = keras.Input((16, 24, 3))

@@ -146,6 +146,11 @@ class FsaNet(keras.Model):
         path_or_none("backbone_weights", backbone_weights)
         integer("auxiliary_channels", auxiliary_channels, optional=True, maximum=MOST)
         boolean("auxiliary_use_bias", auxiliary_use_bias)
+        if head is not None and not isinstance(head, keras.Model):
+            raise ValueError(
+                "`head` must be a Keras model from stage 5 to logits, or None. Received: "
+                f"head={head!r}. Leave it out for FsaNet's own."
+            )
         self.num_classes = num_classes
         self.image_shape = tuple(image_shape)
         self.output_stride = output_stride

@@ -99,6 +99,7 @@ TARGETS = [
             "normalization": {"None"},
             "backbone_weights": {"None"},
             "auxiliary_channels": {"None"},
+            "head": {"None"},
             "dtype": {"None"},
         },
     ),
