@@ -18,15 +18,17 @@ PRIVATE = "keras.src.backend.torch.optimizers.torch_adam"
 
 # In the other process: only one engine can be imported.
 CONTINUE = """
-import importlib.abc, os, sys
+import importlib.machinery, os, sys
 
-class Blocker(importlib.abc.MetaPathFinder):
-    blocked = {"tensorflow", "jax", "torch", "triton"} - {os.environ["KERAS_BACKEND"]}
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in self.blocked:
-            raise ModuleNotFoundError(name)
+others = {"tensorflow", "jax", "torch", "triton"} - {os.environ["KERAS_BACKEND"]}
 
-sys.meta_path.insert(0, Blocker())
+class WithoutOthers(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in others else super().find_spec(name, path, target)
+
+finder = importlib.machinery.PathFinder
+sys.meta_path = [WithoutOthers if each is finder else each for each in sys.meta_path]
 import json
 import numpy as np
 import keras, keras_fsa
@@ -44,7 +46,7 @@ for name in sys.argv[2:]:
         model.fit(batch["x"], batch["y"], batch_size=2, epochs=1, shuffle=False, verbose=0)
     values |= {f"weight {i}": keras.ops.convert_to_numpy(w) for i, w in enumerate(model.weights)}
     np.savez(f"{folder}/{name}.npz", names=np.array(json.dumps(names)), **values)
-assert not Blocker.blocked & set(sys.modules)
+assert not others & set(sys.modules)
 """
 
 
