@@ -130,7 +130,7 @@ def test_images_of_other_channels(published):
     first, norm = (published.get_layer(f"conv1_{kind}") for kind in ("conv", "bn"))
     grey = np.random.default_rng(0).standard_normal((1, 9, 8, 1)).astype("float32")
     kernel, bias = first.get_weights()
-    plain = keras.ops.conv(np.repeat(grey, 3, -1), kernel) + bias
+    plain = keras.ops.conv(np.repeat(grey, 3, -1), kernel) + keras.ops.convert_to_tensor(bias)
     expected = array(norm(plain))
     y = array(model(np.repeat(grey, 5, -1)))
     np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())

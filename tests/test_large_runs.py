@@ -137,7 +137,8 @@ def test_threads(case):
 
 
 def test_cluster_and_a_worker_that_is_killed(case):
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     model, image, settings, want = case
     with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
         got = segment(model, image, executor=client, **settings)

@@ -6,6 +6,7 @@ worker that dies takes nothing along, and Dask gives its tiles to another.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -66,6 +67,9 @@ class Engine:
 
 
 # Of a worker: the engine of the model that it had last.
+LOSSES = 10
+"""How often a tile may lose its worker before the run is given up."""
+
 _engine: tuple[str | None, Engine | None] = (None, None)
 _loading = threading.Lock()
 
@@ -115,7 +119,8 @@ class Workers:
         self.engine = Engine(model)
         self.executor: Any = None
         self.source: Any = None
-        self.folder: tempfile.TemporaryDirectory | None = None
+        self.client: Any = None
+        self.folder: Any = None
         if executor is None:
             return
         self.digest = digest_of(model)
@@ -124,8 +129,8 @@ class Workers:
         model.save(path)
         if hasattr(executor, "get_executor"):
             self._check_cluster(executor)
-            with open(path, "rb") as file:
-                self.source = executor.scatter(file.read(), broadcast=True, hash=False)
+            self.client = executor
+            self._send_model()
             self.executor = executor.get_executor(pure=False)
             threads = sum(executor.nthreads().values())
         elif hasattr(executor, "submit"):
@@ -158,14 +163,32 @@ class Workers:
         window: collections.deque[Any] = collections.deque()
         try:
             for item in inputs:
-                window.append(item and self._submit(task, item))
+                window.append((item, item and self._submit(task, item)))
                 if len(window) >= self.ahead:
-                    yield _result(window.popleft())
+                    yield self._result(task, *window.popleft())
             while window:
-                yield _result(window.popleft())
+                yield self._result(task, *window.popleft())
         finally:
-            for future in filter(None, window):
-                future.cancel()
+            for _, future in window:
+                if future is not None:
+                    future.cancel()
+
+    def _result(self, task, item, future):
+        for _ in range(LOSSES):
+            try:
+                return None if future is None else future.result()
+            except concurrent.futures.CancelledError:
+                # A worker that died took the last copy of the model along, and with it this task.
+                if self.client is None:
+                    raise
+                if self.source.status != "finished":
+                    self._send_model()
+                future = self._submit(task, item)
+        return future.result()
+
+    def _send_model(self):
+        with open(os.path.join(self.folder.name, "model.keras"), "rb") as file:
+            self.source = self.client.scatter(file.read(), broadcast=True, hash=False)
 
     def _submit(self, task, item):
         return self.executor.submit(_run, self.source, self.digest, task, item)
@@ -174,7 +197,3 @@ class Workers:
         """Remove the model's file."""
         if self.folder is not None:
             self.folder.cleanup()
-
-
-def _result(future):
-    return None if future is None else future.result()
