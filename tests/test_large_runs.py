@@ -153,6 +153,26 @@ def test_cluster_and_a_worker_that_is_killed(case):
         np.testing.assert_array_equal(again, got)
 
 
+def test_cluster_that_loses_the_model(case, monkeypatch):
+    import distributed
+
+    model, image, settings, want = case
+    sent = []
+    send = workers.Workers._send_model
+
+    def send_and_lose_the_first(self):
+        send(self)
+        sent.append(self.source)
+        if len(sent) == 1:
+            self.client.cancel([self.source], force=True)
+
+    monkeypatch.setattr(workers.Workers, "_send_model", send_and_lose_the_first)
+    with distributed.Client(n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        got = segment(model, image, executor=client, **settings)
+    assert len(sent) == 2
+    np.testing.assert_allclose(got, want, atol=1e-6 * np.abs(want).max())
+
+
 class Kills(Stops):
     """An image in the middle of which a worker dies."""
 
