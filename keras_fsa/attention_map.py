@@ -8,7 +8,7 @@ keys, and both come out of the tokens, by synthesis:
     q_n = (P Q)_n       K = P K_tokens       row n of the table = affinity(q_n, K)
 
 The result is the row that `SpatialSelfAttention` of the same affinity has on the low-passed map, to
-rounding; the formulas of the affinities are those of `keras_fsa.affinity`.
+rounding; the formulas of the affinities are those of `keras_fsa.affinities`.
 """
 
 import operator

@@ -213,7 +213,8 @@ def geotiff(path, image, **profile):
 
 
 def test_geotiff(rng, tmp_path):
-    rasterio = pytest.importorskip("rasterio")
+    import rasterio
+
     transform = rasterio.transform.from_origin(500_000, 4_600_000, 10, 10)
     image = rng.integers(1, 4000, (70, 90, 4)).astype("uint16")
     image[:, 80:] = 0
@@ -236,7 +237,7 @@ def test_geotiff(rng, tmp_path):
 
 
 def test_slide(rng, tmp_path):
-    pytest.importorskip("openslide")
+    import openslide  # noqa: F401
     import tifffile
 
     # A generic tiled TIFF, which OpenSlide takes for a slide.
@@ -259,7 +260,8 @@ def test_files_that_are_refused(tmp_path):
 
 
 def test_command(rng, tmp_path, monkeypatch, capsys):
-    rasterio = pytest.importorskip("rasterio")
+    import rasterio
+
     model = randomize(small_model(), rng)
     model.save(tmp_path / "model.keras")
     image = tiling.image_of(rng, 60, 80)

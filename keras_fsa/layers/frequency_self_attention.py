@@ -26,7 +26,7 @@ class FrequencySelfAttention(SelfAttention):
     This equals, to rounding, spatial attention of the same linear form between all positions of the
     low-passed map `P P^T x`, at about a hundredth of its cost. With `affinity="linear_softmax"`
     position n attends to m by `1 + cos(q_n, k_m)`, with `"linear"` by `1 + q_n . k_m /
-    sqrt(key_dim)`, both normalised over m; see `keras_fsa.affinity` for the formulas.
+    sqrt(key_dim)`, both normalised over m; see `keras_fsa.affinities` for the formulas.
 
     The block starts as the identity, whichever residual it has, so it can be put into a trained
     network. Both published families are arguments away:
