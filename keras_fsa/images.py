@@ -22,7 +22,6 @@ can hold gigabytes. The argument `max_pixels` raises the limit.
 """
 
 import contextlib
-import importlib
 import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -98,9 +97,6 @@ def decode_image(
     with _opened("An image", path, max_pixels) as file:
         mode, upright = file.mode, file.getexif().get(_ORIENTATION, 1) == 1
         wanted = {1: "L", 3: "RGB"}[channels]
-        pixels = _fast_png(file, wanted) if upright else None
-        if pixels is not None:
-            return Decoded(pixels.reshape(*pixels.shape[:2], channels), mode, upright)
         image = file if upright else ops.exif_transpose(file)
         # Older versions of Pillow open 16-bit PNG files in mode "I".
         if mode.startswith("I;16") or (mode == "I" and file.format == "PNG"):
@@ -140,28 +136,6 @@ def read_mask(path: types.Path | BinaryIO, max_pixels: int | None = MAX_PIXELS) 
             )
         ids = np.asarray(file)
     return ids.astype("uint8") if ids.dtype == bool else ids
-
-
-def _fast_png(file: Any, mode: str) -> np.ndarray | None:
-    """The pixels of a plain PNG file by OpenCV, where it is installed, or None for others.
-
-    PNG is lossless, so they are the same; OpenCV takes two thirds of Pillow's time.
-    """
-    plain = file.format == "PNG" and file.mode == mode and "transparency" not in file.info
-    # The last item is Pillow's name of the pixels in the file: RGB;16B, say, has 16 bits.
-    if not plain or [tile[3] for tile in file.tile] != [mode]:
-        return None
-    try:
-        cv2 = importlib.import_module("cv2")
-        flag = {"RGB": cv2.IMREAD_COLOR_RGB, "L": cv2.IMREAD_GRAYSCALE}[mode]
-    except (ImportError, AttributeError):  # before 4.11 its colors are in another order
-        return None
-    place = file.fp.tell()
-    file.fp.seek(0)
-    content = file.fp.read()
-    file.fp.seek(place)
-    # None for a damaged file, of which Pillow then says what is wrong.
-    return cv2.imdecode(np.frombuffer(content, "uint8"), flag)
 
 
 @contextlib.contextmanager
