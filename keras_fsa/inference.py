@@ -4,6 +4,7 @@ An image passes through the model whole or in windows, at one or several scales,
 `keras_fsa.views` has the formula, which runs here in NumPy around any model.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ __all__ = ["class_map", "probabilities"]
 _STRIP = 64
 # Of a resized image or a result: 16384 x 16384. Beyond it is a mistyped number.
 _MOST_PIXELS = 2**28
+# Keras' predict changes the model that it runs, so that threads spoil each other's calls under JAX.
+_model_in_use = threading.Lock()
 
 
 @renamed_arguments(pictures="images")
@@ -62,6 +65,9 @@ def probabilities(
     Returns:
         float32 `(H, W, num_classes)`, or `(B, H, W, num_classes)` for a batch.
 
+    Threads may call this at once, for serving: they take turns at the model, whose engine uses all
+    cores by itself, and work side by side on everything else.
+
     Memory: besides what the model takes for a window, one float32 array of the result's shape, a
     second one where there are several views, and the window's logits.
 
@@ -86,7 +92,7 @@ def probabilities(
     positive_ints("size", size, 2, optional=True)
     if size is not None:
         _NumPy.check_size("size", size)
-    forward = model.predict_on_batch if isinstance(model, keras.Model) else model
+    forward = _one_at_a_time(model) if isinstance(model, keras.Model) else model
     return mean_probabilities(_NumPy, _checked(forward), images, size, views)
 
 
@@ -212,6 +218,14 @@ class _NumPy:
 
 def _combine(x, taps, axis):
     return sum(x.take(index, axis) * weight for index, weight in taps)
+
+
+def _one_at_a_time(model):
+    def run(images):
+        with _model_in_use:
+            return model.predict_on_batch(images)
+
+    return run
 
 
 def _checked(forward):

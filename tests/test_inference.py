@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -280,3 +281,17 @@ def test_earlier_names():
 def test_rank_error():
     with pytest.raises(ValueError, match=r"Received: images of shape \(8, 9\)"):
         probabilities(lambda x: x, PICTURE[..., 0])
+
+
+def test_many_threads_at_once():
+    """Keras' own predict fails under JAX where threads call it at once."""
+    image = keras.Input((None, None, 3))
+    outputs = keras.layers.Conv2D(4, 3, padding="same")(image)
+    model = keras.Model(image, outputs)
+    random = np.random.default_rng(8)
+    images = [random.integers(0, 256, (2, *size, 3)).astype("uint8") for size in ((7, 5), (11, 13))]
+    wanted = [probabilities(model, image) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: probabilities(model, images[number % 2]), range(160)))
+    for number, result in enumerate(found):
+        np.testing.assert_array_equal(result, wanted[number % 2])
