@@ -19,7 +19,6 @@ from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import preset_arguments
-from keras_fsa.settings import write_recipe
 from keras_fsa.training import callbacks as duties
 from keras_fsa.training.batch_norm import synchronize, use_moving_statistics
 from keras_fsa.training.checkpoint import check_room, check_writable, previous
@@ -161,8 +160,7 @@ def train(
     printed line.
 
     Args:
-        recipe: a `Recipe`. Files go to `recipe.output`, see `fit`; once training has finished,
-            `recipe.json` there records the recipe.
+        recipe: a `Recipe`. Files go to `recipe.output`, see `fit`.
         num_classes: number of classes.
         batches, validation, class_names, palette: as in `fit`.
         build: a function from the recipe and the number of classes to the model. Default:
@@ -205,10 +203,7 @@ def train(
             palette=palette,
             tensorboard=recipe.tensorboard,
         )
-        _fit(model, batches, plan, devices)
-        if devices.process == 0:
-            write_recipe(recipe, plan.output / "recipe.json")
-        return model
+        return _fit(model, batches, plan, devices)
 
 
 def split_examples(
@@ -298,7 +293,7 @@ def build_loss(recipe: Recipe) -> keras.losses.Loss:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """The arguments of `fit` other than model, batches and devices, with their defaults resolved."""
+    """The arguments of `fit` beside model, batches and devices, with their defaults resolved."""
 
     output: Path
     steps: int
