@@ -52,7 +52,7 @@ def _store_in_torch_order(kernel):
     value.data = value.data.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
 
 
-def _convolution(self: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Tensor:
+def _convolution(self: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
     """`Conv2D.convolution_op` on views; the neutral twin is Keras' own."""
     from torch.nn.functional import conv2d
 
