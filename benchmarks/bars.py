@@ -1,7 +1,7 @@
 """What the library promises of its speed, checked on what was measured.
 
 Each bar is computed only where a run holds what it needs. The bars against regular attention are
-set at 97 x 97 x 512, one picture, float32, 8 frequencies: the paper's case.
+set at 97 x 97 x 512, one image, float32, 8 frequencies: the paper's case.
 """
 
 from benchmarks.methods import memory_of_regular

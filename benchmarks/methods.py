@@ -2,7 +2,7 @@
 
 Every method is a layer from a map `(B, H, W, C)` to one of the same shape, `x + gain * y` with a
 scalar gain, written for speed with large products and no loop over positions. Each counts the
-products of matrices it does as `keras_fsa.flops` does: `flops(height, width)`, for one picture.
+products of matrices it does as `keras_fsa.flops` does: `flops(height, width)`, for one image.
 
 Linear maps have no bias unless the source has one. Keys are `K = C // 8` wide and values `V = C`.
 """
@@ -351,7 +351,7 @@ def make_layer(
 
 
 def flops(layer: keras.Layer, height: int, width: int) -> int:
-    """Operations of a forward pass for one picture: see `keras_fsa.flops`."""
+    """Operations of a forward pass for one image: see `keras_fsa.flops`."""
     if isinstance(layer, FrequencySelfAttention):
         return attention_flops(layer, height, width)
     return layer.flops(height, width)

@@ -103,7 +103,7 @@ def parse_arguments():
     add("--halo", type=int, help="pixels around a tile; default: exact, fewer are an approximation")
     add("--nodata", type=float, help="value of pixels that were not seen; default: the file's")
     add("--workers", type=int, default=1, help="processes that compute tiles")
-    add("--dataset", help="data set whose class names and colours are used, such as cityscapes")
+    add("--dataset", help="dataset whose class names and colours are used, such as cityscapes")
     return parser.parse_args()
 
 

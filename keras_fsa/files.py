@@ -78,7 +78,7 @@ def whole_folder(path: Path) -> Iterator[pathlib.Path]:
             if file.is_file():
                 with open(file, "rb+") as opened:
                     os.fsync(opened.fileno())
-        _replace_folder(temporary, path)
+        replace(temporary, path)
     finally:
         # Now the old one, or what a failed block left.
         shutil.rmtree(temporary, ignore_errors=True)
@@ -193,24 +193,30 @@ def _is_alive(process):
     return True
 
 
-def _replace_folder(new, path):
-    """Put `new` in the place of `path`, and the old folder, if any, in the place of `new`."""
+def replace(new: pathlib.Path, path: pathlib.Path) -> None:
+    """Move the file or folder `new` to `path`. A folder already there ends up at `new` instead.
+
+    A file replaces another atomically on every system. Two folders are exchanged in one operation
+    where the file system can (Linux), else by two renames.
+    """
     while True:
         try:
-            # Takes the place of nothing, or of an empty folder.
-            return os.rename(new, path)
+            # Overwrites a file or an empty folder, and nothing else.
+            os.replace(new, path)
+            return
         except OSError:
             if not path.is_dir():
                 raise
         if _exchange(new, path):
-            return None
+            return
         old = path.with_name(f"{_temporary_stem(path)}{path.suffix}")
         try:
             os.rename(path, old)
         except FileNotFoundError:  # another process was faster
             continue
         os.rename(new, path)
-        return os.rename(old, new)
+        os.rename(old, new)
+        return
 
 
 def _exchange(one, two):

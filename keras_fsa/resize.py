@@ -1,4 +1,4 @@
-"""Bilinear resizing as two thin products, for any size and in both corner conventions."""
+"""Bilinear resizing as two thin matrix products, for any size and either corner convention."""
 
 import numpy as np
 from keras import ops
@@ -7,7 +7,7 @@ from keras_fsa.types import Size, Tensor
 
 
 def positions(size: int, new_size: int, align_corners: bool = False) -> np.ndarray:
-    """Where each of `new_size` outputs reads an input of `size`: float64 NumPy `(new_size,)`."""
+    """Input coordinate of each output position, as float64 NumPy `(new_size,)`."""
     j = np.arange(new_size)
     if align_corners:
         position = j * (size - 1) / max(new_size - 1, 1)
@@ -23,7 +23,7 @@ def _known_matrix(size, new_size, align_corners):
 
 
 def _unknown_matrix(size, new_size, align_corners, dtype):
-    """The same for sizes that only the running graph knows."""
+    """`_known_matrix` for sizes known only at run time."""
     j = ops.cast(ops.arange(0, new_size, dtype="int32"), dtype)
     last = ops.cast(size - 1, dtype)
     if align_corners:
@@ -44,8 +44,9 @@ def _matrix(size, new_size, align_corners, dtype):
 def resize_bilinear(x: Tensor, height: Size, width: Size, align_corners: bool = False) -> Tensor:
     """Resize a feature map bilinearly, without antialiasing.
 
-    Output position `j` of `n` reads the input, of size `m`, at `j (m - 1) / (n - 1)` with aligned
-    corners, else at `(j + 1/2) m / n - 1/2`, clipped to the map. Both are PyTorch's conventions.
+    Along an axis resized from `m` to `n` positions, output `j` samples the input at
+    `j (m - 1) / (n - 1)` with aligned corners, else at `(j + 1/2) m / n - 1/2`, clipped to the map.
+    These are PyTorch's conventions.
 
     Args:
         x: `(B, H, W, C)`, of a floating dtype. Height and width may be unknown when the graph is

@@ -1,35 +1,37 @@
-"""The discrete cosine transform that frequency self-attention lives in.
+"""The discrete cosine transform behind frequency self-attention.
 
 A feature map `x` of height `H` and width `W` is described by a few low frequencies. With the
 orthonormal DCT-II basis of length `n`,
 
     D[i, 0] = 1 / sqrt(n)        D[i, u] = sqrt(2 / n) * cos(pi * u * (2 i + 1) / (2 n))
 
-`analysis` takes a band of frequencies out of the map, `X = D_H^T x D_W` per channel, and
-`synthesis` puts one back, `x = D_H X D_W^T`. The columns of `D` are orthonormal, so synthesis after
-analysis is the projector onto the band: `low_pass`.
+`analysis` computes the coefficients of a band of frequencies, `X = D_H^T x D_W` per channel, and
+`synthesis` maps them back, `x = D_H X D_W^T`. The columns of `D` are orthonormal, so synthesis
+after analysis is the projector onto the band: `low_pass`.
 
 The two-dimensional basis is the Kronecker product of two small ones. It is never formed: two thin
-products do its work, columns first, because the second product then runs on the smaller result.
-Each is a batch of products, one for each row of the map: compilers make one large product of a
-shared factor, and then move the whole map into another order for it, and back.
+matrix products replace it, along the width first, so that the second runs on the smaller result.
+Both are batched products. With a shared factor, compilers would merge the batch into one large
+product and transpose the whole map for it, there and back.
 
 A *band* is a pair of half-open ranges of frequencies, `((u0, u1), (v0, v1))`: rows (vertical
 frequencies, along the height), then columns (horizontal frequencies, along the width). Wherever
-`frequencies` is asked for, an int `k` stands for `((0, k), (0, k))` and a pair of ints `(ku, kv)`
+`frequencies` is an argument, an int `k` stands for `((0, k), (0, k))` and a pair of ints `(ku, kv)`
 for `((0, ku), (0, kv))`.
 
 Tokens are computed in at least float32, whatever the precision of the map: attention on tokens is
-cubic in its input, and the constant token of a bright map alone overflows float16. Products are
-written `@`, the tensors' own, and means as sums: under torch, `keras.ops.matmul` and `mean` round
-float64 to float32.
+cubic in its input, and the constant token of a bright map alone overflows float16. The code uses
+the operator `@`, and sums in place of means, because `keras.ops.matmul` and `keras.ops.mean` round
+float64 to float32 under torch.
 
 Source: Zhang, Panahi, Gao, "FsaNet: Frequency Self-attention for Semantic Segmentation",
-arXiv:2211.15595. The separable form is this library's.
+arXiv:2211.15595. The separable form is original to
+this library.
 """
 
 import functools
 import operator
+from typing import Any
 
 import numpy as np
 from keras import backend, ops
@@ -55,22 +57,22 @@ __all__ = [
 
 
 def parse_frequencies(frequencies: Frequencies, name: str = "frequencies") -> Band:
-    """The band `((u0, u1), (v0, v1))` that `frequencies` stands for.
+    """Normalise `frequencies` to a band `((u0, u1), (v0, v1))`.
 
     Args:
         frequencies: an int, a pair of ints (rows, columns) or a pair of half-open ranges.
-        name: what an error calls them.
+        name: the argument's name in error messages.
 
     Returns:
         A pair of pairs of ints.
 
     Raises:
-        ValueError: where it is none of these, or a range is empty or starts below zero.
+        ValueError: for anything else, an empty range, or one that starts below zero.
     """
     rule = (
         f"`{name}` must be a positive int, a pair of them (rows, columns), or a band "
         f"((u0, u1), (v0, v1)) with 0 <= u0 < u1 and 0 <= v0 < v1, none above {MOST}. "
-        f"Received: {name}={frequencies!r}. For the eight lowest frequencies of rows and columns "
+        f"Received: {name}={frequencies!r}. For the eight lowest frequencies of rows and columns, "
         f"write {name}=8."
     )
 
@@ -96,10 +98,10 @@ def parse_frequencies(frequencies: Frequencies, name: str = "frequencies") -> Ba
 def check_band_fits(
     frequencies: Frequencies, height: Size | None, width: Size | None, name: str = "frequencies"
 ) -> None:
-    """Raise a `ValueError` where the band reaches beyond a known height or width.
+    """Raise a `ValueError` if the band exceeds a known height or width.
 
-    A map of `n` positions has the frequencies `0 .. n - 1`. `None` stands for an unknown size and
-    is never an error. `name` is what an error calls the frequencies.
+    An axis of `n` positions has the frequencies `0 .. n - 1`. `None` stands for an unknown size and
+    never raises. `name` is the argument's name in the message.
     """
     rows, columns = parse_frequencies(frequencies, name)
     for side, (_, stop), size in (("height", rows, height), ("width", columns, width)):
@@ -112,8 +114,8 @@ def check_band_fits(
             )
 
 
-def spatial_size(shape: Shape, data_format: str) -> tuple[Size, Size]:
-    """Height and width out of the shape of a feature map; those of the whole, for a patch of it."""
+def spatial_size(shape: Shape, data_format: str) -> tuple[Any, Any]:
+    """Height and width from the shape of a feature map; for a patch, those of the whole map."""
     patch = patches.current()
     whole = shape[1:3] if data_format == "channels_last" else shape[2:4]
     height, width = whole if patch is None else patch.size
@@ -121,19 +123,19 @@ def spatial_size(shape: Shape, data_format: str) -> tuple[Size, Size]:
 
 
 def has_constant(frequencies: Frequencies) -> bool:
-    """Whether the band holds the constant map, that is, starts at frequency (0, 0)."""
+    """Whether the band includes the constant frequency (0, 0)."""
     rows, columns = parse_frequencies(frequencies)
     return rows[0] == 0 and columns[0] == 0
 
 
 def number_of_tokens(frequencies: Frequencies) -> int:
-    """How many tokens the band has: rows times columns."""
+    """Number of tokens in the band: rows times columns."""
     rows, columns = parse_frequencies(frequencies)
     return (rows[1] - rows[0]) * (columns[1] - columns[0])
 
 
 def token_dtype(dtype: str) -> str:
-    """The dtype of tokens of a map of this dtype: float32, or float64 for a float64 map."""
+    """The dtype of the tokens of a map of this dtype: float64 for float64, else float32."""
     return "float64" if backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
@@ -148,10 +150,10 @@ def _known_basis(size, start, stop):
 
 
 def _unknown_basis(size, start, stop, dtype, positions=None):
-    """`dct_basis` for a size that only the running graph knows, or for some positions only.
+    """`dct_basis` for a size known only at run time, or for some positions only.
 
-    The angle is brought into the first quarter wave in integers, before it becomes a float: a
-    float32 cosine of `pi u (2 i + 1) / (2 n)` itself would be wrong by 1.6e-4 at u = 385.
+    The angle is reduced to the first quarter wave in integer arithmetic, before it becomes a float:
+    a float32 cosine of `pi u (2 i + 1) / (2 n)` itself would be off by 1.6e-4 at u = 385.
     """
     u = ops.arange(start, stop, dtype="int32")
     if positions is None:
@@ -170,24 +172,24 @@ def _unknown_basis(size, start, stop, dtype, positions=None):
 def dct_basis(
     size: Size, frequencies: int | tuple[int, int], dtype: str = "float32", strict: bool = True
 ) -> Tensor:
-    """Orthonormal DCT-II basis of length `size`, the columns `start .. stop - 1` of it.
+    """Columns `start .. stop - 1` of the orthonormal DCT-II basis of length `size`.
 
     `D[i, 0] = 1 / sqrt(n)` and `D[i, u] = sqrt(2 / n) cos(pi u (2 i + 1) / (2 n))` with
-    `n = size`. A known size gives a constant, computed in float64 and rounded once. A size that
-    only the running graph knows gives the same numbers to 2e-7.
+    `n = size`. A known size gives a constant, computed in float64 and rounded once. A size known
+    only at run time gives the same values to 2e-7.
 
     Args:
         size: number of positions: an int, or an integer scalar tensor.
         frequencies: an int `k` for the columns `0 .. k - 1`, or a pair `(start, stop)`.
         dtype: dtype of the result.
-        strict: whether a frequency at or beyond a known size is an error. Where it is not, and
-            wherever the size is unknown, its column is zero: the map has no such frequency.
+        strict: whether a frequency at or beyond a known size raises an error. If not, or if the
+            size is unknown, its column is zero: the map has no such frequency.
 
     Returns:
         A tensor of shape `(size, stop - start)`.
 
     Raises:
-        ValueError: as `strict` says.
+        ValueError: for a frequency at or beyond a known size, unless `strict=False`.
     """
     start, stop = frequencies if isinstance(frequencies, (tuple, list)) else (0, frequencies)
     if not isinstance(size, int):
@@ -201,14 +203,14 @@ def dct_basis(
 
 
 def _each(matrix, x):
-    """The matrix, once for each matrix in `x`: products of one each, not one large one."""
+    """The matrix, repeated for each matrix in `x`: a batched product, not one large one."""
     return ops.broadcast_to(matrix, (*ops.shape(x)[:-2], *ops.shape(matrix)))
 
 
-# The products with the basis along the width are the only ones that read or write a whole map. XLA
-# never joins a product with the sum that takes it up: what synthesis gives, and what becomes of it
-# added to the map, would be two maps in memory. A sum over a few frequencies it does join. Without
-# XLA each term would become a map, so there products stay products.
+# Only the products with the basis along the width read or write a whole map. XLA does not fuse a
+# matrix product with the addition that follows it, so synthesis and the residual sum would each
+# materialise a map. It does fuse an explicit sum over a few frequencies. Without XLA each term of
+# that sum would be a map of its own, so there the matrix product stays.
 
 _FEW = 16
 
@@ -228,7 +230,8 @@ def _joins(a, b, frequencies):
     return xla_compiles() and frequencies <= _FEW and not symbolic
 
 
-# Each is in the other's gradient. A sum's own gradient would be as many products as it has terms.
+# Each appears in the other's gradient. Differentiating the sum itself would give one product per
+# term.
 
 
 @ops.custom_gradient
@@ -251,7 +254,7 @@ def _joined_gather(a, b):
 def analysis(
     x: Tensor, frequencies: Frequencies, data_format: str = "channels_last", strict: bool = True
 ) -> Tensor:
-    """Tokens of the frequencies of a band: `X = D_H^T x D_W` for each channel.
+    """Spectral tokens of a feature map: `X = D_H^T x D_W` for each channel.
 
     Args:
         x: feature map `(B, H, W, C)`, or `(B, C, H, W)` with `data_format="channels_first"`. Its
@@ -262,8 +265,8 @@ def analysis(
 
     Returns:
         `(B, T, C)` in either data format, float32 (float64 for a float64 map), with `T` the number
-        of frequencies: rows vary slowest. Token 0 of a band that starts at (0, 0) is the constant
-        one: `sqrt(H W)` times the mean of the map.
+        of frequencies; rows vary slowest. Token 0 of a band that starts at (0, 0) is the constant
+        token: `sqrt(H W)` times the mean of the map.
 
     Raises:
         ValueError: for a frequency at or beyond a known height or width, unless `strict=False`.
@@ -295,13 +298,13 @@ def _analysis(x, d_h, d_w, data_format):
 
 
 def _patch_basis(patch, axis, frequencies, dtype):
-    """The rows of the whole map's `dct_basis` that belong to a patch."""
+    """The rows of the whole map's `dct_basis` at the positions of a patch."""
     start, stop = frequencies
     return _unknown_basis(patch.size[axis], start, stop, dtype, patch.positions(axis))
 
 
 def _share(x, rows, columns, data_format, patch):
-    """What a patch adds to the tokens of the whole map."""
+    """The contribution of a patch to the tokens of the whole map."""
     d_h, d_w = (
         _patch_basis(patch, axis, band, x.dtype) * patch.owned(axis, x.dtype)[:, None]
         for axis, band in enumerate((rows, columns))
@@ -322,10 +325,10 @@ def synthesis(
     weight: Tensor | None = None,
     offset: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Feature map of a band's tokens: `x = D_H X D_W^T` for each channel.
+    """Feature map of spectral tokens: `x = D_H X D_W^T` for each channel.
 
-    A map that is low-frequency but for a weight at each position comes out of the same products:
-    `weight_n x_n + a_n c`, without a second map.
+    With `weight` and `offset` the same products give `weight_n x_n + a_n c` at position `n`,
+    without a second map.
 
     Args:
         tokens: `(B, T, C)`, in the order of `analysis`.
@@ -333,8 +336,8 @@ def synthesis(
         frequencies: the band, see `parse_frequencies`.
         data_format: `"channels_last"` or `"channels_first"`.
         strict: see `dct_basis`.
-        weight: `(B, H, W, 1)` or None for ones. Needs channels last, and so does `offset`.
-        offset: `(a, c)` of the shapes `(B, H, W, 1)` and `(B, 1, C)`, or None for zero.
+        weight: `(B, H, W, 1)`, or None for ones. Like `offset`, for channels last only.
+        offset: `(a, c)` of shapes `(B, H, W, 1)` and `(B, 1, C)`, or None for zero.
 
     Returns:
         `(B, H, W, C)`, or `(B, C, H, W)` with `data_format="channels_first"`, in the dtype of the
@@ -371,7 +374,7 @@ def synthesis(
 
 
 def low_pass(x: Tensor, frequencies: Frequencies, data_format: str = "channels_last") -> Tensor:
-    """The part of a feature map that lies in a band: synthesis after analysis.
+    """Project a feature map onto a band: synthesis after analysis.
 
     Args:
         x: feature map `(B, H, W, C)`, or `(B, C, H, W)` with `data_format="channels_first"`.
@@ -396,12 +399,12 @@ def low_pass(x: Tensor, frequencies: Frequencies, data_format: str = "channels_l
 
 
 def add_constant(tokens: Tensor, constant: Tensor, positions: Size) -> Tensor:
-    """Tokens of the map to which a constant is added at every position.
+    """Tokens of the map plus a constant at every position.
 
     Only the constant frequency changes, by `sqrt(positions) * constant`.
 
     Args:
-        tokens: `(B, T, C)`, token 0 the constant one.
+        tokens: `(B, T, C)`, the constant token first.
         constant: `(C,)`, the value to add in each channel.
         positions: number of positions of the map, `H * W`.
     """
@@ -413,16 +416,16 @@ def add_constant(tokens: Tensor, constant: Tensor, positions: Size) -> Tensor:
 def moments(tokens: Tensor, positions: Size) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel over batch and positions, from tokens alone (Parseval).
 
-    The map of the tokens has in each image the mean `X_0 / sqrt(N)` and the variance
-    `sum of X_t^2 over t > 0, divided by N`; over the batch the variance is the mean of the
-    images' variances plus the variance of their means. Nothing cancels in this form.
+    Each image's map has the mean `X_0 / sqrt(N)` and the variance `(sum over t > 0 of X_t^2) / N`.
+    The variance over the batch is the mean of these variances plus the variance of the means. This
+    form is free of cancellation.
 
     Args:
-        tokens: `(B, T, C)`, token 0 the constant one.
+        tokens: `(B, T, C)`, the constant token first.
         positions: number of positions of the map, `N = H * W`.
 
     Returns:
-        `(mean, variance)`, each `(C,)`; the variance is the biased one.
+        `(mean, variance)`, each `(C,)`; the variance is biased.
     """
     n = ops.cast(positions, tokens.dtype)
     batch = ops.cast(ops.shape(tokens)[0], tokens.dtype)

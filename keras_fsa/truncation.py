@@ -1,9 +1,9 @@
-"""Low frequency without retraining: other attention, same weights, in a trained network.
+"""Low frequency without retraining: swap the attention of a trained network, keep its weights.
 
-The paper's observation is that regular self-attention, once trained, does most of its work at a few
-low frequencies. `to_frequency` puts that to use: it truncates the attention of a trained network to
-a band. `to_spatial` goes the other way, from frequency self-attention to the spatial attention that
-it equals.
+The paper observes that trained self-attention does most of its work at a few low frequencies.
+`to_frequency` exploits this by truncating the attention of a trained network to a band.
+`to_spatial` converts the other way, from frequency self-attention to the equivalent spatial
+attention.
 
 Source: arXiv:2211.15595.
 """
@@ -22,36 +22,35 @@ from keras_fsa.types import Frequencies
 def to_frequency(
     model: keras.Model, frequencies: Frequencies = 8, affinity: str | None = None
 ) -> keras.Model:
-    """A copy of a trained model whose attention sees the low frequencies only. Nothing is trained.
+    """Copy a trained model with its attention limited to low frequencies, without training.
 
-    Weights stay, layers change:
+    Weights are kept; layers are replaced:
 
     - `SpatialSelfAttention` with softmax gets `low_pass=frequencies`. Under `affinity="linear"` it
-      becomes a `FrequencySelfAttention("linear")`: `exp(s q.k)` is taken as `1 + s q.k`, its
-      first-order expansion. Softmax costs the square of the number of positions in a band, too;
-      its expansion does not.
-    - `SpatialSelfAttention` of a linear form (`"dot_product"`, `"linear_softmax"`, `"linear"`)
-      becomes the `FrequencySelfAttention` of that affinity.
-    - `FrequencySelfAttention` gets the smaller band.
+      becomes a `FrequencySelfAttention(affinity="linear")`, where `exp(s q.k)` is replaced by its
+      first-order expansion `1 + s q.k`. Softmax still costs the square of the number of positions
+      when its input is limited to a band; the expansion does not.
+    - `SpatialSelfAttention` with an affinity that has a form on tokens (`"dot_product"`,
+      `"linear_softmax"`, `"linear"` ...) becomes a `FrequencySelfAttention` with that affinity.
+    - `FrequencySelfAttention` gets the narrower band.
 
     Args:
-        model: a trained `FsaNet`, or a Functional or Sequential model, with attention layers
-            anywhere in it, in models within models too.
+        model: a trained `FsaNet`, or a Functional or Sequential model, with attention layers at any
+            level of nesting.
         frequencies: the band: an int, a pair, or two ranges, see
-            `keras_fsa.spectral.parse_frequencies`. It must lie inside the band that a layer has.
-        affinity: None, or `"linear"` for the expansion of softmax. Of other layers it changes
-            nothing.
+            `keras_fsa.spectral.parse_frequencies`. It must lie inside each layer's band.
+        affinity: None, or `"linear"` for the expansion of softmax; layers with another affinity are
+            unaffected.
 
     Returns:
-        A new model with the names, weights, dtype policies and trainable flags of the old one.
-        Layers that are shared in the one are shared in the other. It is not compiled. A `FsaNet`
-        gives a `FsaNet`; any other model a plain Functional or Sequential one, even if it was a
-        subclass.
+        A new, uncompiled model with the names, weights, dtype policies and trainable flags of the
+        old one. Shared layers stay shared. An `FsaNet` gives an `FsaNet`; any other model gives a
+        plain Functional or Sequential one, even if it was a subclass.
 
     Raises:
-        ValueError: for a wrong argument; a band beyond the one a layer has, or beyond a map of
-            known size; a model that is not built or has no attention; attention inside a layer or
-            a subclassed model, where it is not known how it is called.
+        ValueError: for an invalid argument; a band outside a layer's band, or beyond a map of known
+            size; a model that is not built or has no attention; attention inside a custom layer or
+            a subclassed model, whose `call` cannot be rewritten.
 
     Example:
     >>> model = keras_fsa.FsaNet(19, backbone="resnet18", attention="spatial")
@@ -81,10 +80,10 @@ def to_frequency(
 
 
 def to_spatial(model: keras.Model) -> keras.Model:
-    """A copy of a model whose frequency self-attention is spatial, and equal to it to rounding.
+    """Copy a model with spatial in place of frequency self-attention, equal to rounding.
 
-    Every `FrequencySelfAttention` becomes the `SpatialSelfAttention` of its affinity, with its band
-    as `low_pass` and with the same weights. It is the slower layer of the two, for comparisons.
+    Every `FrequencySelfAttention` becomes a `SpatialSelfAttention` with the same affinity and
+    weights, and its band as `low_pass`. The result is slower; it serves comparisons.
 
     Args:
         model: as in `to_frequency`.
@@ -93,8 +92,8 @@ def to_spatial(model: keras.Model) -> keras.Model:
         A new model, as in `to_frequency`.
 
     Raises:
-        ValueError: for a model that is not built or has no `FrequencySelfAttention`, or attention
-            inside a layer or subclassed model, as in `to_frequency`.
+        ValueError: for a model that is not built or has no `FrequencySelfAttention`, and for
+            attention inside a custom layer or subclassed model, as in `to_frequency`.
     """
 
     def widen(layer):
@@ -113,15 +112,15 @@ def _check_inside(frequencies, band, old, name):
         raise ValueError(
             "`frequencies` must lie inside the band that an attention layer already has. Received: "
             f"frequencies={frequencies!r} for the layer {name!r} with the band {old!r}. Ask for a "
-            "part of that band: what a layer was trained without cannot be brought back."
+            "part of that band: frequencies that a layer was trained without cannot be restored."
         )
 
 
 def _check_model(model, kinds):
     if not (_is_graph(model) or _is_fsanet(model)):
         raise ValueError(
-            "`model` must be a Functional or Sequential model or a FsaNet: of others it is not "
-            f"known how they call their layers. Received: model={model!r}. Build the attention "
+            "`model` must be a Functional or Sequential model or an FsaNet: how others call their "
+            f"layers is unknown. Received: model={model!r}. Build the attention "
             "into a functional model: keras.Model(inputs, outputs)."
         )
     if not model.built:
@@ -138,9 +137,9 @@ def _check_model(model, kinds):
 
 
 def _replace_attention(model, kinds, replace):
-    """A copy of the model, with `replace(layer)` for the attention layers of these kinds."""
+    """A copy of the model with `replace(layer)` in place of each attention layer of these kinds."""
     _check_model(model, kinds)
-    # Each layer is copied once: what is shared stays shared. A model comes after its layers.
+    # Each layer is copied once, so shared layers stay shared. A model follows its layers.
     copies, pairs = {}, []
 
     def copy(layer):
@@ -160,8 +159,8 @@ def _replace_attention(model, kinds, replace):
         hidden = next((inner for inner in _walk(layer) if isinstance(inner, kinds)), None)
         if hidden is not None:
             raise ValueError(
-                "Attention must be a layer of a Functional or Sequential model or a FsaNet, at the "
-                f"top or nested. Received: model={model.name!r}, which holds the layer "
+                "Attention must be a layer of a Functional or Sequential model or an FsaNet, at "
+                f"the top or nested. Received: model={model.name!r}, which holds the layer "
                 f"{hidden.name!r} inside {layer.name!r}, a {type(layer).__name__}. Build that part "
                 "as a functional model: keras.Model(inputs, outputs)."
             )
@@ -171,7 +170,7 @@ def _replace_attention(model, kinds, replace):
     plain = [pair for pair in pairs if not (_is_graph(pair[0]) or _is_fsanet(pair[0]))]
     for old, new in plain:
         _copy_weights(old, new)
-    # A flag sets those of all layers below, so models go first.
+    # Setting the flag of a model sets those of its layers, so models go first.
     for old, new in reversed(pairs):
         new.trainable = old.trainable
     for old, new in plain:
@@ -185,8 +184,8 @@ def _copy_graph(model, copy):
     if isinstance(model, keras.Sequential):
         inputs = [_new_input(x, x.name) for x in model.inputs]
         return keras.Sequential([*inputs, *map(copy, model.layers)], name=model.name)
-    # `clone_model` would compile the clone, and fail where a loss cannot be serialised. It would
-    # also name inputs after their tensors.
+    # `clone_model` would compile the clone, and fail if a loss cannot be serialised. It would also
+    # name inputs after their tensors.
     graph = keras.Model(model.input, model.output, name=model.name)
     names = {
         id(layer.output): layer.name
@@ -198,7 +197,7 @@ def _copy_graph(model, copy):
 
 
 def _copy_fsanet(net, copy, pairs):
-    """A `FsaNet` with copies of backbone and attention. It builds the other layers itself."""
+    """An `FsaNet` with copies of backbone and attention; it builds the other layers itself."""
     config = net.get_config()
     config["backbone"] = copy(net.backbone)
     attention = net.attention_layer()
@@ -217,18 +216,18 @@ def _new_input(tensor, name):
 
 
 def _copy_weights(old, new):
-    # On loading, a layer may derive something from its weights: `Normalization` does.
+    # A layer may derive state from its weights when they are loaded, as `Normalization` does.
     store: dict[str, Any] = {}
     old.save_own_variables(store)
     new.load_own_variables({k: keras.ops.convert_to_numpy(v) for k, v in store.items()})
     new.set_weights(old.get_weights())
 
 
-# A class with a `call` of its own may do anything with its layers, so copies could differ.
+# A class that overrides `call` may do anything with its layers, so a copy could differ.
 
 
 def _is_graph(layer):
-    """Whether the layer is a Functional or Sequential model, run as Keras runs them."""
+    """Whether the layer is a Functional or Sequential model with Keras' own `call`."""
     functional = isinstance(layer, keras.Function) and isinstance(layer, keras.Model)
     if not (functional or isinstance(layer, keras.Sequential)):
         return False
@@ -240,5 +239,5 @@ def _is_fsanet(layer):
 
 
 def _walk(layer):
-    """The layer and all layers within it; of what Keras copies beside layers, none."""
+    """The layer and all layers within it; empty for operations that are not layers."""
     return list(layer._flatten_layers()) if isinstance(layer, keras.Layer) else []

@@ -13,6 +13,7 @@ import pytest
 from keras import layers
 
 import keras_fsa
+from keras_fsa import files
 from keras_fsa.models import exporting
 from keras_fsa.models.exporting import largest_deviation, load_exported
 from tests.helpers import BACKEND, randomize, run_python
@@ -170,7 +171,7 @@ def test_a_folder_is_replaced_at_once(tmp_path):
 
 
 def test_where_folders_cannot_be_exchanged(tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(files, "_exchange", lambda one, two: False)
     for text in ("one", "two"):
         with exporting.written_at_once(tmp_path / "served") as path:
             os.mkdir(path)

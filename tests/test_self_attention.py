@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_fsa
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from tests import reference
 from tests.helpers import array, call, gradients, predict_in_new_process, randomize, weights_by_name
@@ -344,3 +345,57 @@ def test_frequencies_beyond_the_map():
         FrequencySelfAttention(0)
     with pytest.raises(ValueError, match="`low_pass` must be a positive int"):
         SpatialSelfAttention(low_pass="low")
+
+
+OWN_AFFINITY = """
+import keras
+from keras_fsa.affinities import DotProduct
+
+class Scaled(DotProduct):
+    name = "scaled"
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def context(self, query, key, value, positions, visit):
+        return super().context(self.factor * query, key, value, positions, visit)
+
+    def get_config(self):
+        return {"factor": self.factor}
+"""
+REGISTERED = OWN_AFFINITY + 'keras.saving.register_keras_serializable("mine")(Scaled)\n'
+
+
+def models_with_own_affinity(rng, source):
+    scope = {"__name__": "own_affinity"}
+    exec(source, scope)
+    x, images = keras.Input((None, None, 16)), keras.Input((None, None, 3))
+    layer = FrequencySelfAttention(3, scope["Scaled"](2.5), data_format="channels_last")
+    stage4 = keras.layers.Conv2D(4, 3, 8, "same", data_format="channels_last")(images)
+    backbone = keras.Model(images, {"stage4": stage4, "stage5": keras.layers.ReLU()(stage4)})
+    network = keras_fsa.FsaNet(
+        3,
+        backbone,
+        frequencies=2,
+        affinity=scope["Scaled"](2.5),
+        head_channels=8,
+        normalization=None,
+    )
+    models = {"layer": keras.Model(x, layer(x)), "network": network}
+    return {name: randomize(model, rng) for name, model in models.items()}
+
+
+def test_an_affinity_from_elsewhere_is_saved_with_the_model(rng, tmp_path):
+    models = models_with_own_affinity(rng, REGISTERED)
+    inputs = {"layer": picture(rng, (2, 7, 11, 16)), "network": picture(rng, (2, 17, 23, 3))}
+    outputs = predict_in_new_process(models, inputs, tmp_path, prologue=REGISTERED)
+    for name, model in models.items():
+        expected = array(call(model, inputs[name]))
+        np.testing.assert_allclose(outputs[name], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_affinity_that_is_not_registered(rng, tmp_path):
+    for name, model in models_with_own_affinity(rng, OWN_AFFINITY).items():
+        model.save(tmp_path / f"{name}.keras")
+        with pytest.raises(TypeError, match=r"Could not locate class 'Scaled'"):
+            keras.saving.load_model(tmp_path / f"{name}.keras")

@@ -1,4 +1,4 @@
-"""A process of its own for each frequency band."""
+"""A separate process for each frequency band."""
 
 import itertools
 from typing import Any
@@ -13,10 +13,10 @@ from keras_fsa.layers.frequency_self_attention import FrequencySelfAttention
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class ChannelGain(keras.layers.Layer):
-    """`gain * tokens` with a gain for each channel, that starts at zero.
+    """`gain * tokens`, with a gain per channel that starts at zero.
 
-    As the process of a band in `FrequencyBands` it makes the band `1 + gain` times as strong: -1
-    removes it, 0 leaves it as it is.
+    As a process in `FrequencyBands` it scales its band by `1 + gain`: a gain of -1 removes the
+    band, 0 leaves it unchanged.
 
     Args:
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
@@ -25,7 +25,7 @@ class ChannelGain(keras.layers.Layer):
         tokens: `(B, T, C)`.
 
     Output:
-        `(B, T, C)`, in the dtype of the tokens, under mixed precision too.
+        `(B, T, C)`, in the dtype of the tokens, also under mixed precision.
 
     Example:
     >>> import keras
@@ -48,26 +48,26 @@ class ChannelGain(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class FrequencyBands(keras.layers.Layer):
-    """An individual process for each frequency band of a feature map.
+    """Apply a separate process to each frequency band of a feature map.
 
-    Each band `b` of the map `x` becomes spectral tokens; its process `f_b` says what is to be added
-    to them, and that goes back to all positions:
+    Each band `b` of the map `x` becomes spectral tokens. Its process `f_b` computes an update of
+    them, which is mapped back to all positions and added to the map:
 
         X_b = P_b^T x                            analysis, P_b the two-dimensional DCT basis of b
         output = x + sum over b of P_b f_b(X_b)  synthesis
 
-    What no band names passes untouched: with processes on low frequencies, edges stay as they are.
-    The paper studies attention on the lowest frequencies and nothing on the rest, which is
-    `FrequencySelfAttention` alone; here the other bands can have something too.
+    Frequencies outside all bands pass unchanged: with processes on low frequencies only, edges are
+    preserved. The paper applies attention to the lowest frequencies and nothing to the rest, as
+    `FrequencySelfAttention` alone does; here other bands can have processes as well.
 
     Args:
-        bands: list of the bands, no two of which share a frequency. An item is
+        bands: a list of bands that do not overlap. Each item is
 
             - a pair `(frequencies, process)`: an int, a pair (rows, columns) or a band
-              `((u0, u1), (v0, v1))` of half-open ranges, and a Keras layer from the band's tokens
-              `(B, T, C)` to their update, of the same shape. Rows vary slowest among the
-              `T = (u1 - u0) * (v1 - v0)` tokens. `ChannelGain` is such a layer; so is a
-              `keras.layers.Dense(C)` or a `keras.Sequential`.
+              `((u0, u1), (v0, v1))` of half-open ranges, and a Keras layer that maps the band's
+              tokens `(B, T, C)` to an update of the same shape. Rows vary slowest among the
+              `T = (u1 - u0) * (v1 - v0)` tokens. Examples: `ChannelGain`, `keras.layers.Dense(C)`,
+              a `keras.Sequential`.
             - or a `FrequencySelfAttention` with `affinity="dot_product"`, which has its own band.
 
             Each item needs a layer of its own.
@@ -76,29 +76,29 @@ class FrequencyBands(keras.layers.Layer):
 
     Call arguments:
         inputs: feature map `(B, H, W, C)`, or `(B, C, H, W)` when channels come first. Height and
-            width may be unknown when the graph is built; a map smaller than a band is then taken
-            for one whose higher frequencies are zero.
-        training: handed on to the processes.
+            width may be unknown when the graph is built; a map smaller than a band is then treated
+            as if its higher frequencies were zero.
+        training: passed to the processes.
 
     Output:
         A map of the shape of the input, in the layer's compute dtype.
 
-    The layer starts as the identity where the processes start at zero, as `ChannelGain` and
-    `FrequencySelfAttention` do, and can then be put into a trained network. The biases of an
+    If every process starts at zero, as `ChannelGain` and `FrequencySelfAttention` do, the layer is
+    initialised to the identity and can be inserted into a trained network. The biases of an
     attention whose band lacks the constant frequency (0, 0) are the same at every position, so they
-    change the mean of the map besides its band.
+    change the mean of the map as well as the band.
 
-    Tokens are float32 under mixed precision, and the updates are added in float32. What a process
-    does in between is its own policy's affair: a `Dense` made under `mixed_float16` multiplies in
-    float16, whose largest number, 65504, is less than the constant token of a bright, large map.
-    Give it `dtype="float32"` where that matters.
+    Under mixed precision, tokens are float32 and updates are added in float32. Each process follows
+    its own dtype policy: a `Dense` created under `mixed_float16` multiplies in float16, whose
+    largest value, 65504, is less than the constant token of a bright, large map. Give it
+    `dtype="float32"` if that matters.
 
     Raises:
-        ValueError: for an empty list, an item of the wrong kind, bands that overlap, a layer that
-            two bands share, an attention of another affinity (its update leaves the band) or data
-            format; when the layer is built, for an input that is not of rank 4 or whose channels
-            are unknown, a band beyond a known height or width, or a process that changes the shape
-            of the tokens.
+        ValueError: for an empty list, an item of the wrong kind, overlapping bands, a layer shared
+            by two bands, or an attention with another data format or an affinity whose update
+            leaves the band; when the layer is built, for an input that is not of rank 4 or has an
+            unknown number of channels, a band beyond a known height or width, or a process that
+            changes the shape of the tokens.
 
     Example:
     >>> import keras
@@ -113,8 +113,8 @@ class FrequencyBands(keras.layers.Layer):
     >>> tuple(layer(keras.random.normal((2, 33, 41, 16))).shape)
     (2, 33, 41, 16)
 
-    Source: Zhang, Panahi, Gao, arXiv:2211.15595, for the idea. Several bands in one layer are this
-    library's.
+    Source: Zhang, Panahi, Gao, arXiv:2211.15595, for the idea. Several bands in one layer are
+    original to this library.
     """
 
     def __init__(self, bands: list, data_format: str | None = None, **kwargs: Any) -> None:
@@ -129,7 +129,7 @@ class FrequencyBands(keras.layers.Layer):
             )
         pairs = [_band_and_process(i, item, self.data_format) for i, item in enumerate(bands)]
         self.bands = [band for band, _ in pairs]
-        # A flat list, because Keras saves the layers in one.
+        # A flat list, because Keras tracks the layers in it.
         self.processes = [process for _, process in pairs]
         _check_disjoint(self.bands)
         _check_distinct(self.processes)
@@ -140,7 +140,7 @@ class FrequencyBands(keras.layers.Layer):
             channels = input_shape[-1 if self.data_format == "channels_last" else 1]
         if channels is None:
             raise ValueError(
-                "`FrequencyBands` takes a feature map of rank 4 whose number of channels is known. "
+                "`FrequencyBands` needs a feature map of rank 4 whose number of channels is known. "
                 f"Received: input_shape={tuple(input_shape)} with data_format="
                 f"{self.data_format!r}. Reshape the input, or give it a fixed number of channels."
             )
@@ -153,14 +153,15 @@ class FrequencyBands(keras.layers.Layer):
                 process.build(input_shape)
 
     def _build_process(self, index, process, number_of_tokens, channels):
-        # A symbolic call builds any layer, and shows the shape, whether or not the layer tells it.
+        # A symbolic call builds any layer and gives its output shape, even without
+        # `compute_output_shape`.
         shape = (None, number_of_tokens, channels)
         output = process(keras.KerasTensor(shape, self.token_dtype))
         output_shape = getattr(output, "shape", None)
         if output_shape is None or tuple(output_shape[1:]) != shape[1:]:
             raise ValueError(
                 "A process must return an update of the shape of its tokens. Received: the process "
-                f"of bands[{index}]={process!r}, which makes {output_shape or output} of {shape}. "
+                f"of bands[{index}]={process!r}, which maps {shape} to {output_shape or output}. "
                 "Project its output back to (B, T, C)."
             )
 
@@ -198,15 +199,15 @@ class FrequencyBands(keras.layers.Layer):
 
 
 def _band_and_process(index, item, data_format):
-    """What one item of `bands` stands for, checked."""
+    """The band and process of one item of `bands`, validated."""
     if isinstance(item, FrequencySelfAttention):
         if not item.affinity.stays_in_band:
             raise ValueError(
                 'An attention in `bands` must have the affinity "dot_product", or another one '
-                "whose update stays in the band: a normalised one has a denominator at each "
-                "position, which takes the update out of it. "
+                "whose update stays in the band: a normalised affinity divides at each position, "
+                "which takes the update out of the band. "
                 f"Received: bands[{index}].affinity={item.affinity.name!r}. Use the dot product, "
-                "or put the attention beside this layer."
+                "or apply the attention before or after this layer."
             )
         if item.data_format != data_format:
             raise ValueError(
@@ -223,8 +224,8 @@ def _band_and_process(index, item, data_format):
     raise ValueError(
         "Each item of `bands` must be a pair (frequencies, process) whose process is a Keras "
         "layer, or a `FrequencySelfAttention`, which has its own frequencies. Received: "
-        f"bands[{index}]={item!r}. Put a function into a layer; give an attention without a pair "
-        "around it."
+        f"bands[{index}]={item!r}. Put a function into a layer; pass an attention by itself, not "
+        "in a pair."
     )
 
 
@@ -239,7 +240,7 @@ def _check_disjoint(bands):
             raise ValueError(
                 "`bands` must not overlap: each frequency has one process at most. "
                 f"Received: bands[{i}]={first} and bands[{j}]={second}, whose rows and columns "
-                "both intersect. Shrink one of them, or cut it into bands beside the other."
+                "both intersect. Shrink one of them, or split it into bands outside the other."
             )
 
 

@@ -5,7 +5,6 @@ reads a file in its own runtime to compare it with the model.
 """
 
 import contextlib
-import ctypes
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from keras import ops
 
 from keras_fsa import types
 from keras_fsa.arguments import boolean, one_of, optional_import
+from keras_fsa.files import replace
 from keras_fsa.metrics import IGNORE_LABEL
 
 # The ending of the file, and for each backend that writes it the packages it needs. PyTorch is
@@ -188,16 +188,17 @@ def write_saved_model(
 
 @contextlib.contextmanager
 def written_at_once(filepath: types.Path) -> Iterator[str]:
-    """A temporary path, whose files take their place when the block ends well.
+    """A temporary path whose files move to their destination when the block succeeds.
 
-    A file takes the place of another at once on every system. A folder, a SavedModel, does so on
-    Linux, where its file system can exchange two folders (ext4, XFS, Btrfs, tmpfs ...). Elsewhere
-    the earlier folder is moved away first: for an instant there is none, and a process that is
-    killed in between leaves none. Where that matters write every export to a new folder, as servers
-    want it: `served/1`, `served/2`.
+    An exporter chooses whether to write a file, several, or a folder, which is why neither
+    `whole_file` nor `whole_folder` fits. Files are replaced atomically; so are folders on Linux,
+    where the file system can exchange two of them (ext4, XFS, Btrfs, tmpfs ...). Elsewhere the
+    earlier SavedModel is moved away first: for an instant there is none, and a process killed at
+    that point leaves none. Where that matters, write every export to a new folder, as model servers
+    expect: `served/1`, `served/2`.
 
     Raises:
-        ValueError: where the place is taken by a folder that is not a SavedModel.
+        ValueError: if `filepath` is a folder with contents other than a SavedModel.
     """
     target = Path(filepath).resolve()
     if target.is_dir() and any(target.iterdir()) and not (target / "saved_model.pb").exists():
@@ -207,29 +208,10 @@ def written_at_once(filepath: types.Path) -> Iterator[str]:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
-        new, old = Path(folder, "new"), Path(folder, "old")
-        new.mkdir()
-        old.mkdir()
-        yield str(new / target.name)
+        yield str(Path(folder, target.name))
         # OpenVINO writes two files.
-        for written in sorted(new.iterdir()):
-            place = target.parent / written.name
-            if place.is_dir():
-                if _exchange(written, place):
-                    continue
-                os.replace(place, old / written.name)
-            os.replace(written, place)
-
-
-def _exchange(one, other):
-    """Let two paths change places at once, with Linux' `renameat2`; whether the system can."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, TypeError, AttributeError):
-        return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    paths = os.fsencode(one), os.fsencode(other)
-    return renameat2(here, paths[0], here, paths[1], ctypes.c_uint(exchange)) == 0
+        for written in sorted(Path(folder).iterdir()):
+            replace(written, target.parent / written.name)
 
 
 def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Callable:

@@ -39,9 +39,9 @@ from keras_fsa.types import Frequencies, Path, Tensor
 class FsaNet(keras.Model):
     """Semantic segmentation with frequency self-attention.
 
-    The way of an image: `normalize` -> `backbone` -> `head`, with the attention in it -> logits,
-    resized to the image's height and width. In training an `auxiliary_head` on stage 4 adds to
-    the loss.
+    An image passes through `normalize`, `backbone` and `head`, which contains the attention; the
+    logits are resized to the image's height and width. In training an `auxiliary_head` on stage 4
+    contributes to the loss.
 
     Args:
         num_classes: number of classes, at most 255; the label 255 means "ignore this pixel".
@@ -362,7 +362,7 @@ class FsaNet(keras.Model):
         input_dtype: str = "float32",
         **kwargs: Any,
     ) -> None:
-        """Export for inference, as a file that needs no Keras.
+        """Export for inference, to a file that runs without Keras.
 
         | format | file | written under |
         | --- | --- | --- |
@@ -372,20 +372,20 @@ class FsaNet(keras.Model):
         | `"openvino"` | `.xml` and `.bin` | TensorFlow |
 
         The file takes images `(B, H, W, channels)` of 0 to 255, of any size where `image_shape`
-        leaves it open. It takes its place when it is complete; an earlier one is replaced.
+        leaves it open. An earlier file is replaced once the new one is complete.
 
         A SavedModel for 1 or 3 channels has a second signature, `serving_bytes`: it takes the bytes
         of PNG or JPEG files, strings `(B,)`, and gives classes. Gray images become RGB, an alpha
         channel is dropped, marks of orientation are not read. The images of one call must have
         one size: send others one at a time.
 
-        Windows, scales and mirror images inside the file: `keras_fsa.segmenter.Segmenter`. Faster
-        files: `keras_fsa.models.folding.fold_batch_norm(model).export(...)`.
+        To put windows, scales and mirroring into the file, see `keras_fsa.segmenter.Segmenter`; to
+        fold batch norms into the convolutions, `keras_fsa.models.folding.fold_batch_norm`.
 
         Args:
-            filepath: where to.
+            filepath: destination.
             format: see the table.
-            verbose: whether to say where the file is. Default: True.
+            verbose: whether to print the destination. Default: True.
             input_signature: default: one image batch of `image_shape` and `input_dtype`.
             output: `"logits"`, float32 `(B, H, W, num_classes)`, or `"classes"`, the class of each
                 pixel, uint8 `(B, H, W)`, 255 where the logits or the image hold NaN.
@@ -393,9 +393,9 @@ class FsaNet(keras.Model):
             **kwargs: of `keras.Model.export`, for this format.
 
         Raises:
-            ValueError: for a wrong argument, and where the backend cannot write the format, or
-                would write a file that is wrong at other sizes. The way round is in the message.
-            ImportError: where a package is missing that writes the format, with the pip command.
+            ValueError: for an invalid argument, and if the backend cannot write the format, or
+                would write a file that is wrong at other sizes. The message names a workaround.
+            ImportError: if a package that the format needs is missing, with the pip command.
         """
         images = exporting.image_spec(self, filepath, format, input_signature, output, input_dtype)
         with exporting.written_at_once(filepath) as path:

@@ -1,4 +1,4 @@
-"""The heads: from a backbone's features to logits at the features' size."""
+"""Segmentation heads: from backbone features to logits at the same resolution."""
 
 import keras
 from keras import layers
@@ -16,7 +16,7 @@ def _convolution(x, filters, name, dtype, use_bias=False):
 
 
 def _classifier(x, num_classes, dropout, dtype):
-    """Whole channels are dropped, in training. Logits are float32 under mixed precision."""
+    """Dropout of whole channels, then logits, which are float32 under mixed precision."""
     x = layers.SpatialDropout2D(dropout, dtype=dtype, name="dropout")(x)
     wide = token_dtype(keras.dtype_policies.get(dtype).compute_dtype)
     return layers.Conv2D(num_classes, 1, dtype=wide, name="logits")(x)
@@ -32,22 +32,23 @@ def fsa_head(
 ) -> keras.Model:
     """The head of FsaNet.
 
-    A 3x3 convolution to `channels`, the attention, a second 3x3 convolution; the result beside the
-    backbone's feature enters a third 3x3 convolution; dropout; a 1x1 convolution to the classes.
+    A 3x3 convolution to `channels`, the attention, and a second 3x3 convolution. The result is
+    concatenated with the backbone's feature map and passes through a third 3x3 convolution,
+    dropout, and a 1x1 convolution to the classes.
 
     Args:
         feature_shape: shape of stage 5, `(B, h, w, C)`.
         num_classes: number of classes.
-        attention: a layer from a map to a map of the same shape, or None.
+        attention: a layer that preserves the shape of a feature map, or None.
         channels: width of the head.
-        dropout: share of channels dropped in training.
+        dropout: fraction of channels dropped in training.
         dtype: dtype policy of the convolutions.
 
     Returns:
         A functional model from stage 5 to logits `(B, h, w, num_classes)`.
 
     Raises:
-        ValueError: where the attention layer changes the shape.
+        ValueError: if the attention layer changes the shape.
     """
     feature = keras.Input(feature_shape[1:], name="stage5")
     x = _convolution(feature, channels, "before", dtype)
@@ -56,7 +57,7 @@ def fsa_head(
         if getattr(y, "shape", None) != x.shape:
             raise ValueError(
                 "`attention` must return a map of the shape it is given. Received: attention="
-                f"{attention!r}, which makes {getattr(y, 'shape', y)} of {x.shape}. Project its "
+                f"{attention!r}, which maps {x.shape} to {getattr(y, 'shape', y)}. Project its "
                 "output back to the channels of its input."
             )
         x = y
@@ -74,9 +75,9 @@ def auxiliary_head(
     dtype: DType,
     use_bias: bool = False,
 ) -> keras.Model:
-    """The head on stage 4 that only training sees: 3x3 convolution, dropout, 1x1 convolution.
+    """The head on stage 4, used in training only: 3x3 convolution, dropout, 1x1 convolution.
 
-    Args and Returns as in `fsa_head`; `use_bias` is of the 3x3 convolution.
+    Args and Returns as in `fsa_head`; `use_bias` applies to the 3x3 convolution.
     """
     feature = keras.Input(feature_shape[1:], name="stage4")
     x = _convolution(feature, channels, "auxiliary", dtype, use_bias)

@@ -1,4 +1,14 @@
-"""The published settings: a name for each network that the authors trained."""
+"""The published settings: a name for each network that the authors trained.
+
+Preset names keep the authors' words. Their "linear" is not this library's `affinity="linear"`:
+
+| in a preset's name | `affinity` of the network | affinity of position n to m |
+| --- | --- | --- |
+| `dot` | `"dot_product"` | `q_n . k_m / N` |
+| `linear` | `"linear_softmax"` | `1 + cos(q_n, k_m)`, normalised over m |
+
+The library's `"linear"`, the first-order expansion of softmax, is in no preset.
+"""
 
 from typing import Any
 
@@ -7,6 +17,7 @@ from keras_fsa.backbones.resnet import deep_stem_resnet
 from keras_fsa.layers import FrequencySelfAttention
 
 CLASSES = {"cityscapes": 19, "ade20k": 150, "voc_aug": 21}
+# The authors' names of affinities, and this library's.
 AFFINITIES = {"dot": "dot_product", "linear": "linear_softmax"}
 
 # What the networks of a family have in common.
@@ -28,31 +39,31 @@ STEMS: dict[str, dict[str, Any]] = {
 }
 
 
-def _preset(family, affinity, recurrence, data_set, frequencies):
+def _preset(family, affinity, recurrence, dataset, frequencies):
     return {
         "family": family,
-        "num_classes": CLASSES[data_set],
+        "num_classes": CLASSES[dataset],
         "frequencies": frequencies,
         "affinity": AFFINITIES[affinity],
         "recurrence": recurrence,
         # Crops of 8 n + 1 pixels, and corners that coincide, go together.
-        "align_corners": data_set == "cityscapes",
+        "align_corners": dataset == "cityscapes",
     }
 
 
 # Names are FAMILY_AFFINITY_RECURRENCE_DATA: `ccnet_dot_r2_cityscapes` is the network behind the
 # paper's Cityscapes test result, the others are those of its ADE20K, VOCaug and Cityscapes tables.
 PRESETS = {"ccnet_dot_r2_cityscapes": _preset("ccnet", "dot", 2, "cityscapes", 8)}
-for _data_set in CLASSES:
+for _dataset in CLASSES:
     for _affinity in AFFINITIES:
         for _recurrence in (1, 2):
-            _name = f"mmseg_{_affinity}_r{_recurrence}_{_data_set}"
+            _name = f"mmseg_{_affinity}_r{_recurrence}_{_dataset}"
             _frequencies = 10 if _name == "mmseg_linear_r2_voc_aug" else 5
-            PRESETS[_name] = _preset("mmseg", _affinity, _recurrence, _data_set, _frequencies)
+            PRESETS[_name] = _preset("mmseg", _affinity, _recurrence, _dataset, _frequencies)
 
 
 def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
-    """The arguments with which `FsaNet` is the network of a published setting.
+    """Arguments that make `FsaNet` the network of a published setting.
 
     | | ccnet | mmseg |
     | --- | --- | --- |
@@ -65,8 +76,8 @@ def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
     | images | BGR minus a mean | RGB, mean and standard deviation |
 
     Args:
-        name: a key of `PRESETS`.
-        **changes: arguments of `FsaNet`, instead of the preset's.
+        name: a key of `PRESETS`. Its `linear` stands for `affinity="linear_softmax"`.
+        **changes: arguments of `FsaNet` that override the preset's.
 
     Raises:
         ValueError: for an unknown name.

@@ -10,11 +10,10 @@ Nothing of this shows in a file: shapes, values, layers and configurations stay 
 """
 
 import types
+from typing import Any
 
 import keras
 from keras import ops
-
-from keras_fsa.types import Tensor
 
 
 def avoid_copies(model: keras.Model) -> None:
@@ -53,7 +52,7 @@ def _store_in_torch_order(kernel):
     value.data = value.data.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
 
 
-def _convolution(self: keras.layers.Conv2D, inputs: Tensor, kernel: Tensor) -> Tensor:
+def _convolution(self: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
     """`Conv2D.convolution_op` on views; the neutral twin is Keras' own."""
     from torch.nn.functional import conv2d
 

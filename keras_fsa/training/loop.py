@@ -1,6 +1,7 @@
 """From batches to a trained model, however often it is stopped; from a recipe to an FsaNet."""
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import sys
@@ -126,24 +127,22 @@ def fit(
     """
     devices = devices or Devices()
     with _held(output, devices):
-        return _fit(
-            model,
-            batches,
-            Path(output),
-            steps,
-            checkpoint_every,
-            settings or {},
-            validation,
-            validate_every or checkpoint_every,
-            validation_size,
-            drawn,
-            drawn_size or validation_size,
-            class_names,
-            palette,
-            tensorboard,
-            monitor,
-            devices,
+        plan = _Plan(
+            output=Path(output),
+            steps=steps,
+            checkpoint_every=checkpoint_every,
+            settings=settings or {},
+            validation=validation,
+            validate_every=validate_every or checkpoint_every,
+            validation_size=validation_size,
+            drawn=drawn,
+            drawn_size=drawn_size or validation_size,
+            class_names=class_names,
+            palette=palette,
+            tensorboard=tensorboard,
+            monitor=monitor,
         )
+        return _fit(model, batches, plan, devices)
 
 
 def train(
@@ -190,24 +189,21 @@ def train(
         synchronize(model, recipe.batch_norm == "batch" and devices.count > 1)
         iou = MeanIoU(num_classes, ignore_class=IGNORE_LABEL, sparse_y_pred=False, name="mean_iou")
         model.compile(build_optimizer(recipe), build_loss(recipe), [iou])
-        return _fit(
-            model,
-            batches,
-            Path(recipe.output),
-            recipe.steps,
-            recipe.checkpoint_every,
-            recipe.what_must_stay(),
-            validation,
-            recipe.validate_every,
-            recipe.validation_size,
-            recipe.drawn_images,
-            recipe.validation_size or recipe.crop,
-            class_names,
-            palette,
-            recipe.tensorboard,
-            "val_mean_iou",
-            devices,
+        plan = _Plan(
+            output=Path(recipe.output),
+            steps=recipe.steps,
+            checkpoint_every=recipe.checkpoint_every,
+            settings=recipe.what_must_stay(),
+            validation=validation,
+            validate_every=recipe.validate_every,
+            validation_size=recipe.validation_size,
+            drawn=recipe.drawn_images,
+            drawn_size=recipe.validation_size or recipe.crop,
+            class_names=class_names,
+            palette=palette,
+            tensorboard=recipe.tensorboard,
         )
+        return _fit(model, batches, plan, devices)
 
 
 def split_examples(
@@ -295,87 +291,104 @@ def build_loss(recipe: Recipe) -> keras.losses.Loss:
     return CrossEntropy(recipe.class_weights, ignore_label=IGNORE_LABEL)
 
 
-def _fit(
-    model,
-    batches,
-    output,
-    steps,
-    checkpoint_every,
-    settings,
-    validation,
-    validate_every,
-    validation_size,
-    drawn,
-    drawn_size,
-    class_names,
-    palette,
-    tensorboard,
-    monitor,
-    devices,
-):
-    integer("steps", steps)
-    integer("checkpoint_every", checkpoint_every)
-    integer("validate_every", validate_every)
-    integer("drawn", drawn, optional=True)
-    if validation is not None:
-        duties.check_examples("validation", validation)
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """The arguments of `fit` beside model, batches and devices, with their defaults resolved."""
+
+    output: Path
+    steps: int
+    checkpoint_every: int
+    settings: dict
+    validation: Dataset | None
+    validate_every: int
+    validation_size: tuple[int, int] | None
+    drawn: int | None
+    drawn_size: tuple[int, int] | None
+    class_names: Sequence[str] | None
+    palette: np.ndarray | None
+    tensorboard: bool
+    monitor: str = "val_mean_iou"
+
+    def __post_init__(self):
+        integer("steps", self.steps)
+        integer("checkpoint_every", self.checkpoint_every)
+        integer("validate_every", self.validate_every)
+        integer("drawn", self.drawn, optional=True)
+        if self.validation is not None:
+            duties.check_examples("validation", self.validation)
+
+
+def _fit(model, batches, plan, devices):
     writes = devices.process == 0
-    history = duties.History(output / "history.csv" if writes else None)
-    checkpoint = duties.Checkpoint(output / "checkpoint.npz", settings, history)
+    history = duties.History(plan.output / "history.csv" if writes else None)
+    checkpoint = duties.Checkpoint(plan.output / "checkpoint.npz", plan.settings, history)
     model.optimizer.build(model.trainable_variables)
     if writes:
-        _check_output(output, model, checkpoint.path, validation is not None)
+        _check_output(plan.output, model, checkpoint.path, plan.validation is not None)
     step = checkpoint.restore(model)
     if step and writes:
-        print(f"Resuming from step {step} of {output}.", flush=True)
+        print(f"Resuming from step {step} of {plan.output}.", flush=True)
     join_gradients(model, devices)
-    every = {"every": validate_every, "start_step": step}
     callbacks = [
-        duties.StopAtStep(steps, step),
+        duties.StopAtStep(plan.steps, step),
         duties.StopAtNonFinite(step, devices),
         duties.JoinMetrics(devices),
     ]
-    if validation is not None:
-        callbacks.append(duties.Validation(validation, validation_size, devices=devices, **every))
-    # No host of several has all of a prediction under JAX.
-    whole = keras.backend.backend() != "jax" or devices.processes == 1
-    if validation is not None and drawn and writes and whole:
-        first = _first(validation, drawn)
-        folder = output / "predictions"
-        names = {"class_names": class_names, "palette": palette, "devices": devices}
-        size = drawn_size or np.shape(first[0][1])[:2]
-        callbacks += duties.optional_callback(
-            lambda: duties.DrawPredictions(first, folder, size, **every, **names), "Drawing"
-        )
+    if plan.validation is not None:
+        callbacks += _validation_callbacks(plan, step, devices)
     if writes:
-        if validation is not None:
-            best = _best_before(history.rows, monitor)
-            callbacks.append(duties.BestModel(output / "best.keras", monitor, best=best))
-        callbacks.append(history)
-        if tensorboard:
-            callbacks += duties.optional_callback(
-                lambda: duties.TensorBoardByStep(output / "tensorboard", step), "TensorBoard"
-            )
-        callbacks += [duties.Report(history, steps), checkpoint]
-    if step < steps:
+        callbacks += _writing_callbacks(plan, step, history)
+        callbacks.append(checkpoint)
+    if step < plan.steps:
         data = batches(step, devices.part)
         duties.check_examples("batches", data)
         if keras.backend.backend() == "tensorflow" and isinstance(data, Iterator):
             data = _restartable(lambda: batches(step, devices.part))
-        done = step // checkpoint_every
+        done = step // plan.checkpoint_every
         model.fit(
             data,
-            steps_per_epoch=checkpoint_every,
+            steps_per_epoch=plan.checkpoint_every,
             initial_epoch=done,
-            epochs=done + math.ceil((steps - step) / checkpoint_every),
+            epochs=done + math.ceil((plan.steps - step) / plan.checkpoint_every),
             # The bar's line ends before the line of figures begins.
             callbacks=[keras.callbacks.ProgbarLogger(), *callbacks],
             verbose=int(writes and sys.stdout.isatty()),
             shuffle=False,  # the data is in its order
         )
     if writes:
-        duties.save_model(model, output / "model.keras")
+        duties.save_model(model, plan.output / "model.keras")
     return model
+
+
+def _validation_callbacks(plan, step, devices):
+    """Callbacks that run the model on the validation images."""
+    every = {"every": plan.validate_every, "start_step": step, "devices": devices}
+    callbacks = [duties.Validation(plan.validation, plan.validation_size, **every)]
+    # Under JAX with several hosts, no single one holds a whole prediction.
+    whole = keras.backend.backend() != "jax" or devices.processes == 1
+    if plan.drawn and devices.process == 0 and whole:
+        first = _first(plan.validation, plan.drawn)
+        folder = plan.output / "predictions"
+        size = plan.drawn_size or np.shape(first[0][1])[:2]
+        names = {"class_names": plan.class_names, "palette": plan.palette}
+        callbacks += duties.optional_callback(
+            lambda: duties.DrawPredictions(first, folder, size, **every, **names), "Drawing"
+        )
+    return callbacks
+
+
+def _writing_callbacks(plan, step, history):
+    """Callbacks that record figures and the best model, in the one process that writes files."""
+    callbacks = []
+    if plan.validation is not None:
+        best = _best_before(history.rows, plan.monitor)
+        callbacks.append(duties.BestModel(plan.output / "best.keras", plan.monitor, best=best))
+    callbacks.append(history)
+    if plan.tensorboard:
+        callbacks += duties.optional_callback(
+            lambda: duties.TensorBoardByStep(plan.output / "tensorboard", step), "TensorBoard"
+        )
+    return [*callbacks, duties.Report(history, plan.steps)]
 
 
 def _restartable(batches):
