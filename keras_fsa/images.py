@@ -23,6 +23,7 @@ can hold gigabytes. The argument `max_pixels` raises the limit.
 
 import contextlib
 import threading
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
@@ -150,6 +151,8 @@ def _opened(kind: str, path: Any, max_pixels: int | None) -> Iterator[Any]:
                 raise ValueError(_too_large(f"{width} x {height}", max_pixels))
             if not width * height:
                 raise ValueError(f"is {height} high and {width} wide, and holds no pixel")
+            if file.format == "PNG":
+                _check_sums(file.fp)
             yield file
     except (FileNotFoundError, IsADirectoryError, PermissionError, ImportError):
         raise  # these name the file, or have nothing to do with it
@@ -170,6 +173,26 @@ def _open(pillow, path, max_pixels):
             return pillow.open(path)
         finally:
             pillow.MAX_IMAGE_PIXELS = own
+
+
+def _check_sums(file):
+    """Compare the checksums in a PNG file: Pillow does not look at those of the pixels."""
+    place = file.tell()
+    file.seek(0)
+    content = memoryview(file.read())
+    file.seek(place)
+    start = 8
+    # A chunk is the length of its content, its name, its content and a checksum of the last two.
+    while start + 12 <= len(content):
+        end = start + 8 + int.from_bytes(content[start : start + 4], "big")
+        name = bytes(content[start + 4 : start + 8])
+        if end + 4 > len(content):
+            return  # a truncated file, as Pillow will say
+        known = int.from_bytes(content[end : end + 4], "big")
+        # Those that can be done without have small letters.
+        if name[:1].isupper() and zlib.crc32(content[start + 4 : end]) != known:
+            raise ValueError(f"is damaged, the checksum of a part ({name!r}) differs")
+        start = len(content) if name == b"IEND" else end + 4
 
 
 def _too_large(size, max_pixels):

@@ -36,7 +36,6 @@ def transparent(image):
     return image
 
 
-@pytest.mark.parametrize("opencv", [True, False])
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
@@ -55,9 +54,7 @@ def transparent(image):
     ],
     ids="rgb grey 16 16-tiff palette transparent 1 rgba la transparent-rgb zero-alpha cmyk".split(),
 )
-def test_images_become_rgb(monkeypatch, opencv, file, expected):
-    if not opencv:
-        monkeypatch.setitem(sys.modules, "cv2", None)
+def test_images_become_rgb(file, expected):
     file.seek(0)
     image = read_image(file)
     assert image.dtype == "uint8"

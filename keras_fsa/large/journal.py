@@ -3,6 +3,8 @@
 import json
 import pathlib
 import time
+import warnings
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ class Journal:
         path = self.folder / "settings.json"
         settings = json.loads(json.dumps(settings))
         if path.exists():
-            known = json.loads(path.read_text())
+            known = self._known(path)
             other = [
                 name
                 for name in sorted({*known, *settings})
@@ -48,12 +50,37 @@ class Journal:
                 unfinished.write_text(json.dumps(settings, indent=1))
 
     def read(self, name: str) -> dict[str, np.ndarray] | None:
-        """The note of that name, or None."""
+        """The note of that name, or None; one that is damaged is left out with a warning."""
         path = None if self.folder is None else self.folder / f"{name}.npz"
         if path is None or not path.exists():
             return None
-        with np.load(path) as file:
-            return dict(file)
+        try:
+            # np.load compares checksums only of what it reads to its end.
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"the checksum of {damaged} differs")
+            with np.load(path) as file:
+                return dict(file)
+        # Readers of archives meet damage with errors of many kinds.
+        except Exception as error:
+            warnings.warn(
+                f"{path} is damaged ({error}): the work that it was a note of is done again.",
+                stacklevel=2,
+            )
+            return None
+
+    def _known(self, path):
+        try:
+            known = json.loads(path.read_text())
+        except ValueError:
+            known = None
+        if not isinstance(known, dict):
+            raise ValueError(
+                f"`work_dir` must hold whole files. Received: {path}, which is damaged. Remove the "
+                "folder to begin anew."
+            )
+        return known
 
     def write(self, name: str, last: bool = True, **arrays: Any) -> bool:
         """Keep a note; unless it is the last one, not more often than `every` seconds.
