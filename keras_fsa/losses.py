@@ -1,7 +1,8 @@
 """Losses of masks and logits with an ignore label and class weights.
 
-Cross entropy of all pixels or the hard ones, focal loss, and the overlap losses (Dice, Tversky,
-focal Tversky). The first three are means over *selected* pixels; ignored ones never are:
+Cross entropy of all pixels or the hard ones, focal loss, the overlap losses (Dice, Tversky, focal
+Tversky, Lovasz-softmax), and weighted sums of them. The first three are means over *selected*
+pixels; ignored ones never are:
 
     loss = sum(weight[class] * cross_entropy, selected) / sum(weight[class], selected)
 
@@ -22,7 +23,14 @@ from keras import ops
 from keras_fsa.arguments import integer, number, positive_int
 from keras_fsa.metrics import IGNORE_LABEL, is_class
 
-__all__ = ["CrossEntropy", "FocalLoss", "OhemCrossEntropy", "TverskyLoss"]
+__all__ = [
+    "CrossEntropy",
+    "FocalLoss",
+    "LovaszSoftmax",
+    "OhemCrossEntropy",
+    "SumOfLosses",
+    "TverskyLoss",
+]
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -279,6 +287,125 @@ class TverskyLoss(CrossEntropy):
             "beta": self.beta,
             "gamma": self.gamma,
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class LovaszSoftmax(CrossEntropy):
+    """Lovasz-softmax, the convex extension of the Jaccard loss: it optimises mean IoU directly.
+
+    For a class `c`, a pixel's error is `m = 1 - p[c]` where the truth is `c`, else `p[c]`. With the
+    errors sorted downwards and `J[n]` the IoU that is left if the first `n` pixels are wrong,
+
+        loss = sum(weight[c] sum(m[n] (J[n - 1] - J[n]), n)) / sum(weight[c])
+
+    over the classes that occur in the valid pixels of the whole batch; 0 where none does.
+
+    The loss is one number for a batch, so sample weights cannot weigh its pixels: give pixels that
+    do not count the ignore label. On several devices TensorFlow and torch take the IoU of each
+    device's pixels. It sorts all pixels once for each class.
+
+    Args:
+        class_weights, ignore_label, reduction, name, dtype: of `CrossEntropy`.
+
+    Raises:
+        ValueError: as `CrossEntropy`.
+
+    Source: Berman, Triki, Blaschko, "The Lovasz-softmax loss", arXiv:1705.08790.
+    """
+
+    def __init__(
+        self,
+        class_weights: Sequence[float] | None = None,
+        name: str = "lovasz_softmax",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(class_weights, name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        labels, valid, wrong = self._labels(y_true, y_pred)
+        classes = y_pred.shape[-1]
+        mask = ops.expand_dims(ops.cast(valid, y_pred.dtype), -1)
+        truth = ops.one_hot(labels, classes, dtype=y_pred.dtype) * mask
+        # Ignored pixels have no error and so come last, where they change no other term.
+        errors = ops.abs(truth - ops.softmax(y_pred, axis=-1) * mask)
+        truth, errors = (ops.transpose(ops.reshape(x, (-1, classes))) for x in (truth, errors))
+        order = ops.argsort(-errors, axis=-1)
+        errors, truth = (ops.take_along_axis(x, order, axis=-1) for x in (errors, truth))
+        occurs = ops.sum(truth, axis=-1)
+        # Sums of ones are exact in float32 up to 16 million pixels.
+        missed, extra = ops.cumsum(truth, axis=-1), ops.cumsum(1 - truth, axis=-1)
+        total = ops.expand_dims(occurs, -1)
+        lost = 1 - ops.divide_no_nan(total - missed, total + extra)
+        steps = ops.concatenate([lost[:, :1], lost[:, 1:] - lost[:, :-1]], axis=-1)
+        terms = ops.sum(errors * ops.stop_gradient(steps), axis=-1)
+        weight = ops.cast(occurs > 0, y_pred.dtype)
+        if self.class_weights is not None:
+            weight = weight * self._weights_of(classes)
+        loss = ops.divide_no_nan(ops.sum(weight * terms), ops.sum(weight))
+        return ops.where(ops.any(wrong), float("nan"), loss)
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class SumOfLosses(keras.losses.Loss):
+    """A weighted sum of losses, such as cross entropy and half of Lovasz-softmax.
+
+    Args:
+        losses: the losses, `keras.losses.Loss`. Their own reduction is not used.
+        weights: a positive number for each loss, or None for ones.
+        reduction, name, dtype: of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: for no loss, something else than a loss, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        losses: Sequence[keras.losses.Loss],
+        weights: Sequence[float] | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "sum_of_losses",
+        dtype: str = "float32",
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        valid = isinstance(losses, (list, tuple)) and losses
+        if not valid or not all(isinstance(loss, keras.losses.Loss) for loss in losses):
+            raise ValueError(
+                "`losses` must be a list of keras.losses.Loss. Received: "
+                f"losses={losses!r}. Give for example [CrossEntropy(), TverskyLoss()]."
+            )
+        if weights is not None and (
+            not isinstance(weights, (list, tuple)) or len(weights) != len(losses)
+        ):
+            raise ValueError(
+                f"`weights` must have one number for each of the {len(losses)} losses, or be None. "
+                f"Received: weights={weights!r}. Give as many."
+            )
+        for weight in weights or ():
+            number("weights", weight, above=0)
+        self.losses = list(losses)
+        self.weights = None if weights is None else [float(weight) for weight in weights]
+
+    def call(self, y_true, y_pred):
+        terms = (loss.call(y_true, y_pred) for loss in self.losses)
+        return sum(
+            weight * term
+            for weight, term in zip(self.weights or [1.0] * len(self.losses), terms, strict=True)
+        )
+
+    def get_config(self):
+        losses = [keras.saving.serialize_keras_object(loss) for loss in self.losses]
+        return {**super().get_config(), "losses": losses, "weights": self.weights}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "SumOfLosses":
+        """The loss that a configuration describes."""
+        losses = [
+            loss
+            if isinstance(loss, keras.losses.Loss)
+            else keras.saving.deserialize_keras_object(loss)
+            for loss in config["losses"]
+        ]
+        return cls(**{**config, "losses": losses})
 
 
 def _checked_weights(class_weights):

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_fsa.losses import CrossEntropy, FocalLoss, OhemCrossEntropy, TverskyLoss
+from keras_fsa.losses import (
+    CrossEntropy,
+    FocalLoss,
+    LovaszSoftmax,
+    OhemCrossEntropy,
+    SumOfLosses,
+    TverskyLoss,
+)
 from tests.helpers import array
 
 
@@ -150,7 +157,65 @@ def test_focal_equals_the_definition(rng, gamma, class_weights):
     np.testing.assert_allclose(array(loss(masks, logits)), want, rtol=1e-5)
 
 
-OTHERS = [FocalLoss(0.5), TverskyLoss(0.3, 0.7, 0.75)]
+def lovasz_reference(masks, logits, class_weights):
+    """By the definition: what the IoU loses as pixel after pixel, the worst first, is wrong."""
+    logits = logits.astype("float64")
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p = (p / p.sum(-1, keepdims=True))[masks != 255]
+    labels = masks[masks != 255]
+    total = weights = 0.0
+    for c in np.unique(labels):
+        true = labels == c
+        errors = np.where(true, 1 - p[:, c], p[:, c])
+        wrong = np.zeros(len(labels), bool)
+        term, iou = 0.0, 1.0
+        for pixel in np.argsort(-errors):
+            wrong[pixel] = True
+            left = (true & ~wrong).sum() / (true | wrong).sum()
+            term += errors[pixel] * (iou - left)
+            iou = left
+        weight = 1 if class_weights is None else class_weights[c]
+        total += weight * term
+        weights += weight
+    return total / weights
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS])
+def test_lovasz_equals_the_definition(rng, class_weights):
+    masks, logits = batch(rng)
+    masks[masks == 2] = 255  # a class that does not occur
+    loss = LovaszSoftmax(class_weights)
+    want = lovasz_reference(masks, logits, class_weights)
+    np.testing.assert_allclose(array(loss(masks, logits)), want, rtol=1e-5)
+
+
+def test_lovasz_of_certain_masks_is_one_minus_mean_iou(rng):
+    masks, other = (batch(rng)[0] for _ in range(2))
+    other[other == 255] = 0
+    logits = 1000 * np.eye(5, dtype="float32")[other]
+    valid = masks != 255
+    ious = [
+        ((masks == c) & (other == c))[valid].sum() / ((masks == c) | (other == c))[valid].sum()
+        for c in range(5)
+    ]
+    np.testing.assert_allclose(array(LovaszSoftmax()(masks, logits)), 1 - np.mean(ious), rtol=1e-5)
+
+
+def test_a_sum_is_that_of_its_losses(rng):
+    masks, logits = batch(rng)
+    losses = [CrossEntropy(WEIGHTS), LovaszSoftmax(), TverskyLoss()]
+    got = array(SumOfLosses(losses, (1, 0.5, 2))(masks, logits))
+    each = [array(loss(masks, logits)) for loss in losses]
+    np.testing.assert_allclose(got, each[0] + each[1] / 2 + 2 * each[2], rtol=1e-6)
+    np.testing.assert_allclose(array(SumOfLosses(losses)(masks, logits)), sum(each), rtol=1e-6)
+
+
+OTHERS = [
+    FocalLoss(0.5),
+    TverskyLoss(0.3, 0.7, 0.75),
+    LovaszSoftmax(),
+    SumOfLosses([CrossEntropy(), LovaszSoftmax()], [1, 0.5]),
+]
 
 
 @pytest.mark.parametrize("loss", OTHERS)
@@ -242,6 +307,10 @@ def test_an_ignored_pixel_may_have_any_label(rng):
         (lambda: TverskyLoss(alpha=0), r"`alpha` must be .* above 0. Received: alpha=0"),
         (lambda: TverskyLoss(beta=np.inf), r"`beta` must be .* Received: beta=inf"),
         (lambda: TverskyLoss(gamma="x"), r"`gamma` must be .* Received: gamma='x'"),
+        (lambda: SumOfLosses([]), r"`losses` must be a list of .* Received: losses=\[\]"),
+        (lambda: SumOfLosses(["dice"]), r"`losses` must be .* Received: losses=\['dice'\]"),
+        (lambda: SumOfLosses([FocalLoss()], [1, 2]), r"of the 1 losses.* weights=\[1, 2\]"),
+        (lambda: SumOfLosses([FocalLoss()], [0]), r"`weights` must be .* Received: weights=0"),
         (lambda: OhemCrossEntropy(np.nan), r"`threshold` must be .* Received: threshold=nan"),
         (lambda: CrossEntropy([1, 0]), r"positive .* Received: class_weights=\[1, 0\]. To"),
         (lambda: CrossEntropy(3), r"`class_weights` must be a positive .* Received: class_wei.*=3"),
