@@ -1,11 +1,12 @@
 """The types in public signatures."""
 
 import os
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import keras
 
 
+@runtime_checkable
 class Tensor(Protocol):
     """What the library asks of a tensor, and no more.
 

@@ -56,6 +56,8 @@ def public_callables(module):
         elif inspect.isclass(item) and not dataclasses.is_dataclass(item):
             inherited = {method for base in item.__mro__[1:] for method in dir(base)}
             for method, function in vars(item).items():
+                if getattr(item, "_is_protocol", False):
+                    continue  # it has no constructor
                 function = getattr(function, "__func__", function)  # of a class method
                 own = not method.startswith("_") and method not in inherited
                 if inspect.isfunction(function) and (own or method == "__init__"):

@@ -428,7 +428,7 @@ def test_wrong_arguments():
         ([gain], r"must be a pair .frequencies, process.*Received: bands\[0\]=<Ch.*Put a function"),
         ([attention, (8, abs)], r"a Keras layer, or.*Received: bands\[1\]=\(8, <built-in function"),
         ([(4, gain, gain)], r"must be a pair .frequencies, proc.*Received: bands\[0\]=\(4, <Cha"),
-        ([(4, attention)], r"its own frequencies. Received: bands\[0\]=\(4, <F.*without a pair"),
+        ([(4, attention)], r"its own frequencies. Received: bands\[0\]=\(4, <F.*not in a pair"),
         ([(0, gain)], r"`frequencies` must be a positive int.*Received: frequencies=0\. For"),
         (
             [attention, (BELOW, gain), (((3, 5), (3, 4)), ChannelGain())],
@@ -507,6 +507,8 @@ def test_a_band_beyond_a_known_size(data_format, item):
 )
 def test_a_process_that_changes_the_shape(process, made):
     layer = FrequencyBands([(BESIDE, ChannelGain()), (LOW, process)])
-    message = rf"Received: the process of bands\[1\]=<.*, which makes {made} of \(None, 20, 6\)\."
+    message = (
+        rf"Received: the process of bands\[1\]=<.*, which maps \(None, 20, 6\) to {made}\. Pro"
+    )
     with pytest.raises(ValueError, match=message):
         layer.build(SHAPE)

@@ -490,7 +490,7 @@ class OwnNet(FsaNet):
 def test_attention_hidden_in_a_layer(rng, layer):
     model = keras.Sequential([keras.Input((HEIGHT, WIDTH, 3)), layer()], name="row")
     message = (
-        r"Attention must be a layer of a Functional or Sequential model or a FsaNet.*Received: "
+        r"Attention must be a layer of a Functional or Sequential model or an FsaNet.*Received: "
         r"model='row', which holds the layer 'hidden' inside 'outer', a \w+\. Build that part"
     )
     with pytest.raises(ValueError, match=message):
