@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from keras_fsa.spectral import token_dtype
 from keras_fsa.types import Size, Tensor
 
 
@@ -38,7 +39,9 @@ def _unknown_matrix(size, new_size, align_corners, dtype):
 def _matrix(size, new_size, align_corners, dtype):
     if isinstance(size, int) and isinstance(new_size, int):
         return ops.convert_to_tensor(_known_matrix(size, new_size, align_corners), dtype)
-    return _unknown_matrix(size, new_size, align_corners, dtype)
+    # Half precision cannot tell neighbouring positions of a large map apart.
+    wide = token_dtype(dtype)
+    return ops.cast(_unknown_matrix(size, new_size, align_corners, wide), dtype)
 
 
 def resize_bilinear(x: Tensor, height: Size, width: Size, align_corners: bool = False) -> Tensor:

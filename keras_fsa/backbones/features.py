@@ -11,7 +11,7 @@ from keras_fsa.arguments import one_of
 from keras_fsa.backbones import imagenet
 from keras_fsa.backbones.dilation import dilate
 from keras_fsa.backbones.efficientnet_lite import SCALES, efficientnet_lite
-from keras_fsa.backbones.resnet import BLOCKS, OUTPUT_STRIDES, features_by_name, resnet
+from keras_fsa.backbones.resnet import BLOCKS, OUTPUT_STRIDES, STAGES, features_by_name, resnet
 from keras_fsa.checkpoints import PYTORCH_FILES, check_values, load_pytorch_weights
 from keras_fsa.types import DType, Path, Shape
 
@@ -24,6 +24,7 @@ def build_backbone(
     output_stride: int | None,
     dtype: DType,
     weights: Path | None = None,
+    stages: tuple[str, ...] = STAGES,
 ) -> keras.Model:
     """A model from an image `(B, H, W, channels)` to `{"stage4": ..., "stage5": ...}`.
 
@@ -34,15 +35,19 @@ def build_backbone(
             model's own.
         dtype: dtype policy of a named backbone; a model keeps its own.
         weights: `"imagenet"` for a named backbone, a file, or None, see `load_backbone_weights`.
+        stages: which features to return, of `"stage2"` to `"stage5"`, where the model is not
+            already one of features.
 
     The contract: a backbone is a `keras.Model` of one input of rank 4 with `image_shape[-1]`
     channels, last, whose outputs are a dict with the feature maps `"stage5"` and, where an
-    auxiliary head is wanted, `"stage4"`, each with a known number of channels. Of a model that is
+    auxiliary head is wanted, `"stage4"`, and where a low-level map is wanted, that stage, each with
+    a known number of channels. Of a model that is
 
     - such a one, the features are taken;
     - a ResNet by the names of its layers (KerasHub's, resnet_vd too, KerasCV's, and those of
       `keras.applications`), the last feature of each stage is taken;
-    - any other of KerasHub with a feature pyramid, its coarsest levels are taken.
+    - any other of KerasHub with a feature pyramid, its coarsest levels are taken: the last is
+      stage 5.
 
     Where the features are coarser than the output stride, a copy of the model is dilated, with its
     weights; any functional model of convolutions will do, see `dilate`.
@@ -58,9 +63,9 @@ def build_backbone(
         if weights == "imagenet":
             imagenet.check_name(backbone)
         build = resnet if backbone in BLOCKS else efficientnet_lite
-        model = build(backbone, image_shape, output_stride or 8, dtype)
+        model = build(backbone, image_shape, output_stride or 8, dtype, stages=stages)
     elif isinstance(backbone, keras.Model):
-        model = _features(backbone, image_shape, output_stride)
+        model = _features(backbone, image_shape, output_stride, stages)
     else:
         raise ValueError(
             f"`backbone` must be the name of a backbone or a Keras model. "
@@ -71,17 +76,18 @@ def build_backbone(
     return model
 
 
-def _features(backbone, image_shape, output_stride):
+def _features(backbone, image_shape, output_stride, stages):
     if not isinstance(getattr(backbone, "output", None), dict) or "stage5" not in backbone.output:
-        features = features_by_name(backbone)
+        features = features_by_name(backbone, stages=stages)
         if features is not None:
             return dilate(features, output_stride or 8, image_shape[:2])
         levels = getattr(backbone, "pyramid_outputs", {})
         names = [name for name in levels if re.fullmatch(r"P\d+", name)]
         if len(names) < 2:
             return backbone
-        *_, stage4, stage5 = sorted(names, key=lambda name: int(name[1:]))
-        outputs = {"stage4": levels[stage4], "stage5": levels[stage5]}
+        coarsest_first = sorted(names, key=lambda name: -int(name[1:]))
+        found = {f"stage{5 - i}": levels[name] for i, name in enumerate(coarsest_first)}
+        outputs = {stage: found[stage] for stage in stages if stage in found}
         backbone = keras.Model(backbone.input, outputs, name=backbone.name)
     if output_stride is None:
         return backbone
@@ -181,13 +187,15 @@ def feature_shapes(
     Raises:
         ValueError: naming what the backbone misses.
     """
+    # The usual wrapper has stage 4, too.
+    names = sorted({"stage4", *needed})
+    outputs = ", ".join(f'"{name}": model.get_layer(...).output' for name in names)
 
     def reject(what: str, fix: str = "Wrap") -> NoReturn:
         raise ValueError(
             "A `backbone` must take one image, channels last, and give a dict with the maps "
             f"{' and '.join(repr(name) for name in needed)}. Received: backbone={backbone.name!r}, "
-            f"{what}. {fix} it: keras.Model(model.input, "
-            '{"stage4": model.get_layer(...).output, "stage5": model.get_layer(...).output}).'
+            f"{what}. {fix} it: keras.Model(model.input, {{{outputs}}})."
         )
 
     if not isinstance(getattr(backbone, "output", None), dict):

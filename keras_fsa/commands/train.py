@@ -61,7 +61,7 @@ MAY_CHANGE = (
 # What a model of --init brings along.
 ARCHITECTURE = (
     "backbone", "weights", "normalization", "output_stride", "attention", "affinity",
-    "frequencies", "recurrence", "head_channels", "auxiliary_loss_weight",
+    "frequencies", "recurrence", "head_channels", "auxiliary_loss_weight", "low_level",
 )  # fmt: skip
 
 
@@ -110,6 +110,8 @@ class Train:
     """How often the attention is applied."""
     head_channels: Pixels = 128
     """Channels of the head."""
+    low_level: Literal["stage2", "stage3"] | None = None
+    """Finer stage that the head joins, for thin things; none: no such connection."""
     auxiliary_loss_weight: NotNegative = 0.4
     """Weight of the head on stage 4; 0: no such head."""
 
@@ -255,6 +257,7 @@ def build_model(settings: Train) -> keras_fsa.FsaNet:
             frequencies=settings.frequencies,
             recurrence=settings.recurrence,
             head_channels=settings.head_channels,
+            low_level=settings.low_level,
             auxiliary_loss_weight=settings.auxiliary_loss_weight,
             dtype=settings.mixed_precision,
         )

@@ -45,6 +45,13 @@ class Network:
         self.model = model
         self.align_corners = getattr(model, "align_corners", False)
         if isinstance(model, FsaNet):
+            if model.low_level is not None:
+                raise ValueError(
+                    "Tile by tile, a network must have no skip connection from a finer stage. "
+                    f"Received: a model with low_level={model.low_level!r}. Use "
+                    "keras_fsa.inference.class_map(model, image, window=...), or train a network "
+                    "with low_level=None."
+                )
             self.normalize: keras.layers.Layer | None = model.normalize
             backbone = keras.Model(model.backbone.input, model.backbone.output["stage5"])
             graphs = [backbone, model.head]

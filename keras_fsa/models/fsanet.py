@@ -19,6 +19,7 @@ from keras_fsa.arguments import (
     path_or_none,
 )
 from keras_fsa.backbones.features import build_backbone, feature_shapes
+from keras_fsa.backbones.resnet import STAGES
 from keras_fsa.compilation import announces_xla
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.losses import CrossEntropy
@@ -32,6 +33,9 @@ from keras_fsa.portable import portable_config
 from keras_fsa.resize import resize_bilinear
 from keras_fsa.spectral import parse_frequencies
 from keras_fsa.types import Frequencies, Path, Tensor
+
+LOW_LEVELS = ("stage2", "stage3")
+"""The stages that may be a low-level map."""
 
 
 @announces_xla
@@ -49,7 +53,7 @@ class FsaNet(keras.Model):
             (KerasCV's); `"efficientnet_lite0"`, `"efficientnet_lite1"` or `"efficientnet_lite2"`; a
             ResNet of KerasCV, KerasHub or `keras.applications`, of which a copy is dilated; another
             KerasHub backbone with a feature pyramid; or a Keras model from an image to a dict of
-            the feature maps `"stage4"` and `"stage5"`.
+            the feature maps `"stage4"` and `"stage5"`, and the one of `low_level`.
         image_shape: `(height, width, channels)` of an image. None for height and width takes
             images of any size.
         output_stride: ratio of the image's size to that of stage 5: 8, 16 or 32. Default: 8 for a
@@ -78,8 +82,12 @@ class FsaNet(keras.Model):
             Default: random weights, or those that the model comes with.
         auxiliary_channels: width of the auxiliary head. Default: half of `head_channels`.
         auxiliary_use_bias: whether its first convolution has a bias.
-        head: a functional model from stage 5 to logits, such as that of `fold_batch_norm`. Default:
-            `keras_fsa.models.heads.fsa_head` with the settings above.
+        head: a functional model from stage 5 to logits, such as that of `fold_batch_norm`; with
+            `low_level`, from a dict of both stages. Default: `keras_fsa.models.heads.fsa_head` with
+            the settings above.
+        low_level: `"stage2"` or `"stage3"`: a finer stage (of stride 4 or 8) which the head joins
+            before the logits, for thin things and edges, see `keras_fsa.models.heads.fsa_head`.
+            Default: None.
         **kwargs: of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -125,6 +133,7 @@ class FsaNet(keras.Model):
         auxiliary_channels: int | None = None,
         auxiliary_use_bias: bool = False,
         head: keras.Model | None = None,
+        low_level: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"name": "fsanet", **kwargs, "autocast": False})
@@ -146,11 +155,8 @@ class FsaNet(keras.Model):
         path_or_none("backbone_weights", backbone_weights)
         integer("auxiliary_channels", auxiliary_channels, optional=True, maximum=MOST)
         boolean("auxiliary_use_bias", auxiliary_use_bias)
-        if head is not None and not isinstance(head, keras.Model):
-            raise ValueError(
-                "`head` must be a Keras model from stage 5 to logits, or None. Received: "
-                f"head={head!r}. Leave it out for FsaNet's own."
-            )
+        one_of("low_level", low_level, (*LOW_LEVELS, None))
+        _check_head(head, low_level)
         self.num_classes = num_classes
         self.image_shape = tuple(image_shape)
         self.output_stride = output_stride
@@ -166,14 +172,16 @@ class FsaNet(keras.Model):
         )
         self.auxiliary_channels = auxiliary_channels or max(1, head_channels // 2)
         self.auxiliary_use_bias = auxiliary_use_bias
+        self.low_level = low_level
 
         policy = self.dtype_policy
         self.normalize = PictureNormalization(self.normalization, dtype=policy, name="normalize")
         self.normalize.build((None, *self.image_shape))
+        finer = () if low_level is None else (low_level,)
         self.backbone = build_backbone(
-            backbone, self.image_shape, output_stride, policy, backbone_weights
+            backbone, self.image_shape, output_stride, policy, backbone_weights, (*finer, *STAGES)
         )
-        needed = ("stage4", "stage5") if auxiliary_loss_weight else ("stage5",)
+        needed = (*finer, *(STAGES if auxiliary_loss_weight else ("stage5",)))
         shapes = feature_shapes(self.backbone, self.image_shape, needed)
         layer = _build_attention(attention, frequencies, self.affinity, recurrence, policy)
         self._attention_name = getattr(layer, "name", None)
@@ -185,6 +193,8 @@ class FsaNet(keras.Model):
             head_channels,
             dropout,
             policy,
+            None if low_level is None else (low_level, shapes[low_level]),
+            align_corners,
         )
         # Behind the head, so that weights come in one order, whoever made the attention.
         self.attention = attention
@@ -240,7 +250,8 @@ class FsaNet(keras.Model):
         images = ops.convert_to_tensor(images)
         self._check_images(images.shape)
         features = self.backbone(self.normalize(images), training=False)["stage5"]
-        before = keras.Model(self.head.input, self.head.get_layer("before_relu").output)
+        stage5 = self.head.input["stage5"] if self.low_level else self.head.input
+        before = keras.Model(stage5, self.head.get_layer("before_relu").output)
         return before(features, training=False)
 
     def build(self, input_shape):
@@ -254,7 +265,10 @@ class FsaNet(keras.Model):
         def at_image_size(logits):
             return resize_bilinear(logits, height, width, self.align_corners)
 
-        logits = at_image_size(self.head(features["stage5"], training=training))
+        seen = features["stage5"]
+        if self.low_level is not None:
+            seen = {stage: features[stage] for stage in (self.low_level, "stage5")}
+        logits = at_image_size(self.head(seen, training=training))
         if not training or self.auxiliary_head is None:
             return logits
         auxiliary = self.auxiliary_head(features["stage4"], training=training)
@@ -441,6 +455,7 @@ class FsaNet(keras.Model):
             "normalization": self.normalization,
             "auxiliary_channels": self.auxiliary_channels,
             "auxiliary_use_bias": self.auxiliary_use_bias,
+            "low_level": self.low_level,
             **(
                 {"head": keras.saving.serialize_keras_object(self.head)} if self._given_head else {}
             ),
@@ -470,6 +485,25 @@ class _FunctionLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         return self.function(y_true, y_pred)
+
+
+def _check_head(head, low_level):
+    if head is None:
+        return
+    if not isinstance(head, keras.Model):
+        raise ValueError(
+            "`head` must be a Keras model from stage 5 to logits, or None. Received: "
+            f"head={head!r}. Leave it out for FsaNet's own."
+        )
+    inputs = getattr(head, "input", None)
+    found = sorted(inputs) if isinstance(inputs, dict) else []
+    wanted = [] if low_level is None else [low_level, "stage5"]
+    if found != wanted:
+        raise ValueError(
+            "`head` must take stage 5, or with `low_level` a dict of that stage and 'stage5'. "
+            f"Received: head={head.name!r}, which takes {found or 'one map'}, with "
+            f"low_level={low_level!r}. Build it of keras.Input(..., name=stage) for each stage."
+        )
 
 
 def _check_image_shape(image_shape):

@@ -3,13 +3,17 @@
 import keras
 from keras import layers
 
+from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.spectral import token_dtype
 from keras_fsa.types import DType, Shape
 
+LOW_LEVEL_CHANNELS = 48
+"""Width of the projected low-level map: few, lest it outweigh the features it refines."""
 
-def _convolution(x, filters, name, dtype, use_bias=False):
+
+def _convolution(x, filters, name, dtype, use_bias=False, window=3):
     x = layers.Conv2D(
-        filters, 3, padding="same", use_bias=use_bias, dtype=dtype, name=f"{name}_conv"
+        filters, window, padding="same", use_bias=use_bias, dtype=dtype, name=f"{name}_conv"
     )(x)
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=dtype, name=f"{name}_bn")(x)
     return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
@@ -29,12 +33,18 @@ def fsa_head(
     channels: int,
     dropout: float,
     dtype: DType,
+    low_level: tuple[str, Shape] | None = None,
+    align_corners: bool = False,
 ) -> keras.Model:
     """The head of FsaNet.
 
     A 3x3 convolution to `channels`, the attention, and a second 3x3 convolution. The result is
     concatenated with the backbone's feature map and passes through a third 3x3 convolution,
     dropout, and a 1x1 convolution to the classes.
+
+    With a low-level map, what the third convolution gives is resized to the size of that map and
+    concatenated with a 1x1 projection of it to 48 channels; a fourth 3x3 convolution comes before
+    the dropout. This is the decoder of DeepLabV3+ with one convolution.
 
     Args:
         feature_shape: shape of stage 5, `(B, h, w, C)`.
@@ -43,12 +53,17 @@ def fsa_head(
         channels: width of the head.
         dropout: fraction of channels dropped in training.
         dtype: dtype policy of the convolutions.
+        low_level: name and shape of a finer stage, or None.
+        align_corners: of the resizing, see `keras_fsa.resize`.
 
     Returns:
-        A functional model from stage 5 to logits `(B, h, w, num_classes)`.
+        A functional model from stage 5 to logits `(B, h, w, num_classes)`. With a low-level map,
+        from a dict of both stages, `{"stage5": ..., "stage3": ...}`, to logits of its size.
 
     Raises:
         ValueError: if the attention layer changes the shape.
+
+    Source: arXiv:2211.15595; of the low-level map: Chen et al., arXiv:1802.02611.
     """
     feature = keras.Input(feature_shape[1:], name="stage5")
     x = _convolution(feature, channels, "before", dtype)
@@ -64,7 +79,16 @@ def fsa_head(
     x = _convolution(x, channels, "after", dtype)
     x = layers.Concatenate(dtype=dtype, name="concatenate")([feature, x])
     x = _convolution(x, channels, "fuse", dtype)
-    return keras.Model(feature, _classifier(x, num_classes, dropout, dtype), name="head")
+    inputs = feature
+    if low_level is not None:
+        stage, shape = low_level
+        fine = keras.Input(shape[1:], name=stage)
+        inputs = {"stage5": feature, stage: fine}
+        fine = _convolution(fine, LOW_LEVEL_CHANNELS, "low_level", dtype, window=1)
+        x = ResizeLike(align_corners, dtype=dtype, name="resize")([x, fine])
+        x = layers.Concatenate(dtype=dtype, name="low_level_concatenate")([x, fine])
+        x = _convolution(x, channels, "refine", dtype)
+    return keras.Model(inputs, _classifier(x, num_classes, dropout, dtype), name="head")
 
 
 def auxiliary_head(

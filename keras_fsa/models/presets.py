@@ -13,7 +13,7 @@ The library's `"linear"`, the first-order expansion of softmax, is in no preset.
 from typing import Any
 
 from keras_fsa.arguments import one_of
-from keras_fsa.backbones.resnet import deep_stem_resnet
+from keras_fsa.backbones.resnet import STAGES, deep_stem_resnet
 from keras_fsa.layers import FrequencySelfAttention
 
 CLASSES = {"cityscapes": 19, "ade20k": 150, "voc_aug": 21}
@@ -89,10 +89,12 @@ def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
     dtype = arguments.get("dtype")
     if "backbone" not in arguments:
         arguments["output_stride"] = arguments.get("output_stride") or 8
+        finer = [arguments["low_level"]] if arguments.get("low_level") else []
         arguments["backbone"] = deep_stem_resnet(
             image_shape=arguments.get("image_shape", (None, None, 3)),
             output_stride=arguments["output_stride"],
             dtype=dtype,
+            stages=(*finer, *STAGES),
             **STEMS[family],
         )
     if family == "mmseg" and "attention" not in arguments:

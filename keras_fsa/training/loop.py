@@ -262,6 +262,7 @@ def build_model(recipe: Recipe, num_classes: int) -> FsaNet:
         recurrence=recipe.recurrence,
         head_channels=recipe.head_channels,
         dropout=recipe.dropout,
+        low_level=recipe.low_level,
         auxiliary_loss_weight=recipe.auxiliary_loss_weight,
         align_corners=recipe.align_corners,
         dtype=recipe.mixed_precision,

@@ -58,6 +58,8 @@ class Recipe:
     """Width of the head."""
     dropout: Annotated[float, Real(minimum=0, below=1)] = 0.1
     """Share of channels dropped before the logits."""
+    low_level: Literal["stage2", "stage3"] | None = None
+    """Finer stage that the head joins; none: no such connection."""
     align_corners: bool = False
     """Resize logits with the corners aligned."""
 
