@@ -1,9 +1,8 @@
 """Bilinear resizing as two thin matrix products, for any size and either corner convention."""
 
 import numpy as np
-from keras import ops
+from keras import backend, ops
 
-from keras_fsa.spectral import token_dtype
 from keras_fsa.types import Size, Tensor
 
 
@@ -40,7 +39,7 @@ def _matrix(size, new_size, align_corners, dtype):
     if isinstance(size, int) and isinstance(new_size, int):
         return ops.convert_to_tensor(_known_matrix(size, new_size, align_corners), dtype)
     # Half precision cannot tell neighbouring positions of a large map apart.
-    wide = token_dtype(dtype)
+    wide = "float64" if backend.standardize_dtype(dtype) == "float64" else "float32"
     return ops.cast(_unknown_matrix(size, new_size, align_corners, wide), dtype)
 
 

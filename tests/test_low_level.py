@@ -11,6 +11,7 @@ from keras_fsa.commands.train import Train, build_model
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.models.exporting import largest_deviation, load_exported
 from keras_fsa.models.folding import fold_batch_norm
+from keras_fsa.resize import resize_bilinear
 from keras_fsa.training import Recipe, loop
 from tests.helpers import BACKEND, array, predict_in_new_process, randomize
 
@@ -84,6 +85,17 @@ def test_resizing_alone(rng):
     assert layer(maps).shape == (None, None, 11, 3)
     with pytest.raises(ValueError, match=r"`align_corners` must be .*Received: align_corners=1"):
         ResizeLike(1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_finds_positions_of_a_large_map_of_unknown_size(rng, dtype):
+    x = keras.ops.convert_to_tensor(rng.standard_normal((1, 3, 3001, 2)), dtype)
+    known, unknown = (
+        array(keras.ops.cast(resize_bilinear(x, 2, width), "float32"))
+        for width in (4999, keras.ops.convert_to_tensor(4999, "int32"))
+    )
+    # The weights are rounded to half precision, not the positions.
+    np.testing.assert_allclose(unknown, known, atol={"float16": 5e-3, "bfloat16": 4e-2}[dtype])
 
 
 def test_config_and_files(rng, tmp_path):
