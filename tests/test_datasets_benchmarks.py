@@ -16,6 +16,7 @@ from keras_fsa.datasets import (
     ade20k,
     archives,
     builders,
+    camvid,
     cityscapes,
     describe,
     load,
@@ -377,7 +378,7 @@ def test_records_keep_the_order_of_tfds(places):
     expected = tfds.load("ade20k", split="train", data_dir=places["data_dir"])
     names = [example["name"].decode() for example in expected.as_numpy_iterator()]
     assert [data.name(i) for i in range(2)] == names
-    assert registry.NAMES == ("cityscapes", "ade20k", "voc_aug", "signal_harbor")
+    assert registry.NAMES == ("cityscapes", "ade20k", "voc_aug", "camvid", "signal_harbor")
     assert len({*cityscapes.RAW_IDS, *cityscapes.IGNORED_IDS}) == 35
 
 
@@ -404,3 +405,31 @@ def test_an_archive_with_a_bad_name_is_not_unpacked(places):
     with pytest.raises(ValueError, match=r"must stay below.*evil\.png"):
         load("ade20k", "train", **places)
     assert not list(places["data_dir"].glob("**/*.jpg"))
+
+
+# CamVid
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "ending", "inside"),
+    [("train", "trainannot", "png", "CamVid/"), ("images/train", "masks/train", "jpg", "")],
+)
+def test_camvid(tmp_path, images, masks, ending, inside):
+    mask = np.tile(np.arange(12, dtype="uint8"), (7, 2))
+    picture_file = encoded(np.full((7, 24, 3), 130, "uint8"), ending=ending)
+    write_files(
+        tmp_path,
+        {
+            f"{inside}{images}/0001TP_1.{ending}": picture_file,
+            f"{inside}{masks}/0001TP_1.png": encoded(mask),
+        },
+    )
+    ((image, ids),) = load("camvid", "train", data_dir=tmp_path)
+    assert image.shape == (7, 24, 3) and (abs(image.astype(int) - 130) < 3).all()
+    np.testing.assert_array_equal(ids, np.where(mask == camvid.IGNORED_ID, 255, mask))
+
+
+@pytest.mark.parametrize("data_dir", [None, "empty"])
+def test_camvid_that_is_not_there(tmp_path, data_dir):
+    with pytest.raises(FileNotFoundError, match=r"(?s)`data_dir`.*valannot.*Received.*SegNet"):
+        load("camvid", "val", data_dir=data_dir and tmp_path)

@@ -62,7 +62,7 @@ class Evaluate:
 
     model: ExistingPath
     """A .keras file, or an exported model."""
-    dataset: Literal["cityscapes", "ade20k", "voc_aug", "signal_harbor"] | None = None
+    dataset: Literal["cityscapes", "ade20k", "voc_aug", "camvid", "signal_harbor"] | None = None
     """Its name."""
     data_dir: Path | None = None
     """Where TFDS keeps datasets."""

@@ -1,4 +1,4 @@
-"""Datasets for semantic segmentation: three benchmarks, a drawn one, and your own folders.
+"""Datasets for semantic segmentation: four benchmarks, a drawn one, and your own folders.
 
 ```python
 from keras_fsa.datasets import describe, load
@@ -9,8 +9,8 @@ batches = training_batches(train, crop=(512, 512), batch=16, seed=0, base_size=(
 colors = describe("voc_aug").palette
 ```
 
-Both `load` and `folder_dataset` return `Examples`, which every backend trains on. Folders of images
-and the drawn dataset need no TensorFlow; the three benchmarks are prepared by TensorFlow Datasets.
+Both `load` and `folder_dataset` return `Examples`, which every backend trains on. Your folders,
+CamVid and the drawn dataset need no TensorFlow; TensorFlow Datasets prepares the other three.
 `python -m keras_fsa.datasets check` looks through a dataset before an expensive training.
 
 Under TensorFlow, or where TensorFlow Datasets was imported before, importing this package registers

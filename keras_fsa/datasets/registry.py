@@ -15,9 +15,10 @@ import numpy as np
 
 from keras_fsa import types
 from keras_fsa.arguments import boolean, one_of, optional_import
-from keras_fsa.datasets import ade20k, cityscapes, signal_harbor, voc_aug
+from keras_fsa.datasets import ade20k, camvid, cityscapes, signal_harbor, voc_aug
 from keras_fsa.datasets.archives import import_tfds, require_files, require_space
 from keras_fsa.datasets.examples import Examples
+from keras_fsa.datasets.folder import folder_dataset
 from keras_fsa.images import ImageError, read_image, read_mask
 from keras_fsa.metrics import IGNORE_LABEL
 
@@ -63,6 +64,7 @@ _MODULES = {
     "cityscapes": cityscapes,
     "ade20k": ade20k,
     "voc_aug": voc_aug,
+    "camvid": camvid,
     "signal_harbor": signal_harbor,
 }
 _PREPARED = {
@@ -108,16 +110,18 @@ def load(
 ) -> Examples:
     """The examples of a dataset.
 
-    Signal Harbor is drawn as it is read. The others are prepared by TFDS on first use.
+    Signal Harbor is drawn as it is read, and CamVid read from its own files. The others are
+    prepared by TFDS on first use.
 
     ```python
     train = load("cityscapes", "train", data_dir="data", manual_dir="archives")
     ```
 
     Args:
-        name: `"cityscapes"`, `"ade20k"`, `"voc_aug"` or `"signal_harbor"`.
+        name: `"cityscapes"`, `"ade20k"`, `"voc_aug"`, `"camvid"` or `"signal_harbor"`.
         split: One of the splits in `describe(name).splits`.
         data_dir: Folder of TFDS for prepared data; `None` is TFDS' own (`~/tensorflow_datasets`).
+            For CamVid the folder of its files, see `keras_fsa.datasets.camvid`.
         download: Whether archives that are not there may be fetched. Cityscapes wants a login,
             hence archives given by hand. What is there is prepared in any case.
         manual_dir: Folder of archives (or of what was in them) given by hand; `None` is
@@ -134,7 +138,8 @@ def load(
         ValueError: If there is no such dataset or split, or if what is prepared cannot be used;
             when an example is read, if its mask has ids that are no label or is of another size.
             The error names the example.
-        FileNotFoundError: If archives are missing; it says where to get them and where to put them.
+        FileNotFoundError: If archives or files are missing; it says where to get them and where to
+            put them.
         OSError: If the disk is too full to prepare the dataset.
         ImportError: If TensorFlow or TFDS is missing for a dataset that TFDS prepares, or Pillow,
             with the pip command.
@@ -146,6 +151,10 @@ def load(
     optional_import("PIL.Image", "tools")
     if name in _PREPARED:
         return _load_prepared(name, split, data_dir, download, manual_dir, skip_unreadable)
+    if name == "camvid":
+        images, masks = camvid.folders(split, data_dir)
+        classes, label = len(camvid.CLASSES), camvid.IGNORED_ID
+        return folder_dataset(images, masks, classes, ignore_label=label, check=False)
     module = _MODULES[name]
     return Examples(
         description.splits[split],
