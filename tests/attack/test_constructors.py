@@ -92,6 +92,7 @@ TARGETS = [
         use_fsanet,
         {
             "output_stride": {"None"},
+            "low_level": {"None"},
             "attention": {"None"},
             "affinity": {"None"},
             "dropout": {"zero", "a fraction"},
