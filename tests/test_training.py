@@ -215,6 +215,7 @@ def test_a_training_learns_and_leaves_its_files(tmp_path, dtype, capsys):
         "history.csv",
         "model.keras",
         "predictions",
+        "recipe.json",
         *([] if other else ["tensorboard"]),
     ]
     drawn = sorted((tmp_path / "predictions").iterdir())

@@ -1,13 +1,9 @@
 """A recipe as a command, whose flags override its settings."""
 
-import os
-from pathlib import Path
-
 import keras
 
 from keras_fsa.commands.command import command
 from keras_fsa.commands.command import parse as parse_flags
-from keras_fsa.settings import write_recipe
 from keras_fsa.training.checkpoint import check_writable
 from keras_fsa.training.loop import train
 from keras_fsa.training.recipe import Recipe
@@ -80,9 +76,4 @@ def train_recipe(recipe: Recipe) -> keras.Model:
         )
 
     names = about.class_names
-    model = train(recipe, len(names), batches, validation, class_names=names, palette=about.palette)
-    # The number of this process, by torchrun or Keras on JAX.
-    process = os.environ.get("RANK", os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", "0"))
-    if process == "0":
-        write_recipe(recipe, Path(recipe.output) / "recipe.json")
-    return model
+    return train(recipe, len(names), batches, validation, class_names=names, palette=about.palette)

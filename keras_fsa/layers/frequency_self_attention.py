@@ -15,21 +15,23 @@ from keras_fsa.types import Frequencies, Tensor
 class FrequencySelfAttention(SelfAttention):
     """Self-attention between the low frequencies of a feature map.
 
-    The map `x` of `N = H * W` positions becomes `T` spectral tokens, 64 for `frequencies=8`; the
-    tokens attend to each other; the result goes back to all positions and is added to the map:
+    The map `x` of `N = H * W` positions is transformed into `T` spectral tokens, 64 for
+    `frequencies=8`. The tokens attend to each other, and the result is mapped back to all positions
+    and added to the input:
 
         X = P^T x                             analysis, P the two-dimensional DCT basis of the band
         Q = X Wq    K = X Wk    V = X Wv      token maps
         Y = (Q K^T / N) V                     affinity="dot_product"
         output = x + residual(P Y)            synthesis
 
-    This equals, to rounding, spatial attention of the same linear form between all positions of the
-    low-passed map `P P^T x`, at about a hundredth of its cost. With `affinity="linear_softmax"`
-    position n attends to m by `1 + cos(q_n, k_m)`, with `"linear"` by `1 + q_n . k_m /
-    sqrt(key_dim)`, both normalised over m; see `keras_fsa.affinities` for the formulas.
+    Up to rounding, this equals spatial attention of the same linear form between all positions of
+    the low-passed map `P P^T x`, at about a hundredth of the cost. With
+    `affinity="linear_softmax"`, position n attends to position m with weight `1 + cos(q_n, k_m)`;
+    with `"linear"`, with weight `1 + q_n . k_m / sqrt(key_dim)`. Both are normalised over m; see
+    `keras_fsa.affinities` for the formulas.
 
-    The block starts as the identity, whichever residual it has, so it can be put into a trained
-    network. Both published families are arguments away:
+    The block is initialised to the identity, whichever residual it has, so it can be inserted into
+    a trained network. Arguments select either of the two published families:
 
     | family | arguments                                                                           |
     | ------ | ----------------------------------------------------------------------------------- |
@@ -40,22 +42,22 @@ class FrequencySelfAttention(SelfAttention):
         frequencies: how many of the lowest frequencies: an int, a pair (rows, columns), or a band
             `((u0, u1), (v0, v1))` of half-open ranges.
         affinity: `"dot_product"`, `"linear_softmax"` or `"linear"`.
-        recurrence: how often the block is applied, with the same weights. With the dot product
-            only the tokens are iterated, so the price hardly grows.
+        recurrence: how many times the block is applied, with the same weights. With the dot
+            product only the tokens are iterated, at almost no extra cost.
         key_dim: width of queries and keys. Default: an eighth of the channels, at least 2.
-        value_dim: width of the values, which an output projection then brings back to the channels.
+        value_dim: width of the values, which an output projection then maps back to the channels.
             Default: values as wide as the channels, and no projection.
-        use_bias: whether queries, keys and values have biases, one for all positions.
+        use_bias: whether queries, keys and values have biases, the same at all positions.
         residual: `"gain"` for `x + gain * (y + bias)` with a scalar gain that starts at zero and a
-            bias for each channel; `"batch_norm"` for `x + batch_norm(y)` whose scale starts at 0.
+            bias per channel; `"batch_norm"` for `x + batch_norm(y)` whose scale starts at zero.
         kernel_initializer, kernel_regularizer: for the kernels of all linear maps.
         data_format: `"channels_last"` or `"channels_first"`. Default: Keras' setting.
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         inputs: feature map `(B, H, W, C)`, or `(B, C, H, W)` when channels come first. Height and
-            width may be unknown when the graph is built; a map smaller than the band is then taken
-            for one whose higher frequencies are zero.
+            width may be unknown when the graph is built; the frequencies that a map smaller than
+            the band lacks are then zero.
         training: whether batch norm uses the batch's statistics.
 
     Output:
@@ -63,8 +65,9 @@ class FrequencySelfAttention(SelfAttention):
         mixed precision.
 
     Raises:
-        ValueError: for an argument of the wrong kind, an input that is not of rank 4 or whose
-            channels are unknown, or a band beyond a height or width known when the layer is built.
+        ValueError: for an argument of the wrong kind; when the layer is built, for an input that is
+            not of rank 4 or has an unknown number of channels, or a band beyond a known height or
+            width.
 
     Example:
     >>> import keras
@@ -72,7 +75,8 @@ class FrequencySelfAttention(SelfAttention):
     >>> tuple(keras_fsa.layers.FrequencySelfAttention(frequencies=8)(x).shape)
     (2, 97, 97, 512)
 
-    Between the blocks of a trained network, whose outputs do not change until training goes on:
+    Inserted between two blocks of a trained network, whose outputs do not change until it is
+    fine-tuned:
 
     >>> network = keras.applications.MobileNetV2((None, None, 3), weights=None, include_top=False)
     >>> def attend(layer, *args, **kwargs):
@@ -88,7 +92,7 @@ class FrequencySelfAttention(SelfAttention):
     0.0
 
     Source: Zhang, Panahi, Gao, arXiv:2211.15595. The separable transform, the recurrence on tokens,
-    bands that lack the constant frequency, and biases are this library's.
+    bands that lack the constant frequency, and biases are original to this library.
     """
 
     needs_tokens = True

@@ -19,14 +19,14 @@ class SpatialSelfAttention(SelfAttention):
         y = softmax(q k^T / sqrt(key_dim)) v
         output = x + residual(y)
 
-    The affinities of linear form are those of `FrequencySelfAttention`, which equals this layer, to
-    rounding, where `low_pass` holds its frequencies and the weights are the same. Both layers have
-    the same weights under the same names.
+    With an affinity of linear form, the same weights, and `low_pass` set to its frequencies,
+    `FrequencySelfAttention` equals this layer up to rounding. Both layers have the same weights
+    under the same names.
 
     Args:
         affinity: `"softmax"`, `"dot_product"`, `"linear_softmax"` or `"linear"`.
         low_pass: frequencies (an int, a pair, or a band) to which queries, keys and values are
-            limited, or None for all.
+            restricted, or None for all.
         recurrence, key_dim, value_dim, use_bias, residual, kernel_initializer, kernel_regularizer,
             data_format, **kwargs: as in `FrequencySelfAttention`.
 
@@ -37,10 +37,10 @@ class SpatialSelfAttention(SelfAttention):
     Output:
         A map of the shape of the input, in the layer's compute dtype.
 
-    Where values are as wide as keys, and always on torch, the softmax runs through
-    `keras.ops.dot_product_attention`, which is fused where the backend and the device have that;
-    elsewhere the table of all pairs is held. The linear forms sum over keys first and never hold a
-    table of pairs.
+    Under torch, and where values are as wide as keys, softmax attention is computed by
+    `keras.ops.dot_product_attention`, which uses a fused kernel where the backend and the device
+    have one; otherwise the `N x N` matrix of all pairs is materialised. The linear forms sum over
+    keys first and never materialise it.
 
     Raises:
         ValueError: as in `FrequencySelfAttention`.

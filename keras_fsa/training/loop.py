@@ -19,6 +19,7 @@ from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import preset_arguments
+from keras_fsa.settings import write_recipe
 from keras_fsa.training import callbacks as duties
 from keras_fsa.training.batch_norm import synchronize, use_moving_statistics
 from keras_fsa.training.checkpoint import check_room, check_writable, previous
@@ -156,6 +157,8 @@ def train(
 ) -> keras.Model:
     """Train FsaNet by a recipe, or resume a training that was stopped: `fit` with its settings.
 
+    These are recorded in the output folder, as `recipe.json`.
+
     Missing packages for drawing (matplotlib) or TensorBoard (tensorboard) turn that off, with one
     printed line.
 
@@ -203,7 +206,10 @@ def train(
             palette=palette,
             tensorboard=recipe.tensorboard,
         )
-        return _fit(model, batches, plan, devices)
+        model = _fit(model, batches, plan, devices)
+        if devices.process == 0:
+            write_recipe(recipe, plan.output / "recipe.json")
+        return model
 
 
 def split_examples(
