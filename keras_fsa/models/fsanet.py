@@ -26,7 +26,7 @@ from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
 from keras_fsa.models import exporting
 from keras_fsa.models.heads import auxiliary_head, fsa_head
-from keras_fsa.models.preprocessing import PictureNormalization, choose_normalization
+from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
 from keras_fsa.models.presets import preset_arguments
 from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.portable import portable_config
@@ -175,7 +175,7 @@ class FsaNet(keras.Model):
         self.low_level = low_level
 
         policy = self.dtype_policy
-        self.normalize = PictureNormalization(self.normalization, dtype=policy, name="normalize")
+        self.normalize = ImageNormalization(self.normalization, dtype=policy, name="normalize")
         self.normalize.build((None, *self.image_shape))
         finer = () if low_level is None else (low_level,)
         self.backbone = build_backbone(
