@@ -12,14 +12,14 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 from PIL import Image
 
 from keras_fsa.commands.recipe import main
 from keras_fsa.datasets import signal_harbor
 from keras_fsa.datasets.examples import Examples
 from keras_fsa.files import locked_folder
-from keras_fsa.layers import FrequencySelfAttention
+from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.metrics import MeanIoU
 from keras_fsa.training import (
     Recipe,
@@ -40,7 +40,8 @@ from keras_fsa.training.callbacks import (
     fit_into,
 )
 from keras_fsa.training.devices import Devices
-from keras_fsa.training.optimizer import SGD, poly_decay
+from keras_fsa.training.loop import build_model, build_optimizer
+from keras_fsa.training.optimizer import SGD, cosine_decay, poly_decay
 from tests import tiny_training
 from tests.helpers import BACKEND, array, run_python
 
@@ -107,6 +108,44 @@ def test_poly_decay_is_the_papers_formula():
     for step in (0, 1, 39_999, 79_999, 80_000):
         expected = (0.01 - 1e-4) * (1 - step / 80_000) ** 0.9 + 1e-4
         np.testing.assert_allclose(float(schedule(step)), expected, rtol=1e-5)
+
+
+def test_cosine_decay_rises_and_falls():
+    schedule = cosine_decay(0.01, 1e-4, 73, warmup_steps=11)
+    for step in (0, 5, 11, 12, 41, 73, 90):
+        share = min(step - 11, 62) / 62
+        fall = 1e-4 + (0.01 - 1e-4) * (1 + np.cos(np.pi * share)) / 2
+        expected = 0.01 * step / 11 if step < 11 else fall
+        np.testing.assert_allclose(float(schedule(step)), expected, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(float(cosine_decay(0.01, 1e-4, 73)(0)), 0.01, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "layer"),
+    [
+        ({}, FrequencySelfAttention),
+        ({"attention": "spatial", "affinity": "softmax"}, SpatialSelfAttention),
+        ({"attention": "none"}, type(None)),
+    ],
+)
+@pytest.mark.parametrize("preset", ["ccnet_dot_r2_cityscapes", "mmseg_dot_r2_voc_aug"])
+def test_a_recipe_says_which_attention(preset, settings, layer):
+    recipe = Recipe("a", preset=preset, backbone="resnet18", weights=None, recurrence=1, **settings)
+    model = build_model(recipe, 3)
+    assert isinstance(model.attention_layer(), layer)
+
+
+def test_adamw_decays_the_kernels_only():
+    recipe = Recipe(
+        "a", optimizer="adamw", learning_rate=0.1, final_learning_rate=0.1, weight_decay=0.5
+    )
+    layer = keras.layers.Dense(3, bias_initializer="ones")
+    layer.build((None, 2))
+    kernel = ops.convert_to_numpy(layer.kernel)
+    build_optimizer(recipe).apply([ops.zeros((2, 3)), ops.zeros((3,))], [layer.kernel, layer.bias])
+    # Decoupled: learning rate times decay, whatever the gradient.
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.kernel), 0.95 * kernel, rtol=1e-6)
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.bias), np.ones(3))
 
 
 def normalised_model():
@@ -421,6 +460,14 @@ def test_weights_for_other_classes(tmp_path):
         (lambda: poly_decay(float("nan"), 0, 5), r"`start` must be .* Received: start=nan"),
         (lambda: poly_decay(0.1, -1e-4, 5), r"`end` must be .* Received: end=-0.0001"),
         (lambda: poly_decay(0.1, 0, 0), r"`steps` must be a positive int. Received: steps=0"),
+        (lambda: cosine_decay(0, 0, 5), r"`start` must be a finite .* above 0. Received: start=0"),
+        (lambda: cosine_decay(1, -1, 5), r"`end` must be a finite number .* Received: end=-1"),
+        (lambda: cosine_decay(1, 0, 5, 5), r"`warmup_steps` must be .* at most 4.* Received: .*=5"),
+        (lambda: Recipe("a", warmup_steps=3), r"optimizer='adamw'. Received: warmup_steps=3, opt"),
+        (
+            lambda: Recipe("a", optimizer="adamw", warmup_steps=9, steps=9),
+            r"fewer than the steps. Received: warmup_steps=9, steps=9. Lower",
+        ),
         (lambda: SGD(nesterov=True), r"must be False. Received: nesterov=True. Use keras"),
         (lambda: Recipe("a", loss="x"), r"one of 'cross_entropy', 'ohem'. Received: l"),
         (lambda: tiny_training.run("x", devices="two"), r"one of 'one', 'all'. Received: devices"),

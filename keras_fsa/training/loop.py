@@ -29,7 +29,7 @@ from keras_fsa.training.devices import (
     join_gradients,
     keep_tensorflow_off_gpus,
 )
-from keras_fsa.training.optimizer import SGD, poly_decay
+from keras_fsa.training.optimizer import SGD, cosine_decay, poly_decay
 from keras_fsa.training.recipe import Recipe
 from keras_fsa.types import Dataset
 
@@ -258,6 +258,9 @@ def split_examples(
 def build_model(recipe: Recipe, num_classes: int) -> FsaNet:
     """The network of a recipe: the head of its preset on its backbone."""
     own = {} if recipe.backbone == "preset" else {"backbone": recipe.backbone}
+    if recipe.attention != "frequency":
+        # A preset may have a layer of its own.
+        own["attention"] = None if recipe.attention == "none" else recipe.attention
     arguments = preset_arguments(
         recipe.preset,
         num_classes=num_classes,
@@ -274,14 +277,21 @@ def build_model(recipe: Recipe, num_classes: int) -> FsaNet:
         dtype=recipe.mixed_precision,
         **own,
     )
-    if own:
+    if "backbone" in own:
         # A preset's normalization is that of its own backbone.
         arguments["normalization"] = "auto"
     return FsaNet(**arguments)
 
 
-def build_optimizer(recipe: Recipe) -> SGD:
-    """The optimizer of a recipe: SGD under poly decay."""
+def build_optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
+    """The optimizer of a recipe: SGD under poly decay, or AdamW under cosine decay."""
+    if recipe.optimizer == "adamw":
+        rate = cosine_decay(
+            recipe.learning_rate, recipe.final_learning_rate, recipe.steps, recipe.warmup_steps
+        )
+        optimizer = keras.optimizers.AdamW(rate, recipe.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma", "gain"])
+        return optimizer
     rate = poly_decay(recipe.learning_rate, recipe.final_learning_rate, recipe.steps)
     return SGD(rate, recipe.momentum, l2=recipe.weight_decay)
 

@@ -89,3 +89,28 @@ def poly_decay(
     number("end", end, minimum=0)
     integer("steps", steps)
     return keras.optimizers.schedules.PolynomialDecay(start, steps, end, power=0.9)
+
+
+def cosine_decay(
+    start: float, end: float, steps: int, warmup_steps: int = 0
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A learning rate that rises linearly from zero to `start`, then falls by a cosine to `end`.
+
+    Keras' `CosineDecay` with the arguments of `poly_decay`: `steps` counts the warm-up, too.
+
+    Args:
+        start, end: learning rates, finite numbers of at least 0; `start` above 0.
+        steps: number of all steps.
+        warmup_steps: number of those in which the rate rises.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+    number("start", start, above=0)
+    number("end", end, minimum=0)
+    integer("steps", steps)
+    integer("warmup_steps", warmup_steps, 0, steps - 1)
+    warmup = {"warmup_target": start, "warmup_steps": warmup_steps} if warmup_steps else {}
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else start, steps - warmup_steps, alpha=end / start, **warmup
+    )

@@ -48,8 +48,10 @@ class Recipe:
     """The backbone's, 'imagenet' or a file; none: random."""
     output_stride: Literal[8, 16, 32] = 8
     """Ratio of the image's size to the feature map's."""
+    attention: Literal["frequency", "spatial", "none"] = "frequency"
+    """Between low frequencies, between all positions, or none."""
     affinity: str = "dot_product"
-    """Of the attention: dot_product, linear_softmax or linear."""
+    """Of the attention: dot_product, linear_softmax or linear; for spatial, softmax too."""
     frequencies: Count = 8
     """Low frequencies kept on each axis."""
     recurrence: Count = 2
@@ -80,14 +82,18 @@ class Recipe:
     """Steps of training."""
     batch: Count = 16
     """Crops in a step, of all devices together."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD under poly decay with power 0.9, or AdamW under cosine decay."""
     learning_rate: Annotated[float, Real(0, 100)] = 0.01
-    """At the start."""
+    """At the start, or after the warm-up."""
     final_learning_rate: Annotated[float, Real(0, 100)] = 1e-4
-    """At the end of the poly decay, power 0.9."""
+    """At the end of the decay."""
+    warmup_steps: Annotated[int, Whole(0)] = 0
+    """Steps in which AdamW's learning rate rises from zero."""
     momentum: Share = 0.9
     """Of SGD."""
     weight_decay: NotNegative = 5e-4
-    """L2 term in the gradient."""
+    """SGD: L2 term in the gradient; AdamW: decoupled, on the kernels."""
     loss: Literal["cross_entropy", "ohem"] = "cross_entropy"
     """Of the pixels."""
     ohem_threshold: Share = 0.7
@@ -126,6 +132,16 @@ class Recipe:
     def check(self) -> None:
         """Raise a `ValueError` for settings that do not go together."""
         one_of("preset", self.preset, tuple(PRESETS))
+        if self.warmup_steps and self.optimizer != "adamw":
+            raise ValueError(
+                "`warmup_steps` is for optimizer='adamw'. Received: warmup_steps="
+                f"{self.warmup_steps}, optimizer={self.optimizer!r}. Change one of them."
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                "`warmup_steps` must be fewer than the steps. Received: "
+                f"warmup_steps={self.warmup_steps}, steps={self.steps}. Lower it."
+            )
         if self.validate_every % self.checkpoint_every:
             raise ValueError(
                 "`validate_every` must be a multiple of `checkpoint_every`. Received: "
