@@ -109,7 +109,7 @@ def cosine_decay(
     number("start", start, above=0)
     number("end", end, minimum=0)
     integer("steps", steps)
-    integer("warmup_steps", warmup_steps, 0, steps - 1)
+    integer("warmup_steps", warmup_steps, 0, maximum=steps - 1)
     warmup = {"warmup_target": start, "warmup_steps": warmup_steps} if warmup_steps else {}
     return keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else start, steps - warmup_steps, alpha=end / start, **warmup
