@@ -257,7 +257,9 @@ def split_examples(
 
 def build_model(recipe: Recipe, num_classes: int) -> FsaNet:
     """The network of a recipe: the head of its preset on its backbone."""
-    own = {} if recipe.backbone == "preset" else {"backbone": recipe.backbone}
+    own: dict[str, str | None] = (
+        {} if recipe.backbone == "preset" else {"backbone": recipe.backbone}
+    )
     if recipe.attention != "frequency":
         # A preset may have a layer of its own.
         own["attention"] = None if recipe.attention == "none" else recipe.attention
