@@ -36,9 +36,10 @@ import keras_fsa
 from keras_fsa.arguments import optional_import
 from keras_fsa.commands.command import command
 from keras_fsa.commands.evaluate import class_iou
-from keras_fsa.commands.models import load_keras_model, with_policy
+from keras_fsa.commands.models import load_keras_model
 from keras_fsa.commands.predict import Names
 from keras_fsa.files import whole_file
+from keras_fsa.models.trained import adapted
 from keras_fsa.settings import (
     Classes,
     Count,
@@ -269,12 +270,7 @@ def _with_classes(model, settings):
     """A trained network, with another number of classes where wanted: its last layers are new."""
     if not isinstance(model, keras_fsa.FsaNet):
         raise ValueError(f"`init` must be an FsaNet. Received: {settings.init}. Take another file.")
-    changes = {"num_classes": settings.num_classes}
-    copy = with_policy(model, settings.mixed_precision, **changes)
-    for new, old in zip(copy.weights, model.weights, strict=True):
-        if new.shape == old.shape:
-            new.assign(old)
-    return copy
+    return adapted(model, settings.mixed_precision, settings.num_classes)
 
 
 def _optimizer(settings, steps):
