@@ -77,7 +77,7 @@ def cut():
 
 
 NONE = {"attention": "none"}
-REGULAR = {"attention": "spatial", "affinity": "softmax", "recurrence": 1}
+REGULAR = {"attention": "spatial", "affinity": "softmax"}
 # The map of 360 x 480 pixels at output stride 16.
 ALL_FREQUENCIES = (23, 30)
 
@@ -149,7 +149,10 @@ def score(name: str, recipe, memory: int | None, command: str) -> dict[str, Any]
     rows = rows_of(folder)
     model = open_model(folder / "best.keras")
     best = json.loads((folder / "best.json").read_text())["val_mean_iou"]
-    step = next(int(row["step"]) for row in rows if float(row["val_mean_iou"] or "nan") == best)
+    validations = {
+        int(row["step"]): float(row["val_mean_iou"]) for row in rows if row.get("val_mean_iou")
+    }
+    step = min(validations, key=lambda step: abs(validations[step] - best))
     examples = load("camvid", "val", recipe.data_dir)
     names = describe("camvid").class_names
     scores = scoring.score(lambda image: class_map(model, image), examples, names)
@@ -170,9 +173,7 @@ def score(name: str, recipe, memory: int | None, command: str) -> dict[str, Any]
         "finished": int(rows[-1]["step"]) >= recipe.steps,
         "parameters": model.count_params(),
         "scores": scores,
-        "validations": {
-            row["step"]: float(row["val_mean_iou"]) for row in rows if row["val_mean_iou"]
-        },
+        "validations": validations,
         "seconds_per_epoch": epoch * recipe.checkpoint_every,
         "memory": memory,
     }
