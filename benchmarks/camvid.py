@@ -16,8 +16,6 @@ import dataclasses
 import json
 import resource
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

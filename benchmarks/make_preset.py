@@ -42,7 +42,7 @@ ABOUT = {
         "start for training on streets of one's own.",
         "data": "CamVid (G. Brostow et al., Pattern Recognition Letters 30, 2009) in the eleven "
         "classes and splits of the SegNet tutorial, 480 x 360 pixels: 367 images to train on, 101 "
-        "to validate. The backbone starts from ImageNet weights of EfficientNet-Lite0 (Apache 2.0).",
+        "to validate. The backbone starts from ImageNet weights of EfficientNet-Lite0, Apache 2.0.",
         "terms": "The SegNet tutorial gives its copy of CamVid under CC BY-NC 4.0: not for "
         "commercial use. Take the same to hold for the weights.",
         "limits": "One city, one camera, daylight. The model is the one that scored best on the "
@@ -54,15 +54,15 @@ ABOUT = {
 
 def halve(source: Path, target: Path) -> None:
     """Copy a `.keras` file with its kernels and matrices in float16, compressed."""
-    with zipfile.ZipFile(source) as old, whole_file(target) as unfinished:
-        with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as new:
-            for item in old.infolist():
-                data = old.read(item)
-                new.writestr(item.filename, _halved(data) if _is_weights(item) else data)
-
-
-def _is_weights(item):
-    return item.filename.endswith(".h5")
+    with (
+        zipfile.ZipFile(source) as old,
+        whole_file(target) as unfinished,
+        zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for item in old.infolist():
+            data = old.read(item)
+            weights = item.filename.endswith(".h5")
+            new.writestr(item.filename, _halved(data) if weights else data)
 
 
 def _halved(data):
@@ -101,8 +101,10 @@ def card(result: dict, size: int, difference: float) -> str:
     figures = table(["class", "IoU", "boundary F1"], [*rows, ["**mean**", *means]])
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     settings = "\n".join(f"- {name}: {value}" for name, value in result["settings"].items())
-    whole = "" if result["finished"] else (
-        f" The training was not at its end: step {result['step']} of {result['steps']}."
+    whole = (
+        ""
+        if result["finished"]
+        else (f" The training was not at its end: step {result['step']} of {result['steps']}.")
     )
     return f"""# {about["title"]}: {result["name"]}
 
@@ -117,7 +119,8 @@ logits differ from those of the trained network by at most {difference:.1e} of t
 
 ## Figures
 
-On the {scores["images"]} images of the split `{result["split"]}`, whole, once each (boundary F1 within 3 pixels):
+On the {scores["images"]} images of the split `{result["split"]}`, whole, once each; boundary F1
+within 3 pixels:
 
 {figures}
 

@@ -1,8 +1,8 @@
-"""The sections of docs/results.md that are drawn from result files: each a function of their folder.
+"""The sections of docs/results.md that are drawn from result files: functions of their folder.
 
 A section gives Markdown for its place in `benchmarks/results_page.md`, `{{ its name }}`, and draws
-what there is: runs that are missing are named, not guessed. To add one, write a function and give it
-a name in `SECTIONS`.
+what there is: runs that are missing are named, not guessed. To add one, write a function and give
+it a name in `SECTIONS`.
 """
 
 import json

@@ -1,4 +1,4 @@
-r"""Trains the network that `FsaNet.from_preset("signal_harbor")` gives: the quickstart's, for longer.
+r"""Trains the network of `FsaNet.from_preset("signal_harbor")`: the quickstart's, for longer.
 
     KERAS_BACKEND=torch python -m benchmarks.train_preset --output outputs/signal_harbor
 
@@ -127,7 +127,7 @@ def main(arguments=None):
         "settings": {
             "optimizer": f"Adam, learning rate {options.learning_rate}, warm-up and cosine decay",
             "training": f"{options.steps} steps of {options.batch} new scenes",
-            "choice": f"best of the validations on 160 scenes: mIoU {validated['val_mean_iou']:.4f}",
+            "choice": f"best validation on 160 scenes, mIoU {validated['val_mean_iou']:.4f}",
         },
         "finished": True,
         "parameters": model.count_params(),

@@ -49,7 +49,7 @@ def measure(model: keras_fsa.FsaNet, examples: Any, names: tuple, frequencies: t
 
 
 def plot(rows: list[dict], path: Path | None = None) -> Any:
-    """mIoU and boundary F1 over k, beside those of the network as it was trained."""
+    """Draw mIoU and boundary F1 over k, beside those of the network as it was trained."""
     figure = new_figure(6.5, 4)
     axis = figure.subplots()
     trained, *truncated = rows

@@ -126,7 +126,7 @@ def measure(model: keras_fsa.FsaNet, examples: Any, names: tuple, windows: list[
 
 
 def plot(rows: list[dict], path: Path | None = None) -> Any:
-    """mIoU over the side of the windows: a line for each way, and the whole image's."""
+    """Draw mIoU over the side of the windows: a line for each way, and the whole image's."""
     figure = new_figure(6.5, 4)
     axis = figure.subplots()
     (whole,) = [row["mean_iou"] for row in rows if row["way"] == "whole"]

@@ -1,6 +1,7 @@
 """The harness of the CamVid runs and its experiments, on a tiny dataset in the true layout."""
 
 import dataclasses
+import itertools
 import json
 
 import keras
@@ -31,9 +32,17 @@ def data_dir(tmp_path, monkeypatch):
             Image.fromarray(mask).save(tmp_path / f"CamVid/{split}annot/{i}.png")
     recipe = dataclasses.replace(
         camvid.RECIPE,
-        **{"crop": (32, 48), "batch": 2, "steps": 2, "warmup_steps": 1, "head_channels": 8},
-        **{"checkpoint_every": 1, "validate_every": 1, "drawn_images": None, "tensorboard": False},
-        **{"frequencies": 2, "low_level": None},
+        crop=(32, 48),
+        batch=2,
+        steps=2,
+        warmup_steps=1,
+        head_channels=8,
+        frequencies=2,
+        low_level=None,
+        checkpoint_every=1,
+        validate_every=1,
+        drawn_images=None,
+        tensorboard=False,
     )
     monkeypatch.setattr(camvid, "RECIPE", recipe)
     return tmp_path
@@ -107,7 +116,7 @@ def test_runs_change_what_they_say(tmp_path):
 
 @pytest.fixture(scope="module")
 def network():
-    """A network of a small field of view, at strides 4 and 8, with attention that does something."""
+    """A network of a small field of view, at strides 4 and 8, whose attention does something."""
     keras.utils.set_random_seed(0)
     images = keras.Input((None, None, 3))
     stage4 = keras.layers.Conv2D(6, 3, 4, "same", activation="relu")(images)
@@ -143,7 +152,7 @@ def test_spans(size, window):
     found = windows.spans(size, window, 8, 8)
     kept = [own for _, own in found]
     assert kept[0].start == 0 and kept[-1].stop == size
-    assert all(one.stop == other.start for one, other in zip(kept, kept[1:]))
+    assert all(one.stop == other.start for one, other in itertools.pairwise(kept))
     for read, own in found:
         assert read.stop - read.start <= window and read.start % 8 == 0
         assert (read.stop - read.start - size) % 8 == 0
@@ -177,7 +186,7 @@ def test_experiments(module, network, data_dir, monkeypatch):
         assert [row["frequencies"] for row in result["rows"]] == [None, 2, 1]
     assert Image.open(folder / f"camvid/{kind}/tiny.png").size[0] > 500
     text = getattr(sections, kind)(folder)
-    assert f"`tiny`, 1 images. A note" in text
+    assert "`tiny`, 1 images. A note" in text
     assert all(f"{row['mean_iou']:.4f}" in text for row in result["rows"])
     lines = module.plot(result["rows"]).axes[0].get_lines()
     drawn = {float(y) for line in lines for y in line.get_ydata()}
@@ -193,7 +202,7 @@ def test_the_page_is_drawn():
 
 
 def test_a_section_that_is_missing():
-    with pytest.raises(ValueError, match=r"must name a section. Received: 'nonsense'. The sections"):
+    with pytest.raises(ValueError, match=r"must name a section. Received: 'nonsense'\."):
         results.draw("{{ nonsense }}")
 
 

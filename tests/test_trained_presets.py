@@ -51,12 +51,12 @@ def test_signal_harbor():
 
 def test_what_is_in_the_package():
     assert trained_presets() == ("signal_harbor",)
-    assert PACKAGED == Path(keras_fsa.__file__).parent / "presets"
+    assert Path(keras_fsa.__file__).parent / "presets" == PACKAGED
     assert (PACKAGED / "signal_harbor/model.keras").stat().st_size < 300_000
     result = json.loads((ROOT / "benchmarks/results/presets/signal_harbor.json").read_text())
     text = (PACKAGED / "signal_harbor/README.md").read_text()
     assert f"| **mean** | {result['scores']['mean_iou']:.3f} |" in text
-    assert result["command"] in text and "from_preset(\"signal_harbor\")" in text
+    assert result["command"] in text and 'from_preset("signal_harbor")' in text
 
 
 def test_paths(saved):
@@ -170,7 +170,12 @@ def result_file(folder):
         "step": 4,
         "steps": 9,
         "parameters": 1234,
-        "scores": {"mean_iou": 0.5, "mean_boundary_f": 0.25, "images": 2, "classes": {"sky": scores}},
+        "scores": {
+            "mean_iou": 0.5,
+            "mean_boundary_f": 0.25,
+            "images": 2,
+            "classes": {"sky": scores},
+        },
     }
     (folder / "result.json").write_text(json.dumps(result))
     return folder / "result.json"

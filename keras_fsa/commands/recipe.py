@@ -72,6 +72,8 @@ def train_recipe(
 
     if choose is not None:
         training = choose(training)
+    if recipe.cache_gigabytes:
+        training = training.in_memory(recipe.cache_gigabytes)
 
     def batches(step, part):
         return training_batches(

@@ -39,7 +39,7 @@ from keras_fsa.commands.evaluate import class_iou
 from keras_fsa.commands.models import load_keras_model
 from keras_fsa.commands.predict import Names
 from keras_fsa.files import whole_file
-from keras_fsa.models.trained import adapted
+from keras_fsa.models.trained import adapted, load_keras_file
 from keras_fsa.settings import (
     Classes,
     Count,
@@ -57,7 +57,7 @@ from keras_fsa.settings import (
 # What may differ when a training resumes.
 MAY_CHANGE = (
     "images", "masks", "val_images", "val_masks", "class_names", "output", "devices", "tensorboard",
-    "init", "weights",
+    "init", "weights", "cache_gigabytes",
 )  # fmt: skip
 # What a model of --init brings along.
 ARCHITECTURE = (
@@ -97,7 +97,9 @@ class Train:
     """Name of the backbone, or a .keras file of one."""
     weights: str | None = None
     """The backbone's: imagenet, or a file; none: random."""
-    normalization: Literal["auto", "imagenet", "caffe", "ccnet"] | None = "auto"
+    normalization: (
+        Literal["auto", "imagenet", "caffe", "ccnet", "tf", "efficientnet_lite"] | None
+    ) = "auto"
     """Of the images; auto: what the weights want."""
     output_stride: Literal[8, 16, 32] | None = None
     """Ratio of the image's size to the feature map's."""
@@ -134,6 +136,8 @@ class Train:
     """Devices to train on."""
     tensorboard: bool = False
     """Log for TensorBoard, too."""
+    cache_gigabytes: NotNegative = 2.0
+    """Memory for images once they are read and resized; 0: read them in each epoch."""
     seed: Seed = 0
     """Of the weights, the split and the augmentation."""
     output: OutputFolder = Path("outputs/folder")
@@ -194,6 +198,8 @@ def train(settings: Train) -> None:
         validation = examples(settings.val_images, settings.val_masks)
     else:
         training, validation = split_examples(training, settings.val_fraction, settings.seed)
+    if settings.cache_gigabytes:
+        training = training.in_memory(settings.cache_gigabytes)
     steps = len(training) // settings.batch
     if not steps:
         raise ValueError(
@@ -246,7 +252,7 @@ def build_model(settings: Train) -> keras_fsa.FsaNet:
                     f"`backbone` must be a name or a file that exists. Received: {backbone}. "
                     "Correct the path."
                 )
-            backbone = keras.saving.load_model(backbone, compile=False)
+            backbone = load_keras_file(Path(backbone), "backbone")
         model = keras_fsa.FsaNet(
             num_classes=settings.num_classes,
             backbone=backbone,

@@ -21,7 +21,7 @@ from keras_fsa.arguments import (
 )
 from keras_fsa.backbones.features import build_backbone, feature_shapes
 from keras_fsa.backbones.resnet import STAGES
-from keras_fsa.compilation import announces_xla
+from keras_fsa.compilation import announces_xla, warn_of_slow_xla
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
@@ -220,7 +220,7 @@ class FsaNet(keras.Model):
         | `name` | what comes |
         | --- | --- |
         | `"signal_harbor"` | the quickstart's network, trained, from this package |
-        | a path: a `.keras` file, or a folder with `model.keras` in it | the trained network there |
+        | a path: a `.keras` file, or a folder with `model.keras` | the trained network there |
         | a key of `keras_fsa.PRESETS`, such as `"ccnet_dot_r2_cityscapes"` | random weights |
 
         Into a published setting, `keras_fsa.load_pytorch_weights` brings the authors' weights, or,
@@ -350,6 +350,8 @@ class FsaNet(keras.Model):
                 )
             ]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        if kwargs.get("jit_compile") is True:
+            warn_of_slow_xla(self)
         function = keras.losses.get(loss)
         self._auxiliary_loss = (
             function if isinstance(function, keras.losses.Loss) else _FunctionLoss(function)

@@ -6,7 +6,8 @@
 | a name in `trained_presets()` | a network that comes with this package | trained |
 | a path | a `.keras` file, or a folder with `model.keras` and a card, `README.md` | trained |
 
-Names of published settings keep the authors' words. Their "linear" is not this library's `affinity="linear"`:
+Names of published settings keep the authors' words. Their "linear" is not this library's
+`affinity="linear"`:
 
 | in a preset's name | `affinity` of the network | affinity of position n to m |
 | --- | --- | --- |
