@@ -4,6 +4,7 @@ The prose is in benchmarks/results_page.md; `{{ name }}` in it stands for a sect
 `benchmarks.sections`. No figure of a section is typed by hand.
 """
 
+import argparse
 import re
 from pathlib import Path
 
@@ -35,7 +36,13 @@ def draw(template: str, folder: Path = RESULTS) -> str:
     return re.sub(r"\{\{ (\w+) \}\}", fill, template)
 
 
-if __name__ == "__main__":
+def main(arguments=None):
+    """Draw the page."""
+    argparse.ArgumentParser(description=__doc__.split("\n", 1)[0]).parse_args(arguments)
     with whole_file(PAGE) as unfinished:
         unfinished.write_text(draw(TEMPLATE.read_text()))
     print(f"Drawn: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
