@@ -1,4 +1,4 @@
-"""Examples in docstrings, which begin with `>>>`, are code; to Markdown they would be quotations."""
+"""Examples in docstrings begin with `>>>`, which Markdown takes for quotations: here, for code."""
 
 import re
 

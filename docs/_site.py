@@ -52,8 +52,6 @@ def on_page_markdown(markdown, page, **_):
     return markdown
 
 
-
-
 def _api_pages():
     """A page for each public module, and one for the names of the package itself."""
     modules: dict[str, list[str]] = {}
