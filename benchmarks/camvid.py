@@ -7,7 +7,7 @@ A run takes hours of a core, so the matrix is filled over time: each run is a co
 which goes on where it was stopped. At its end the best network by validation is scored, and
 benchmarks/results/camvid/NAME_seedN.json is written; `python -m benchmarks.results` draws the
 tables of those that there are. `--score` scores the best network of a run that has not ended, and
-the file says so. Which questions the runs are to answer is written in benchmarks/experiments.md.
+the file says so. Which questions the runs are to answer is written in docs/experiments.md.
 """
 
 import argparse
