@@ -77,6 +77,14 @@ def decide(probabilities: np.ndarray, activation: str, threshold: float = 0.5) -
     return yes[..., 0] if yes.shape[-1] == 1 else yes
 
 
+def answers(logits: np.ndarray, activation: str) -> np.ndarray:
+    """`decide` of logits, at the threshold 1/2. With the sigmoid the last axis always stays."""
+    one_of("activation", activation, ACTIVATIONS)
+    if activation == "softmax":
+        return logits.argmax(-1).astype("uint8")
+    return (logits >= 0).astype("uint8")
+
+
 def by_class(mask: Any, num_classes: int) -> np.ndarray:
     """A mask of the sigmoid with its last axis, `(..., H, W, num_classes)`, also for one class.
 

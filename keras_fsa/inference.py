@@ -89,8 +89,8 @@ def probabilities(
     activation = activation or activation_of(model)
     images = _checked_images(images)
     if images.ndim == 3:
-        views = (size, fit, window, stride, scales, flip, align_corners, blend)
-        return probabilities(model, images[None], *views, activation)[0]
+        settings = (size, fit, window, stride, scales, flip, align_corners, blend)
+        return probabilities(model, images[None], *settings, activation)[0]
     if align_corners is None:
         align_corners = getattr(model, "align_corners", False)
     views = Views(window, stride, scales, flip, fit, blend, align_corners)

@@ -40,7 +40,7 @@ import keras
 import numpy as np
 
 from keras_fsa.arguments import optional_import
-from keras_fsa.classes import activation_of, by_class, decide, names_of
+from keras_fsa.classes import activation_of, answers, by_class, decide, names_of
 from keras_fsa.commands.command import command
 from keras_fsa.commands.models import load_model, num_classes_of
 from keras_fsa.commands.predict import Names
@@ -90,7 +90,7 @@ class Evaluate:
     images: ExistingFolder | None = None
     """Instead of a dataset: folder of images."""
     masks: ExistingFolder | None = None
-    """Folder of their masks; none for predictions only."""
+    """Folder of their masks, or of a folder for each class; none for predictions only."""
     class_names: Names | None = None
     """For --images: such as sky,road,car; none: those of the model."""
     ignore_label: Label = 255
@@ -172,7 +172,7 @@ def evaluate(settings: Evaluate) -> None:
                 f"neither, for {settings.model}. Name every class once."
             )
         names = names_of(model, count)
-    view = {
+    view: dict[str, Any] = {
         "window": settings.window if settings.mode == "slide" else None,
         "stride": settings.stride if settings.mode == "slide" else None,
         "scales": settings.scales,
@@ -184,7 +184,7 @@ def evaluate(settings: Evaluate) -> None:
     if (found := num_classes_of(model)) not in (n, None):
         raise ValueError(f"The model has {found} classes, the data {n}. Correct --class-names.")
     activation = activation_of(model)
-    examples, count, has_masks = _open_data(settings, split, n, activation)
+    examples, count, has_masks = _open_data(settings, split, names, activation)
     scores = _Scores(n, activation, settings.boundary_tolerance)
     bar = keras.utils.Progbar(count, interval=1, verbose=not settings.quiet, unit_name="image")
     for batch in batches_by_size(examples, settings.batch, limit=4 * settings.batch):
@@ -243,19 +243,21 @@ def class_iou(
     """
     confusion: Any = 0
     for images, masks in batches:
-        logits, masks = np.asarray(predict(np.asarray(images))), np.asarray(masks)
+        ids, masks = answers(np.asarray(predict(np.asarray(images))), activation), np.asarray(masks)
         if activation == "softmax":
-            confusion += confusion_matrix(masks, logits.argmax(-1), num_classes)
+            confusion += confusion_matrix(masks, ids, num_classes)
         else:
-            confusion += binary_confusions(by_class(masks, num_classes), 1 * (logits >= 0))
+            confusion += binary_confusions(by_class(masks, num_classes), ids)
     return (confusion_scores if activation == "softmax" else binary_scores)(confusion)["class_iou"]
 
 
-def _open_data(settings, split, num_classes, activation) -> tuple[Iterator, int, bool]:
+def _open_data(settings, split, names, activation) -> tuple[Iterator, int, bool]:
     """`(image, mask or None, name)` of each example; their number; whether there are masks."""
     from keras_fsa.datasets import folder_dataset, load
-    from keras_fsa.datasets.folder import EXTENSIONS, match_pairs
+    from keras_fsa.datasets.folder import EXTENSIONS
+    from keras_fsa.datasets.folders_of_classes import folders_of_classes
 
+    num_classes, limit = len(names), settings.max_pixels
     if settings.images and not settings.masks:
         folder = settings.images
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
@@ -266,13 +268,18 @@ def _open_data(settings, split, num_classes, activation) -> tuple[Iterator, int,
                 f"`--images` must hold one image of a name. Received: {folder} with images of one "
                 "name in subfolders. Rename one."
             )
-        limit = settings.max_pixels
         stream = ((read_image(path, max_pixels=limit), None, path.stem) for path in files)
         return stream, len(files), False
     if settings.images:
-        pairs = match_pairs(settings.images, settings.masks)
-        images, masks = zip(*pairs, strict=True)
-        data = folder_dataset(images, masks, num_classes, None, settings.ignore_label)
+        label = settings.ignore_label
+        if activation == "sigmoid" and num_classes > 1:
+            folders = [settings.masks / name for name in names]
+            data = folders_of_classes(settings.images, folders, None, label, True, limit)
+        else:
+            classes = num_classes + (activation == "sigmoid")
+            data = folder_dataset(
+                settings.images, settings.masks, classes, None, label, max_pixels=limit
+            )
     else:
         data = load(
             settings.dataset,

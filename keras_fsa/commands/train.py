@@ -8,6 +8,10 @@ A mask has the name of its image (`0001.jpg`, `0001.png`) and holds one class id
 num-classes - 1, or the ignore label. Without --val-images, a tenth of the images is kept for
 validation; frames of one video belong in folders of their own, since they look alike.
 
+With --num-classes 1 the masks hold 1 where the class is, and 0. Where a pixel may have several
+classes, --activation sigmoid: --masks then holds a folder of such masks for each class, whose name
+is that of the class (`masks/road/0001.png`, `masks/wet/0001.png`).
+
 A training that was killed, at any moment, resumes at its last epoch when the same command is given
 again. In the folder of --output there are
 
@@ -34,6 +38,7 @@ import numpy as np
 
 import keras_fsa
 from keras_fsa.arguments import optional_import
+from keras_fsa.classes import answers, by_class, choose_activation
 from keras_fsa.commands.command import command
 from keras_fsa.commands.evaluate import class_iou
 from keras_fsa.commands.models import load_keras_model, with_policy
@@ -86,7 +91,9 @@ class Train:
     ignore_label: Label = 255
     """Id in the masks of pixels of no class."""
     class_names: Names | None = None
-    """Such as sky,road,car."""
+    """Such as sky,road,car; saved with the model. With folders of classes: their order."""
+    activation: Literal["softmax", "sigmoid"] | None = None
+    """One class at a pixel, or any number; none: softmax, and for one class sigmoid."""
 
     init: ExistingFile | None = None
     """A trained .keras file to start from; it may have other classes."""
@@ -147,6 +154,7 @@ class Train:
                 f"`class_names` must be one for each class. Received: {len(self.class_names)} "
                 f"names for --num-classes {self.num_classes}. Name every class once."
             )
+        choose_activation(self.activation, self.num_classes)
         changed = [name for name in ARCHITECTURE if getattr(self, name) != getattr(Train, name)]
         if self.init and changed:
             raise ValueError(
@@ -176,18 +184,25 @@ def train(settings: Train) -> None:
     """Train, or resume, and write what became of it."""
     from keras_fsa.datasets import folder_dataset
     from keras_fsa.datasets.augment import training_batches
+    from keras_fsa.datasets.folders_of_classes import folders_of_classes
     from keras_fsa.training import fit, split_examples
     from keras_fsa.training.devices import find_devices
 
+    activation = choose_activation(settings.activation, settings.num_classes)
+    names = class_names(settings)
+
     def examples(images, masks):
-        classes, label = settings.num_classes, settings.ignore_label
-        return folder_dataset(images, masks, classes, settings.size, label)
+        size, label = settings.size, settings.ignore_label
+        if activation == "sigmoid" and settings.num_classes > 1:
+            return folders_of_classes(images, [masks / name for name in names], size, label)
+        classes = settings.num_classes + (activation == "sigmoid")
+        return folder_dataset(images, masks, classes, size, label)
 
     devices = find_devices(settings.devices)
     # Whatever is wrong with the model shows before thousands of images are read.
     with devices.scope():
         keras.utils.set_random_seed(settings.seed)
-        model = build_model(settings)
+        model = build_model(settings, names)
     training = examples(settings.images, settings.masks)
     if settings.val_images:
         validation = examples(settings.val_images, settings.val_masks)
@@ -199,7 +214,6 @@ def train(settings: Train) -> None:
             f"`batch` must be at most the number of training images. Received: {settings.batch} "
             f"for {len(training)} images. Lower it."
         )
-    names = settings.class_names or [f"class {i}" for i in range(settings.num_classes)]
 
     def batches(step, part):
         return training_batches(
@@ -233,10 +247,27 @@ def train(settings: Train) -> None:
         _report(settings, names, len(training), validation)
 
 
-def build_model(settings: Train) -> keras_fsa.FsaNet:
+def class_names(settings: Train) -> list[str]:
+    """The names of the classes: those given, those of the folders of masks, else numbers."""
+    if settings.class_names:
+        return list(settings.class_names)
+    count = settings.num_classes
+    if count == 1 or settings.activation != "sigmoid":
+        return [f"class {i}" for i in range(count)]
+    found = sorted(path.name for path in settings.masks.iterdir() if path.is_dir())
+    if len(found) != count:
+        raise ValueError(
+            "`masks` must hold a folder for each class. Received: "
+            f"{settings.masks} with {len(found)} for --num-classes {count}. Correct "
+            "--num-classes, or name the folders by --class-names."
+        )
+    return found
+
+
+def build_model(settings: Train, names: Sequence[str] | None = None) -> keras_fsa.FsaNet:
     """The network that the settings describe, or that of --init with their classes."""
     if settings.init:
-        model = _with_classes(load_keras_model(settings.init), settings)
+        model = _with_classes(load_keras_model(settings.init), settings, names)
     else:
         backbone = settings.backbone
         if backbone.endswith(".keras"):
@@ -259,17 +290,25 @@ def build_model(settings: Train) -> keras_fsa.FsaNet:
             head_channels=settings.head_channels,
             low_level=settings.low_level,
             auxiliary_loss_weight=settings.auxiliary_loss_weight,
+            activation=settings.activation,
+            class_names=names,
             dtype=settings.mixed_precision,
         )
     model.backbone.trainable = not settings.freeze_backbone
     return model
 
 
-def _with_classes(model, settings):
+def _with_classes(model, settings, names):
     """A trained network, with another number of classes where wanted: its last layers are new."""
     if not isinstance(model, keras_fsa.FsaNet):
         raise ValueError(f"`init` must be an FsaNet. Received: {settings.init}. Take another file.")
-    changes = {"num_classes": settings.num_classes}
+    same = model.num_classes == settings.num_classes
+    changes = {
+        "num_classes": settings.num_classes,
+        "activation": settings.activation,
+        "class_names": names if settings.class_names or not same else model.class_names or names,
+        "palette": model.palette if same else None,
+    }
     copy = with_policy(model, settings.mixed_precision, **changes)
     for new, old in zip(copy.weights, model.weights, strict=True):
         if new.shape == old.shape:
@@ -292,7 +331,8 @@ def _optimizer(settings, steps):
 def _report(settings, names, count, validation):
     """Score `best.keras`; print, write and draw that."""
     model = keras.saving.load_model(settings.output / "best.keras", compile=False)
-    iou = class_iou(model.predict_on_batch, validation.batch(settings.batch), len(names))
+    batches = validation.batch(settings.batch)
+    iou = class_iou(model.predict_on_batch, batches, len(names), model.activation)
     mean = float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
     for name, value in zip(names, iou, strict=True):
         print(f"{name:>20}  {'absent' if np.isnan(value) else f'{value:.4f}'}")
@@ -314,10 +354,12 @@ def _report(settings, names, count, validation):
         unfinished.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
     optional_import("matplotlib", "tools")
     images, masks = map(np.stack, zip(*validation.take(4), strict=True))
+    if model.activation == "sigmoid":
+        masks = by_class(masks, len(names))
     keras_fsa.visualize.comparison(
         images,
         masks,
-        np.argmax(model.predict_on_batch(images), axis=-1),
+        answers(np.asarray(model.predict_on_batch(images)), model.activation),
         class_names=names,
         path=settings.output / "predictions.png",
     )

@@ -16,7 +16,7 @@ from keras_fsa import types
 from keras_fsa.arguments import integer, number
 from keras_fsa.files import locked_folder
 from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
-from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
+from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import preset_arguments
 from keras_fsa.settings import write_recipe
@@ -102,7 +102,8 @@ def fit(
         settings: what must be equal when the training resumes, of JSON's types: it is compared with
             the checkpoint's.
         validation: single examples: `keras_fsa.datasets.examples.Examples`, another sequence, or a
-            `tf.data.Dataset`, of images `(H, W, channels)` and masks `(H, W)`, uint8.
+            `tf.data.Dataset`, of images `(H, W, channels)` and masks `(H, W)`, uint8 (other types
+            and masks as `keras_fsa.datasets.examples` and `keras_fsa.classes` say).
         validate_every: steps between validations, a multiple of `checkpoint_every`. Default:
             `checkpoint_every`.
         validation_size: `(height, width)` that validation images are fitted into, for one
@@ -167,7 +168,7 @@ def train(
         num_classes: number of classes.
         batches, validation, class_names, palette: as in `fit`.
         build: a function from the recipe and the number of classes to the model. Default:
-            `build_model`.
+            `build_model`, with the names and colours of the classes.
 
     Returns:
         The trained `FsaNet`.
@@ -187,11 +188,13 @@ def train(
         validation = validation.take(recipe.validation_images)
     with _held(recipe.output, devices), devices.scope():
         keras.utils.set_random_seed(recipe.seed)
-        model = (build or build_model)(recipe, num_classes)
+        if build is None:
+            model = build_model(recipe, num_classes, class_names, palette)
+        else:
+            model = build(recipe, num_classes)
         use_moving_statistics(model, recipe.batch_norm == "moving")
         synchronize(model, recipe.batch_norm == "batch" and devices.count > 1)
-        iou = MeanIoU(num_classes, ignore_class=IGNORE_LABEL, sparse_y_pred=False, name="mean_iou")
-        model.compile(build_optimizer(recipe), build_loss(recipe), [iou])
+        model.compile(build_optimizer(recipe), build_loss(recipe), [mean_iou(num_classes)])
         plan = _Plan(
             output=Path(recipe.output),
             steps=recipe.steps,
@@ -255,7 +258,12 @@ def split_examples(
     return part(sorted(order[kept:])), part(sorted(order[:kept]))
 
 
-def build_model(recipe: Recipe, num_classes: int) -> FsaNet:
+def build_model(
+    recipe: Recipe,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
+    palette: Any = None,
+) -> FsaNet:
     """The network of a recipe: the head of its preset on its backbone."""
     own: dict[str, str | None] = (
         {} if recipe.backbone == "preset" else {"backbone": recipe.backbone}
@@ -276,6 +284,8 @@ def build_model(recipe: Recipe, num_classes: int) -> FsaNet:
         low_level=recipe.low_level,
         auxiliary_loss_weight=recipe.auxiliary_loss_weight,
         align_corners=recipe.align_corners,
+        class_names=class_names,
+        palette=palette,
         dtype=recipe.mixed_precision,
         **own,
     )
