@@ -314,7 +314,7 @@ def test_from_folders_to_a_file_for_serving(folders, capsys, kind):
     backbone().save(folders / "backbone.keras")
     data = ["--images", folders / "images", "--masks", folders / kind]
     run(
-        train, *data, *settings, "--size", 16, 24, "--batch", 2, "--epochs", 3, "--output", out,
+        train, *data, *settings, "--size", 16, 24, "--batch", 2, "--epochs", 1, "--output", out,
         "--backbone", folders / "backbone.keras", "--normalization", "imagenet",
         "--head-channels", 6, "--frequencies", 2, "--val-fraction", 0.34,
     )  # fmt: skip
@@ -345,13 +345,13 @@ def test_from_folders_to_a_file_for_serving(folders, capsys, kind):
     )
     assert re.search(rf"{names[0]} +\d+\.\d\d %", printed)
 
-    if BACKEND != "torch":
+    if BACKEND != "torch" and not several:
         run(export, "--model", out / "best.keras", "--output", out / "s", "--classes", "--uint8")
         served = load_exported(out / "s")
         answers = served(np.asarray(Image.open(image))[None])[0]
-        assert answers.shape == (16, 24, *([2] if several else []))
-        assert ((p >= 0.5) == by_class(answers, len(names))).mean() > 0.99
-    if BACKEND == "tensorflow":
+        assert answers.shape == (16, 24)
+        assert ((p[..., 0] >= 0.5) == answers).mean() > 0.99
+    if BACKEND == "tensorflow" and several:
         flags = ["--window", 16, "--flip"]
         printed = run(export, "--model", out / "best.keras", "--output", out / "w", *flags)
         assert "Largest deviation" in printed

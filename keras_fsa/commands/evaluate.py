@@ -42,10 +42,11 @@ import numpy as np
 from keras_fsa.arguments import optional_import
 from keras_fsa.classes import activation_of, answers, by_class, decide, names_of
 from keras_fsa.commands.command import command
+from keras_fsa.commands.data import Source, image_reader
 from keras_fsa.commands.models import load_model, num_classes_of
 from keras_fsa.commands.predict import Names
 from keras_fsa.files import whole_file
-from keras_fsa.images import MAX_PIXELS, read_image
+from keras_fsa.images import MAX_PIXELS
 from keras_fsa.inference import batches_by_size, probabilities
 from keras_fsa.metrics import (
     binary_confusions,
@@ -59,7 +60,7 @@ from keras_fsa.metrics import (
 )
 from keras_fsa.settings import (
     Count,
-    ExistingFolder,
+    ExistingFile,
     ExistingPath,
     Label,
     OutputFolder,
@@ -87,10 +88,14 @@ class Evaluate:
     """Score without its broken files."""
     split: str | None = None
     """Its name; none: the one that the dataset is evaluated on."""
-    images: ExistingFolder | None = None
-    """Instead of a dataset: folder of images."""
-    masks: ExistingFolder | None = None
-    """Folder of their masks, or of a folder for each class; none for predictions only."""
+    images: ExistingPath | None = None
+    """Instead of a dataset: a folder, or a CSV file of images and masks."""
+    masks: ExistingPath | None = None
+    """Masks of the images, as for keras_fsa train; none for predictions only."""
+    colour_table: ExistingFile | None = None
+    """Where masks are colours: file of red, green, blue and name in each line."""
+    id_table: ExistingFile | None = None
+    """Where masks have other ids: CSV file of old and new ones."""
     class_names: Names | None = None
     """For --images: such as sky,road,car; none: those of the model."""
     ignore_label: Label = 255
@@ -129,7 +134,7 @@ class Evaluate:
         wrong = (
             (not self.images and not self.dataset, "give --dataset or --images"),
             (
-                self.images and not self.masks and not self.submission,
+                self.images and self.images.is_dir() and not self.masks and not self.submission,
                 "--images without --masks needs --submission: there is nothing to score",
             ),
             (self.masks and not self.images, "--masks needs the --images they belong to"),
@@ -184,7 +189,7 @@ def evaluate(settings: Evaluate) -> None:
     if (found := num_classes_of(model)) not in (n, None):
         raise ValueError(f"The model has {found} classes, the data {n}. Correct --class-names.")
     activation = activation_of(model)
-    examples, count, has_masks = _open_data(settings, split, names, activation)
+    examples, count, has_masks = _open_data(settings, split, names, model)
     scores = _Scores(n, activation, settings.boundary_tolerance)
     bar = keras.utils.Progbar(count, interval=1, verbose=not settings.quiet, unit_name="image")
     for batch in batches_by_size(examples, settings.batch, limit=4 * settings.batch):
@@ -251,15 +256,14 @@ def class_iou(
     return (confusion_scores if activation == "softmax" else binary_scores)(confusion)["class_iou"]
 
 
-def _open_data(settings, split, names, activation) -> tuple[Iterator, int, bool]:
+def _open_data(settings, split, names, model) -> tuple[Iterator, int, bool]:
     """`(image, mask or None, name)` of each example; their number; whether there are masks."""
-    from keras_fsa.datasets import folder_dataset, load
+    from keras_fsa.datasets import load
     from keras_fsa.datasets.folder import EXTENSIONS
-    from keras_fsa.datasets.folders_of_classes import folders_of_classes
 
-    num_classes, limit = len(names), settings.max_pixels
-    if settings.images and not settings.masks:
-        folder = settings.images
+    limit = settings.max_pixels
+    if settings.images and settings.images.is_dir() and not settings.masks:
+        folder, read = settings.images, image_reader(model, limit)
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
         if not files:
             raise ValueError(f"`--images` must hold images. Received: {folder} without one.")
@@ -268,18 +272,22 @@ def _open_data(settings, split, names, activation) -> tuple[Iterator, int, bool]
                 f"`--images` must hold one image of a name. Received: {folder} with images of one "
                 "name in subfolders. Rename one."
             )
-        stream = ((read_image(path, max_pixels=limit), None, path.stem) for path in files)
-        return stream, len(files), False
+        return ((read(path), None, path.stem) for path in files), len(files), False
     if settings.images:
-        label = settings.ignore_label
-        if activation == "sigmoid" and num_classes > 1:
-            folders = [settings.masks / name for name in names]
-            data = folders_of_classes(settings.images, folders, None, label, True, limit)
-        else:
-            classes = num_classes + (activation == "sigmoid")
-            data = folder_dataset(
-                settings.images, settings.masks, classes, None, label, max_pixels=limit
-            )
+        tables = settings.colour_table, settings.id_table
+        polygons = settings.masks and (
+            settings.masks.is_file() or any(settings.masks.glob("*.json"))
+        )
+        reader = None if polygons else image_reader(model, limit)
+        data = Source(
+            settings.images,
+            settings.masks,
+            activation_of(model),
+            settings.ignore_label,
+            *tables,
+            reader,
+            limit,
+        ).open(list(names))
     else:
         data = load(
             settings.dataset,

@@ -29,15 +29,16 @@ from tyro.constructors import PrimitiveConstructorSpec
 from keras_fsa.attention_map import softmax_twin
 from keras_fsa.classes import activation_of, by_class, decide
 from keras_fsa.commands.command import command
+from keras_fsa.commands.data import image_reader
 from keras_fsa.commands.models import load_model, num_classes_of
 from keras_fsa.files import whole_file
-from keras_fsa.images import MAX_PIXELS, read_image
+from keras_fsa.images import MAX_PIXELS
 from keras_fsa.inference import probabilities
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.settings import Count, ExistingPath, OutputFolder, Pixels, Threshold
 from keras_fsa.types import Tensor
-from keras_fsa.visualize import plot_attention, plot_overlay, plot_spectrum
+from keras_fsa.visualize import as_rgb, plot_attention, plot_overlay, plot_spectrum
 
 
 def _pixel(words):
@@ -125,7 +126,7 @@ def predict(settings: Predict) -> None:
     model = load_model(settings.model)
     known, palette = class_table(settings, model)
     names: Sequence[str] = known or ()
-    activation = activation_of(model)
+    activation, read = activation_of(model), image_reader(model, settings.max_pixels)
     inspects = settings.spectrum or settings.attention_at
     if inspects and not isinstance(model, keras.Model):
         raise ValueError(
@@ -139,7 +140,7 @@ def predict(settings: Predict) -> None:
     bar = keras.utils.Progbar(len(images), unit_name="image", verbose=len(images) > 1)
     rows = []
     for number, (file, name) in enumerate(images, start=1):
-        image = read_image(file, max_pixels=settings.max_pixels)
+        image = read(file)
         result = probabilities(model, image, window=settings.window)
         num_classes = result.shape[-1]
         names = names or [f"class {i}" for i in range(num_classes)]
@@ -171,6 +172,7 @@ def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
 
     Image.init()
     readable = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    readable |= {".npy"}
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
@@ -275,7 +277,8 @@ def draw_attention(
         if layer.affinity.name != "softmax" or layer.low_pass is not None:
             layers = {f"this model: {title}": layer for title in layers}
             layers["softmax, all frequencies"] = softmax_twin(layer)
-        plot_attention(feature_map, layers, row, column, image, f"{target}_attention.png")
+        shown = as_rgb(image)
+        plot_attention(feature_map, layers, row, column, shown, f"{target}_attention.png")
 
 
 def write_shares(path: Path, names: Sequence[str], rows: Sequence[tuple]) -> None:

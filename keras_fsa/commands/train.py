@@ -12,6 +12,12 @@ With --num-classes 1 the masks hold 1 where the class is, and 0. Where a pixel m
 classes, --activation sigmoid: --masks then holds a folder of such masks for each class, whose name
 is that of the class (`masks/road/0001.png`, `masks/wet/0001.png`).
 
+--images may also be a CSV file of images and masks; --masks a COCO file, or a folder of Labelme's
+JSON files (whose class 0 is the background). --colour-table is for masks that are coloured,
+--id-table for those with other ids. --channels reads TIFF, PNG or .npy files of any number of
+channels, 16 bits and floats, in the values that they store, and normalizes these by their mean and
+standard deviation, which are saved with the model.
+
 A training that was killed, at any moment, resumes at its last epoch when the same command is given
 again. In the folder of --output there are
 
@@ -31,7 +37,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import keras
 import numpy as np
@@ -40,6 +46,7 @@ import keras_fsa
 from keras_fsa.arguments import optional_import
 from keras_fsa.classes import answers, by_class, choose_activation
 from keras_fsa.commands.command import command
+from keras_fsa.commands.data import Source
 from keras_fsa.commands.evaluate import class_iou
 from keras_fsa.commands.models import load_keras_model, with_policy
 from keras_fsa.commands.predict import Names
@@ -48,7 +55,7 @@ from keras_fsa.settings import (
     Classes,
     Count,
     ExistingFile,
-    ExistingFolder,
+    ExistingPath,
     Label,
     NotNegative,
     OutputFolder,
@@ -60,8 +67,8 @@ from keras_fsa.settings import (
 
 # What may differ when a training resumes.
 MAY_CHANGE = (
-    "images", "masks", "val_images", "val_masks", "class_names", "output", "devices", "tensorboard",
-    "init", "weights",
+    "images", "masks", "val_images", "val_masks", "colour_table", "id_table", "class_names",
+    "output", "devices", "tensorboard", "init", "weights",
 )  # fmt: skip
 # What a model of --init brings along.
 ARCHITECTURE = (
@@ -74,22 +81,28 @@ ARCHITECTURE = (
 class Train:
     """Train FsaNet on your own images and masks, which lie in two folders."""
 
-    images: ExistingFolder
-    """Folder of the training images."""
-    masks: ExistingFolder
-    """Folder of their masks."""
+    images: ExistingPath
+    """Folder of the training images, or a CSV file of images and masks."""
     num_classes: Classes
     """The ids are 0 to this number - 1."""
-    val_images: ExistingFolder | None = None
-    """Folder of the validation images."""
-    val_masks: ExistingFolder | None = None
-    """Folder of their masks."""
+    masks: ExistingPath | None = None
+    """Folder of their masks, or a COCO file."""
+    val_images: ExistingPath | None = None
+    """Folder of the validation images, or a CSV file."""
+    val_masks: ExistingPath | None = None
+    """Folder of their masks, or a COCO file."""
     val_fraction: Annotated[float, Real(above=0, below=1)] = 0.1
     """Part kept for validation where there is no --val-images."""
     size: tuple[Pixels, Pixels] = (240, 320)
     """Height and width that images are resized to, in pixels."""
     ignore_label: Label = 255
     """Id in the masks of pixels of no class."""
+    colour_table: ExistingFile | None = None
+    """Where masks are colours: file of red, green, blue and name in each line."""
+    id_table: ExistingFile | None = None
+    """Where masks have other ids: CSV file of old and new ones."""
+    channels: Count | None = None
+    """Of the images, read in the values that files store; none: RGB in 8 bits."""
     class_names: Names | None = None
     """Such as sky,road,car; saved with the model. With folders of classes: their order."""
     activation: Literal["softmax", "sigmoid"] | None = None
@@ -147,7 +160,8 @@ class Train:
 
     def check(self) -> None:
         """Raise a `ValueError` for flags that do not go together."""
-        if bool(self.val_images) != bool(self.val_masks):
+        in_file = self.val_images and self.val_images.is_file()
+        if not in_file and bool(self.val_images) != bool(self.val_masks):
             raise ValueError("--val-images and --val-masks go together. Give both, or none.")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(
@@ -182,30 +196,39 @@ def main(
 
 def train(settings: Train) -> None:
     """Train, or resume, and write what became of it."""
-    from keras_fsa.datasets import folder_dataset
     from keras_fsa.datasets.augment import training_batches
-    from keras_fsa.datasets.folders_of_classes import folders_of_classes
+    from keras_fsa.datasets.rasters import statistics
     from keras_fsa.training import fit, split_examples
     from keras_fsa.training.devices import find_devices
 
     activation = choose_activation(settings.activation, settings.num_classes)
-    names = class_names(settings)
 
-    def examples(images, masks):
-        size, label = settings.size, settings.ignore_label
-        if activation == "sigmoid" and settings.num_classes > 1:
-            return folders_of_classes(images, [masks / name for name in names], size, label)
-        classes = settings.num_classes + (activation == "sigmoid")
-        return folder_dataset(images, masks, classes, size, label)
+    def source(images, masks):
+        return Source(
+            images,
+            masks,
+            activation,
+            settings.ignore_label,
+            settings.colour_table,
+            settings.id_table,
+            _image_reader(settings),
+        )
 
+    given = source(settings.images, settings.masks)
+    names = class_names(settings, given)
     devices = find_devices(settings.devices)
+    normalization: Any = settings.normalization
+    training = None
+    if settings.channels and normalization == "auto" and not settings.init:
+        training = given.open(names, settings.size)
+        normalization = statistics(training)
     # Whatever is wrong with the model shows before thousands of images are read.
     with devices.scope():
         keras.utils.set_random_seed(settings.seed)
-        model = build_model(settings, names)
-    training = examples(settings.images, settings.masks)
+        model = build_model(settings, names, normalization)
+    training = training or given.open(names, settings.size)
     if settings.val_images:
-        validation = examples(settings.val_images, settings.val_masks)
+        validation = source(settings.val_images, settings.val_masks).open(names, settings.size)
     else:
         training, validation = split_examples(training, settings.val_fraction, settings.seed)
     steps = len(training) // settings.batch
@@ -247,24 +270,32 @@ def train(settings: Train) -> None:
         _report(settings, names, len(training), validation)
 
 
-def class_names(settings: Train) -> list[str]:
-    """The names of the classes: those given, those of the folders of masks, else numbers."""
+def class_names(settings: Train, source: Source) -> list[str]:
+    """The names of the classes: those given, those that the files say, else numbers."""
     if settings.class_names:
         return list(settings.class_names)
     count = settings.num_classes
-    if count == 1 or settings.activation != "sigmoid":
-        return [f"class {i}" for i in range(count)]
-    found = sorted(path.name for path in settings.masks.iterdir() if path.is_dir())
+    found = source.class_names() or [f"class {i}" for i in range(count)]
     if len(found) != count:
         raise ValueError(
-            "`masks` must hold a folder for each class. Received: "
-            f"{settings.masks} with {len(found)} for --num-classes {count}. Correct "
-            "--num-classes, or name the folders by --class-names."
+            f"`num_classes` must be that of the files. Received: {count}, and they have "
+            f"{len(found)}: {', '.join(found)[:300]}. Correct it, or name the classes by "
+            "--class-names."
         )
     return found
 
 
-def build_model(settings: Train, names: Sequence[str] | None = None) -> keras_fsa.FsaNet:
+def _image_reader(settings):
+    if settings.channels is None:
+        return None
+    from keras_fsa.datasets.rasters import read_raster
+
+    return lambda path: read_raster(path, settings.channels)
+
+
+def build_model(
+    settings: Train, names: Sequence[str] | None = None, normalization: Any = "auto"
+) -> keras_fsa.FsaNet:
     """The network that the settings describe, or that of --init with their classes."""
     if settings.init:
         model = _with_classes(load_keras_model(settings.init), settings, names)
@@ -281,7 +312,8 @@ def build_model(settings: Train, names: Sequence[str] | None = None) -> keras_fs
             num_classes=settings.num_classes,
             backbone=backbone,
             backbone_weights=settings.weights,
-            normalization=settings.normalization,
+            image_shape=(None, None, settings.channels or 3),
+            normalization=normalization,
             output_stride=settings.output_stride,
             attention=settings.attention,
             affinity=settings.affinity,

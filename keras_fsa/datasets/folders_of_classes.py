@@ -1,6 +1,6 @@
 """Masks of several classes at a pixel: a folder of masks for each class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ def folders_of_classes(
     ignore_label: int = IGNORE_LABEL,
     check: bool = True,
     max_pixels: int | None = MAX_PIXELS,
+    image_reader: Callable | None = None,
 ) -> Examples:
     """Images with a yes or no for each class, for `FsaNet(activation="sigmoid")`.
 
@@ -28,7 +29,7 @@ def folders_of_classes(
     Args:
         images: Directory of the images.
         masks: Directory of the masks of each class, which hold 1 where it is, 0 elsewhere.
-        size, ignore_label, check, max_pixels: As in `folder_dataset`.
+        size, ignore_label, check, max_pixels, image_reader: As in `folder_dataset`.
 
     Returns:
         `Examples`: pairs of the image, and the mask, uint8 `(height, width, len(masks))` of 0, 1
@@ -44,7 +45,8 @@ def folders_of_classes(
             f"masks={masks!r}. For one class write [folder]."
         )
     parts = [
-        folder_dataset(images, folder, 2, size, ignore_label, check, max_pixels) for folder in masks
+        folder_dataset(images, folder, 2, size, ignore_label, check, max_pixels, image_reader)
+        for folder in masks
     ]
 
     def read(index):

@@ -205,16 +205,22 @@ def write_saved_model(
 
 
 def write_description(path: types.Path, model: Any) -> None:
-    """Write what an exported file cannot hold: number, activation, names, colours of the classes.
+    """Write what an exported file cannot hold: of the classes and of the images.
 
     Args:
         path: the exported file, or the folder of a SavedModel.
         model: an `FsaNet`.
     """
-    names = ("num_classes", "activation", "class_names", "palette")
     file = _description(path)
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({name: getattr(model, name) for name in names}, indent=2) + "\n")
+    file.write_text(
+        json.dumps({name: getattr(model, name) for name in _DESCRIBED}, indent=2) + "\n"
+    )
+
+
+_DESCRIBED = (
+    "num_classes", "activation", "class_names", "palette", "image_shape", "normalization",
+)  # fmt: skip
 
 
 def _description(path):
@@ -229,9 +235,7 @@ def _read_description(path):
         return {}
     try:
         found = json.loads(file.read_text())
-        return {name: found[name] for name in ("num_classes", "activation")} | {
-            name: found.get(name) for name in ("class_names", "palette")
-        }
+        return {name: found[name] for name in _DESCRIBED}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             "The description of an exported model must be what `export` wrote. Received: "
@@ -285,8 +289,8 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
     Returns:
         A function from images `(B, H, W, channels)`, which it casts to the file's input type
         (rounded, where that is uint8), to what the file gives. Its attributes `num_classes`,
-        `activation`, `class_names` and `palette` are the model's, where the JSON file that `export`
-        wrote is still beside it.
+        `activation`, `class_names`, `palette`, `image_shape` and `normalization` are the model's,
+        where the JSON file that `export` wrote is still beside it.
 
     Raises:
         FileNotFoundError: where there is no such file.
