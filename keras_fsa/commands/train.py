@@ -28,7 +28,9 @@ again. In the folder of --output there are
 - `recipe.json`: all settings, for --recipe; `checkpoint.npz`: the state to resume from.
 
 To fine-tune: --init model.keras starts from a trained network, whose last layers are new where it
-has other classes; --freeze-backbone trains the head only.
+has other classes; --freeze-backbone trains the head only, --backbone-rate 0.1 the backbone slowly.
+--early-stopping ends where nothing improves, --ema averages the weights, --accumulate makes large
+batches of small ones. A training resumes exactly with any of these.
 
 It runs on TensorFlow, JAX and torch: set KERAS_BACKEND.
 """
@@ -43,6 +45,7 @@ import keras
 import numpy as np
 
 import keras_fsa
+from keras_fsa import losses
 from keras_fsa.arguments import optional_import
 from keras_fsa.classes import answers, by_class, choose_activation
 from keras_fsa.commands.command import command
@@ -68,7 +71,7 @@ from keras_fsa.settings import (
 # What may differ when a training resumes.
 MAY_CHANGE = (
     "images", "masks", "val_images", "val_masks", "colour_table", "id_table", "class_names",
-    "output", "devices", "tensorboard", "init", "weights",
+    "output", "devices", "tensorboard", "init", "weights", "early_stopping",
 )  # fmt: skip
 # What a model of --init brings along.
 ARCHITECTURE = (
@@ -143,10 +146,22 @@ class Train:
     """At the end of the poly decay; none: a hundredth of that at the start."""
     weight_decay: NotNegative = 0.0
     """Of the optimizer: for sgd an L2 term in the gradient, for adamw decoupled."""
+    backbone_rate: Annotated[float, Real(minimum=0, maximum=100)] = 1.0
+    """Factor of the backbone's learning rate."""
+    loss: tuple[Literal["cross_entropy", "focal", "dice", "lovasz", "boundary"], ...] = (
+        "cross_entropy",
+    )
+    """One, or several to be added."""
+    ema: Annotated[float, Real(above=0, below=1)] | None = None
+    """Validate and save moving averages of the weights, with this share kept in a step."""
     batch: Count = 8
     """Images per step."""
+    accumulate: Count = 1
+    """Steps whose gradients are averaged before the weights change."""
     epochs: Count = 60
     """Passes over the training images."""
+    early_stopping: Count | None = None
+    """End after so many epochs without a better validation."""
     mixed_precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Dtype policy."""
     devices: Literal["one", "all"] = "one"
@@ -252,7 +267,8 @@ def train(settings: Train) -> None:
         )
 
     with devices.scope():
-        model.compile(optimizer=_optimizer(settings, settings.epochs * steps))
+        optimizer = _optimizer(settings, settings.epochs * steps, model)
+        model.compile(optimizer, _loss(settings.loss, activation))
         fit(
             model,
             batches,
@@ -264,6 +280,7 @@ def train(settings: Train) -> None:
             class_names=names,
             tensorboard=settings.tensorboard,
             devices=devices,
+            patience=settings.early_stopping,
         )
     if devices.process == 0:
         write_recipe(settings, settings.output / "recipe.json")
@@ -348,16 +365,35 @@ def _with_classes(model, settings, names):
     return copy
 
 
-def _optimizer(settings, steps):
+def _optimizer(settings, steps, model):
+    from keras_fsa.training.optimizer import SGD, AdamW, backbone_rates, poly_decay
+
     start = settings.learning_rate or {"sgd": 0.01, "adamw": 3e-4}[settings.optimizer]
     end = settings.final_learning_rate
     end = start / 100 if end is None else end
-    from keras_fsa.training.optimizer import SGD, poly_decay
-
     rate = poly_decay(start, end, steps)
+    further: dict[str, Any] = {}
+    if settings.backbone_rate != 1:
+        further["rates"] = backbone_rates(model, settings.backbone_rate)
+    if settings.ema is not None:
+        further |= {"use_ema": True, "ema_momentum": settings.ema}
+    if settings.accumulate > 1:
+        further["gradient_accumulation_steps"] = settings.accumulate
     if settings.optimizer == "sgd":
-        return SGD(rate, 0.9, l2=settings.weight_decay)
-    return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+        return SGD(rate, 0.9, l2=settings.weight_decay, **further)
+    return AdamW(rate, settings.weight_decay, **further)
+
+
+def _loss(names, activation):
+    kinds = {
+        "cross_entropy": losses.CrossEntropy,
+        "focal": losses.FocalLoss,
+        "dice": losses.TverskyLoss,
+        "lovasz": losses.LovaszSoftmax,
+        "boundary": losses.BoundaryLoss,
+    }
+    parts = [kinds[name](activation=activation) for name in names]
+    return parts[0] if len(parts) == 1 else losses.SumOfLosses(parts)
 
 
 def _report(settings, names, count, validation):

@@ -7,7 +7,9 @@
 | `JoinMetrics` | | makes the figures those of all processes |
 | `Validation` | | adds `val_...` to the figures |
 | `DrawPredictions` | | draws images beside truth and prediction |
+| `SwapAverages` | | exchanges the weights and their moving averages |
 | `BestModel` | | saves the model if its figure is the best so far |
+| `StopEarly` | | stops where a figure has not improved for long |
 | `History` | | appends a row to a CSV file |
 | `TensorBoardByStep` | | writes the figures for TensorBoard |
 | `Report` | | prints a line |
@@ -323,6 +325,57 @@ class BestModel(keras.callbacks.Callback):
             self.best = float(value)
             with whole_file(self.note) as temporary:
                 temporary.write_text(json.dumps({self.monitor: self.best}) + "\n")
+
+
+class SwapAverages(keras.callbacks.Callback):
+    """Exchanges the weights and their averages, where the optimizer keeps some (`use_ema=True`).
+
+    One stands before the callbacks that are to see the averages, such as `Validation` and
+    `BestModel`, and another one behind them, so that the training and its checkpoint go on with the
+    weights themselves.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._swap = keras.callbacks.SwapEMAWeights()
+
+    def set_model(self, model):
+        super().set_model(model)
+        self._swap.set_model(model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._swap.on_test_begin()
+
+
+class StopEarly(keras.callbacks.Callback):
+    """Stops a training whose figure has not improved for a number of validations.
+
+    Unlike `keras.callbacks.EarlyStopping` it goes on counting where an earlier run stopped.
+
+    Args:
+        monitor: name of the figure in the logs; higher is better. Epochs without it do not count.
+        patience: number of validations without a better one.
+        rows: of a `History`: those of earlier runs.
+    """
+
+    def __init__(self, monitor: str, patience: int, rows: Sequence[dict] = ()) -> None:
+        super().__init__()
+        integer("patience", patience)
+        self.monitor, self.patience = monitor, patience
+        self.values = [row[monitor] for row in rows if row.get(monitor) is not None]
+
+    def on_epoch_end(self, epoch, logs=None):
+        value = (logs or {}).get(self.monitor)
+        if value is not None:
+            self.values.append(float(value))
+            if self.is_over():
+                self.model.stop_training = True
+
+    def is_over(self) -> bool:
+        """Whether the last `patience` values are no better than the best before."""
+        known = np.nan_to_num(np.array(self.values), nan=-np.inf)
+        before, last = known[: -self.patience], known[-self.patience :]
+        return bool(len(before)) and bool(last.max() <= before.max())
 
 
 class History(StepCallback):

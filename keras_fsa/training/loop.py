@@ -51,6 +51,7 @@ def fit(
     tensorboard: bool = False,
     monitor: str = "val_mean_iou",
     devices: Devices | None = None,
+    patience: int | None = None,
 ) -> keras.Model:
     """Train a compiled model; called again after a kill, it resumes as if nothing had happened.
 
@@ -115,6 +116,11 @@ def fit(
         monitor: the figure that decides which model is the best; higher is better.
         devices: what `find_devices` returned, for several. The model must then be built, compiled
             and fitted within `devices.scope()`.
+        patience: number of validations without a better figure after which the training ends.
+            Default: it never ends early.
+
+    Where the optimizer averages the weights (`use_ema=True`), validations, `best.keras` and
+    `model.keras` are those of the averages.
 
     Returns:
         The model, trained.
@@ -143,6 +149,7 @@ def fit(
             palette=palette,
             tensorboard=tensorboard,
             monitor=monitor,
+            patience=patience,
         )
         return _fit(model, batches, plan, devices)
 
@@ -337,8 +344,15 @@ class _Plan:
     palette: np.ndarray | None
     tensorboard: bool
     monitor: str = "val_mean_iou"
+    patience: int | None = None
 
     def __post_init__(self):
+        integer("patience", self.patience, optional=True)
+        if self.patience and self.validation is None:
+            raise ValueError(
+                "`patience` needs a validation. Received: patience="
+                f"{self.patience}, validation=None. Give examples to validate on."
+            )
         integer("steps", self.steps)
         integer("checkpoint_every", self.checkpoint_every)
         integer("validate_every", self.validate_every)
@@ -363,12 +377,25 @@ def _fit(model, batches, plan, devices):
         duties.StopAtNonFinite(step, devices),
         duties.JoinMetrics(devices),
     ]
+    over = False
     if plan.validation is not None:
-        callbacks += _validation_callbacks(plan, step, devices)
+        swap = [duties.SwapAverages()] if _averages(model) else []
+        callbacks += [*swap, *_validation_callbacks(plan, step, devices)]
+        if writes:
+            best = _best_before(history.rows, plan.monitor)
+            callbacks.append(duties.BestModel(plan.output / "best.keras", plan.monitor, best=best))
+        callbacks += swap
+        if plan.patience:
+            early = duties.StopEarly(plan.monitor, plan.patience, history.rows)
+            callbacks.append(early)
+            over = early.is_over()
     if writes:
         callbacks += _writing_callbacks(plan, step, history)
         callbacks.append(checkpoint)
-    if step < plan.steps:
+    if over or step >= plan.steps:
+        # As at the end of `model.fit`: a checkpoint holds weights and averages apart.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+    else:
         data = batches(step, devices.part)
         duties.check_examples("batches", data)
         if keras.backend.backend() == "tensorflow" and isinstance(data, Iterator):
@@ -389,6 +416,12 @@ def _fit(model, batches, plan, devices):
     return model
 
 
+def _averages(model):
+    """Whether the optimizer averages the weights."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return getattr(optimizer, "use_ema", False)
+
+
 def _validation_callbacks(plan, step, devices):
     """Callbacks that run the model on the validation images."""
     every = {"every": plan.validate_every, "start_step": step, "devices": devices}
@@ -407,12 +440,8 @@ def _validation_callbacks(plan, step, devices):
 
 
 def _writing_callbacks(plan, step, history):
-    """Callbacks that record figures and the best model, in the one process that writes files."""
-    callbacks = []
-    if plan.validation is not None:
-        best = _best_before(history.rows, plan.monitor)
-        callbacks.append(duties.BestModel(plan.output / "best.keras", plan.monitor, best=best))
-    callbacks.append(history)
+    """Callbacks that record figures, in the one process that writes files."""
+    callbacks = [history]
     if plan.tensorboard:
         callbacks += duties.optional_callback(
             lambda: duties.TensorBoardByStep(plan.output / "tensorboard", step), "TensorBoard"
