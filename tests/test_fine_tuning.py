@@ -10,6 +10,7 @@ import keras_fsa
 from keras_fsa.commands import train
 from keras_fsa.datasets.examples import Examples
 from keras_fsa.training import fit
+from keras_fsa.training.batch_norm import use_moving_statistics
 from keras_fsa.training.callbacks import StopEarly
 from keras_fsa.training.optimizer import SGD, AdamW, backbone_rates
 from tests import tiny_training as tiny
@@ -107,6 +108,8 @@ VALIDATION = Examples(2, lambda number: tiny.example(1000 + number), size=tiny.C
 def run(output, steps=6, stop_at=None, rate=0.05, patience=None):
     """A training with rates, averages and accumulation; killed before a step, where asked."""
     model = network()
+    # Figures stand still where the rate is zero.
+    use_moving_statistics(model, rate == 0)
     model.compile(
         SGD(
             rate, rates=backbone_rates(model, 0.5), use_ema=True, ema_momentum=0.6,
@@ -205,8 +208,8 @@ def test_patience(values, over):
     assert StopEarly("val_mean_iou", 2, rows).is_over() is over
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_by_the_command_line(folders, optimizer):  # noqa: F811
+def test_by_the_command_line(folders):  # noqa: F811
+    optimizer = "adamw"
     tiny.backbone().save(folders / "backbone.keras")
     flags = [
         "--images", folders / "images", "--masks", folders / "binary", "--num-classes", 1,
@@ -219,5 +222,5 @@ def test_by_the_command_line(folders, optimizer):  # noqa: F811
     recipe = json.loads((folders / "out/recipe.json").read_text())
     assert recipe["loss"] == ["cross_entropy", "dice", "boundary"] and recipe["ema"] == 0.5
     model = keras.saving.load_model(folders / "out/model.keras")
-    assert type(model.optimizer).__name__ == {"sgd": "SGD", "adamw": "AdamW"}[optimizer]
+    assert isinstance(model.optimizer, AdamW)
     assert set(model.optimizer.rates.values()) == {0.1}

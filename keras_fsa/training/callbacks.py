@@ -330,21 +330,24 @@ class BestModel(keras.callbacks.Callback):
 class SwapAverages(keras.callbacks.Callback):
     """Exchanges the weights and their averages, where the optimizer keeps some (`use_ema=True`).
 
-    One stands before the callbacks that are to see the averages, such as `Validation` and
-    `BestModel`, and another one behind them, so that the training and its checkpoint go on with the
-    weights themselves.
+    It stands twice in the list: before the callbacks that are to see the averages, such as
+    `Validation` and `BestModel`, and behind them, so that the training and its checkpoint go on
+    with the weights themselves.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._swap = keras.callbacks.SwapEMAWeights()
+        self._swapped = False
 
     def set_model(self, model):
         super().set_model(model)
         self._swap.set_model(model)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._swap.on_test_begin()
+        # Keras' callback remembers which are in the model.
+        (self._swap.on_test_end if self._swapped else self._swap.on_test_begin)()
+        self._swapped = not self._swapped
 
 
 class StopEarly(keras.callbacks.Callback):
