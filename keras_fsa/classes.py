@@ -94,7 +94,7 @@ def by_class(mask: Any, num_classes: int) -> np.ndarray:
     mask = np.asarray(mask)
     if num_classes == 1 and (mask.ndim < 3 or mask.shape[-1] != 1):
         mask = mask[..., None]
-    if mask.shape[-1] != num_classes:
+    if mask.shape[-1:] != (num_classes,):
         raise ValueError(
             "Masks of the sigmoid must be (H, W, num_classes), or (H, W) for one class. Received: "
             f"a mask of shape {mask.shape} for {num_classes} classes. Stack one mask for each "

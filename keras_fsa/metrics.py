@@ -15,8 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_fsa.arguments import integer, number, optional_import, positive_int
-from keras_fsa.classes import by_class, decide
+from keras_fsa.arguments import integer, number, one_of, optional_import, positive_int
+from keras_fsa.classes import ACTIVATIONS, by_class, decide
 
 __all__ = [
     "IGNORE_LABEL",
@@ -206,7 +206,11 @@ def mean_iou(num_classes: int, activation: str = "softmax") -> keras.metrics.Met
     Args:
         num_classes: number of classes.
         activation: `"softmax"` or `"sigmoid"`.
+
+    Raises:
+        ValueError: for another one.
     """
+    one_of("activation", activation, ACTIVATIONS)
     if activation == "sigmoid":
         return MeanBinaryIoU(num_classes)
     return MeanIoU(num_classes, ignore_class=IGNORE_LABEL, sparse_y_pred=False, name="mean_iou")
@@ -313,6 +317,11 @@ def binary_confusions(
         ValueError: as `confusion_matrix`.
     """
     masks, predictions = _known_ids(masks, predictions, 2, ignore_label)
+    if not masks.ndim or not masks.shape[-1]:
+        raise ValueError(
+            "`masks` must have the classes on their last axis. Received: masks of shape "
+            f"{masks.shape}. Stack one mask for each class."
+        )
     each = zip(*(np.moveaxis(ids, -1, 0) for ids in (masks, predictions)), strict=True)
     return np.stack([confusion_matrix(mask, ids, 2, ignore_label) for mask, ids in each])
 
@@ -325,16 +334,17 @@ def binary_scores(confusions: np.ndarray) -> dict[str, Any]:
     Raises:
         ValueError: where there are not two classes, or something else than counts.
     """
-    each = [confusion_scores(confusion) for confusion in np.asarray(confusions)]
-    if np.shape(confusions)[1:] != (2, 2) or not each:
+    confusions = np.asarray(confusions)
+    if confusions.ndim != 3 or confusions.shape[1:] != (2, 2) or not len(confusions):
         raise ValueError(
             "`confusions` must be counts (num_classes, 2, 2). Received: confusions of shape "
-            f"{np.shape(confusions)}. Pass the result of `binary_confusions`."
+            f"{confusions.shape}. Pass the result of `binary_confusions`."
         )
+    each = [confusion_scores(confusion) for confusion in confusions]
     names = ("iou", "dice", "accuracy")
     scores = {f"class_{name}": np.array([s[f"class_{name}"][1] for s in each]) for name in names}
     means = {f"mean_{name}": nan_mean(scores[f"class_{name}"]) for name in names}
-    total = np.asarray(confusions, "float64").sum(0)
+    total = confusions.astype("float64").sum(0)
     return {**scores, **means, "pixel_accuracy": float(_ratio(np.trace(total), total.sum()))}
 
 
@@ -401,13 +411,13 @@ def calibration_error(counts: np.ndarray) -> float:
 
     Source: Guo et al., "On calibration of modern neural networks", arXiv:1706.04599.
     """
-    counts = np.asarray(counts, "float64")
-    if counts.ndim != 2 or len(counts) != 3:
+    counts = np.asarray(counts)
+    if counts.dtype.kind not in "buif" or counts.ndim != 2 or len(counts) != 3:
         raise ValueError(
-            f"`counts` must be of the shape (3, bins). Received: counts of shape {counts.shape}. "
-            "Pass the result of `calibration_counts`."
+            "`counts` must be numbers of the shape (3, bins). Received: counts of dtype "
+            f"{counts.dtype} and shape {counts.shape}. Pass the result of `calibration_counts`."
         )
-    answers, confidence, right = counts
+    answers, confidence, right = counts.astype("float64")
     return float(_ratio(np.abs(right - confidence).sum(), answers.sum()))
 
 

@@ -24,6 +24,7 @@ from keras_fsa.metrics import (
     binary_scores,
     calibration_counts,
     calibration_error,
+    mean_iou,
 )
 from keras_fsa.models.exporting import load_exported
 from keras_fsa.visualize import as_rgb, colour_answers, overlay
@@ -204,8 +205,13 @@ def test_binary_scores(rng):
     assert again.get_config() == metric.get_config()
     metric.update_state(np.full((1, 1, 3), 2), np.zeros((1, 1, 3), "float32"))
     assert np.isnan(array(metric.result()))
-    with pytest.raises(ValueError, match=r"`confusions` must be counts \(num_classes, 2, 2\)"):
-        binary_scores(np.zeros((3, 3, 3), int))
+    for wrong in (np.zeros((3, 3, 3), int), None, "x"):
+        with pytest.raises(ValueError, match=r"`confusions` must be counts \(num_classes, 2, 2\)"):
+            binary_scores(wrong)
+    with pytest.raises(ValueError, match="`masks` must have the classes on their last axis"):
+        binary_confusions(1, 1)
+    with pytest.raises(ValueError, match="`activation` must be one of 'softmax', 'sigmoid'"):
+        mean_iou(3, "tanh")
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
@@ -234,7 +240,7 @@ def test_calibration(rng, activation):
     assert np.isnan(calibration_error(np.zeros((3, 5))))
     with pytest.raises(ValueError, match="`probabilities` must lie in 0 to 1"):
         calibration_counts(masks, 3 * p, activation)
-    with pytest.raises(ValueError, match=r"`counts` must be of the shape \(3, bins\)"):
+    with pytest.raises(ValueError, match=r"`counts` must be numbers of the shape \(3, bins\)"):
         calibration_error(np.zeros(3))
 
 

@@ -110,7 +110,9 @@ def test_colours(tmp_path):
         read(tmp_path / "rgb.png")
     with pytest.raises(ValueError, match="is a JPEG"):
         read(tmp_path / "rgb.jpg")
-    for line in ("1 2 sea", "1 2 256 x", "1 2 3 a\n1 2 3 b", "1 2 3 a\n1 2 4 a"):
+    with pytest.raises(ValueError, match="`colours` must be one or more"):
+        colour_reader([])
+    for line in ("no number", "1 2 sea", "1 2 256 x", "1 2 3 a\n1 2 3 b", "1 2 3 a\n1 2 4 a"):
         table.write_text(line)
         with pytest.raises(ValueError, match="A colour table must hold red, green, blue.*line"):
             read_colour_table(table)
@@ -127,9 +129,10 @@ def test_ids(tmp_path):
     np.testing.assert_array_equal(both, [[11, 7], [255, 2]])
     with pytest.raises(ValueError, match="`table` must be a non-negative int. Received: table=-1"):
         remap_reader({3: -1})
-    (tmp_path / "ids.csv").write_text("7,0\n8\n")
-    with pytest.raises(ValueError, match="table of ids .* line 2: '8'"):
-        read_id_table(tmp_path / "ids.csv")
+    for text, message in (("7,0\n8\n", "line 2: '8'"), ("from,to\n", "without such a line")):
+        (tmp_path / "ids.csv").write_text(text)
+        with pytest.raises(ValueError, match=f"table of ids .* {message}"):
+            read_id_table(tmp_path / "ids.csv")
 
 
 def test_pairs(tmp_path):

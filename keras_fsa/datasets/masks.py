@@ -32,7 +32,8 @@ def read_colour_table(path: types.Path) -> tuple[list[str], list[tuple[int, int,
         The names, their colours, and the ignored colours.
 
     Raises:
-        ValueError: For a line that is none of these, or a colour or name that comes twice.
+        ValueError: For a line that is none of these, a colour or name that comes twice, or no
+            class.
     """
     names: list[str] = []
     colours: list[tuple[int, int, int]] = []
@@ -63,6 +64,11 @@ def read_colour_table(path: types.Path) -> tuple[list[str], list[tuple[int, int,
         else:
             names.append(name)
             colours.append(colour)
+    if not names:
+        raise ValueError(
+            "A colour table must hold red, green, blue and a name in each line. Received: "
+            f"{path} without such a line. Write one for each class."
+        )
     return names, colours, ignored
 
 
@@ -77,6 +83,8 @@ def colour_reader(colours: Sequence, ignored: Sequence = ()) -> Callable[[types.
         A function from a path to ids, uint8. It raises a ValueError for a colour of neither.
     """
     table = [*(checked_palette(colours, len(colours)) or ())]
+    if not table:
+        raise ValueError("`colours` must be one or more. Received: none. Name each class's.")
     others = [*(checked_palette(ignored, len(ignored)) or ())]
     keys = np.array([_key(np.array(colour)) for colour in table + others])
     ids = np.array([*range(len(table)), *[IGNORE_LABEL] * len(others)])
@@ -131,7 +139,7 @@ def read_id_table(path: types.Path, ignore_label: int = IGNORE_LABEL) -> dict[in
     headings.
 
     Raises:
-        ValueError: For a line of something else.
+        ValueError: For a line of something else, or no line.
     """
     table: dict[int, int] = {}
     with open(path, newline="") as file:
@@ -146,6 +154,11 @@ def read_id_table(path: types.Path, ignore_label: int = IGNORE_LABEL) -> dict[in
                     "A table of ids must hold an old id and a new one, or 'ignored', in each line. "
                     f"Received: {path}, line {number}: {','.join(row)!r}. Correct the line."
                 ) from None
+    if not table:
+        raise ValueError(
+            "A table of ids must hold an old id and a new one in each line. Received: "
+            f"{path} without such a line. Write one for each id."
+        )
     return table
 
 
