@@ -12,6 +12,7 @@ from keras_fsa.datasets.examples import Examples
 from keras_fsa.training import fit
 from keras_fsa.training.batch_norm import use_moving_statistics
 from keras_fsa.training.callbacks import StopEarly
+from keras_fsa.training.memory import least_memory
 from keras_fsa.training.optimizer import SGD, AdamW, backbone_rates
 from tests import tiny_training as tiny
 from tests.helpers import array
@@ -206,6 +207,26 @@ def test_early_stop(tmp_path):
 def test_patience(values, over):
     rows = [{"step": 1}, *({"val_mean_iou": value} for value in values)]
     assert StopEarly("val_mean_iou", 2, rows).is_over() is over
+
+
+def test_least_memory():
+    """Counted by hand: layer by layer, at output strides 4 and 8."""
+    model = network()
+    model.compile(SGD(0.1))
+    found = least_memory(model, (16, 24), 2)
+    fine, coarse = 2 * 4 * 6, 2 * 2 * 3
+    backbone = 3 * 8 * (fine + coarse)
+    # Three convolutions of three layers, attention, dropout; the concatenation; logits.
+    head = coarse * (6 * (3 * 3 + 1 + 1) + (8 + 6) + 3)
+    auxiliary = fine * (3 * 3 + 3 + 3)
+    at_image_size = 2 * 2 * (2 * 16 * 24 * 3)
+    assert found["maps"] == 4 * (backbone + head + auxiliary + at_image_size)
+    trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    everything = sum(int(np.prod(v.shape)) for v in model.variables)
+    state = sum(int(np.prod(v.shape)) for v in model.optimizer.variables)
+    assert trained < state and found["weights"] == 4 * (everything + trained + state)
+    with pytest.raises(ValueError, match="`size` must be 2 positive ints"):
+        least_memory(model, (16, 0), 2)
 
 
 def test_by_the_command_line(folders):  # noqa: F811

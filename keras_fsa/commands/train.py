@@ -215,6 +215,7 @@ def train(settings: Train) -> None:
     from keras_fsa.datasets.rasters import statistics
     from keras_fsa.training import fit, split_examples
     from keras_fsa.training.devices import find_devices
+    from keras_fsa.training.memory import least_memory
 
     activation = choose_activation(settings.activation, settings.num_classes)
 
@@ -269,6 +270,15 @@ def train(settings: Train) -> None:
     with devices.scope():
         optimizer = _optimizer(settings, settings.epochs * steps, model)
         model.compile(optimizer, _loss(settings.loss, activation))
+        if devices.process == 0:
+            share = max(1, settings.batch // devices.count)
+            need = least_memory(model, settings.size, share)
+            print(
+                f"A step needs at least {sum(need.values()) / 1e9:.2g} GB on each device: "
+                f"{need['weights'] / 1e9:.2g} for weights, gradients and the optimizer, "
+                f"{need['maps'] / 1e9:.2g} for the maps of its images.",
+                flush=True,
+            )
         fit(
             model,
             batches,
