@@ -103,6 +103,14 @@ def by_class(mask: Any, num_classes: int) -> np.ndarray:
     return mask
 
 
+def counted(mask: np.ndarray, num_classes: int, activation: str) -> tuple[np.ndarray, np.ndarray]:
+    """An answer to one image as `keras_fsa.visualize` takes it, and the pixels of each class."""
+    if activation == "softmax":
+        return mask, np.bincount(mask.reshape(-1), minlength=num_classes)
+    mask = by_class(mask, num_classes)
+    return mask, mask.sum(axis=(0, 1), dtype="int64")
+
+
 def checked_names(class_names: Any, num_classes: int) -> tuple[str, ...] | None:
     """The names of the classes as a tuple; None stays None.
 

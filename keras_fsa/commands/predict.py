@@ -27,7 +27,7 @@ from tyro.conf import Positional
 from tyro.constructors import PrimitiveConstructorSpec
 
 from keras_fsa.attention_map import softmax_twin
-from keras_fsa.classes import activation_of, by_class, decide
+from keras_fsa.classes import activation_of, counted, decide
 from keras_fsa.commands.command import command
 from keras_fsa.commands.data import image_reader
 from keras_fsa.commands.models import load_model, num_classes_of
@@ -146,11 +146,7 @@ def predict(settings: Predict) -> None:
         names = names or [f"class {i}" for i in range(num_classes)]
         _check_names(names, num_classes)
         mask = decide(result, activation, settings.threshold)
-        if activation == "softmax":
-            counts = np.bincount(mask.reshape(-1), minlength=num_classes)
-        else:
-            mask = by_class(mask, num_classes)
-            counts = mask.sum(axis=(0, 1), dtype="int64")
+        mask, counts = counted(mask, num_classes, activation)
         target = settings.output / name
         plot_overlay(image, mask, names, palette, f"{target}_overlay.png")
         if inspects:
