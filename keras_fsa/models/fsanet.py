@@ -271,9 +271,9 @@ class FsaNet(keras.Model):
             )
         if not arguments:
             return model
-        policy = arguments.get("dtype") or model.dtype_policy.name
+        policy = arguments.pop("dtype", None) or model.dtype_policy.name
         policy = interpreted("dtype", policy, keras.dtype_policies.get).name
-        return adapted(model, policy, **{k: v for k, v in arguments.items() if k != "dtype"})
+        return adapted(model, policy, **arguments)
 
     def attention_layer(self) -> keras.layers.Layer | None:
         """The attention layer in the head, whether built from a name or given; None without one.
