@@ -1,5 +1,6 @@
 """FsaNet: an image in, logits at its size out."""
 
+import importlib
 from typing import Any
 
 import keras
@@ -27,7 +28,7 @@ from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
 from keras_fsa.models import exporting
 from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
-from keras_fsa.models.presets import preset_arguments
+from keras_fsa.models.presets import is_hub_preset, preset_arguments
 from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.portable import portable_config
 from keras_fsa.resize import resize_bilinear
@@ -213,18 +214,25 @@ class FsaNet(keras.Model):
 
     @classmethod
     def from_preset(cls, name: str, **arguments: Any) -> "FsaNet":
-        """The network of a published setting, with random weights.
+        """The network of a published setting, with random weights, or one of a preset's folder.
 
         `keras_fsa.load_pytorch_weights` brings in the authors' weights of that setting, or, into
         its `backbone`, the ImageNet weights that their training starts from.
 
         Args:
-            name: a key of `keras_fsa.PRESETS`, such as `"ccnet_dot_r2_cityscapes"`.
-            **arguments: of `FsaNet`, instead of the preset's.
+            name: a key of `keras_fsa.PRESETS`, such as `"ccnet_dot_r2_cityscapes"`. Or a preset of
+                KerasHub with its weights: a folder, `"hf://..."`, `"kaggle://..."`, see
+                `keras_fsa.hub`.
+            **arguments: of `FsaNet`, instead of the preset's; for a preset of KerasHub, those of
+                `keras_fsa.hub.load_fsanet`.
 
         Raises:
             ValueError: for an unknown name, with the known ones.
+            ImportError: where KerasHub is needed and missing, with the pip command.
         """
+        if is_hub_preset(name):
+            # Above this room, and not to be imported without need: KerasHub comes with it.
+            return importlib.import_module("keras_fsa.hub").load_fsanet(name, **arguments)
         return cls(**preset_arguments(name, **arguments))
 
     def attention_layer(self) -> keras.layers.Layer | None:

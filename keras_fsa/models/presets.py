@@ -10,6 +10,7 @@ Preset names keep the authors' words. Their "linear" is not this library's `affi
 The library's `"linear"`, the first-order expansion of softmax, is in no preset.
 """
 
+import os
 from typing import Any
 
 from keras_fsa.arguments import one_of
@@ -111,3 +112,10 @@ def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
             name="attention",
         )
     return arguments
+
+
+def is_hub_preset(name: Any) -> bool:
+    """Whether a name is that of a preset of KerasHub: a handle or a preset's folder."""
+    if not isinstance(name, (str, os.PathLike)):
+        return False
+    return "://" in os.fspath(name) or os.path.isfile(os.path.join(name, "task.json"))
