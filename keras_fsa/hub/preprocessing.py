@@ -48,6 +48,8 @@ class FsaNetImageConverter(keras_hub.layers.ImageConverter):
         # In half precision, images of 0 to 255 would lose grey levels.
         kwargs = {"dtype": "float32", **kwargs}
         super().__init__(image_size=image_size, **ratio, **kwargs)
+        # Whole numbers would be rounded, and cannot be padded under TensorFlow.
+        self.to_float = keras.layers.Rescaling(1.0, dtype="float32", name="to_float")
         self.mask_resizing = keras.layers.Resizing(
             None,
             None,
@@ -59,6 +61,11 @@ class FsaNetImageConverter(keras_hub.layers.ImageConverter):
             **ratio,
         )
 
+    def call(self, inputs):
+        if self.image_size is not None and hasattr(inputs, "dtype"):
+            inputs = self.to_float(inputs)
+        return super().call(inputs)
+
     def resize_masks(self, masks: Any) -> Any:
         """Masks at the size that their images get, each pixel with one of the given classes.
 
@@ -66,11 +73,13 @@ class FsaNetImageConverter(keras_hub.layers.ImageConverter):
             masks: `(B, H, W)`, `(B, H, W, 1)`, or `(H, W, 1)` for one mask; integer classes.
 
         Returns:
-            Masks of the same rank and dtype, by the nearest neighbour.
+            Masks of the same rank by the nearest neighbour, float32; as they come where images are
+            not resized.
         """
         if self.image_size is None:
             return masks
         self.mask_resizing.height, self.mask_resizing.width = self.image_size
+        masks = self.to_float(masks)
         # A last axis of one is that of channels; else it is the width.
         if masks.shape[-1] == 1:
             return self.mask_resizing(masks)
