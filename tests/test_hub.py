@@ -92,9 +92,7 @@ def test_a_training_step_is_that_of_fsanet(rng):
     task = hub.from_fsanet(model)
     model.compile()
     images, masks = images_and_masks(rng)
-    results = [
-        net.fit(images, masks, batch_size=2, verbose=0).history for net in (model, task)
-    ]
+    results = [net.fit(images, masks, batch_size=2, verbose=0).history for net in (model, task)]
     assert results[0].keys() == results[1].keys() == {"loss", "mean_iou"}
     for name in results[0]:
         np.testing.assert_allclose(results[1][name], results[0][name], rtol=1e-5)
@@ -155,7 +153,9 @@ def test_other_classes_keep_all_but_the_last_layers(preset):
 
 def _prefixes(model):
     """Of the paths of the last layers' weights: of both heads, or none where paths are short."""
-    return {w.path.rpartition("logits/")[0].rstrip("/") for w in model.weights if "logits" in w.path}
+    return {
+        w.path.rpartition("logits/")[0].rstrip("/") for w in model.weights if "logits" in w.path
+    }
 
 
 ELSEWHERE = """
@@ -266,7 +266,7 @@ def test_masks_are_resized_by_the_nearest_neighbour(rng, size):
     preprocess = hub.FsaNetImageSegmenterPreprocessor(hub.FsaNetImageConverter(size))
     expected = np.stack([nearest(mask, *size) for mask in masks])
     x, y = preprocess(images, masks)
-    assert array(x).shape == (2, *size, 3) and 0 <= array(x).min() and array(x).max() <= 255
+    assert array(x).shape == (2, *size, 3) and array(x).min() >= 0 and array(x).max() <= 255
     np.testing.assert_array_equal(array(y), expected)
     _, y = preprocess(images, masks[..., None])
     np.testing.assert_array_equal(array(y), expected[..., None])

@@ -94,7 +94,15 @@ def _changes(model, output_stride, contract):
             change["dilation_rate"] = tuple(rate * n for n in layer.dilation_rate)
             padding = makers.get(id(sources[0]))
             if isinstance(padding, keras.layers.ZeroPadding2D):
-                scaled = tuple(tuple(rate * n for n in side) for side in padding.padding)
+                # Where it pads less than the window takes, as MobileNet does before a stride, zeros
+                # follow, so that the map still covers the image.
+                missing = [
+                    k - 1 - sum(side) for k, side in zip(window, padding.padding, strict=True)
+                ]
+                scaled = tuple(
+                    (rate * before_map, rate * (after_map + (max(0, more) if step > 1 else 0)))
+                    for (before_map, after_map), more in zip(padding.padding, missing, strict=True)
+                )
                 changes[padding.name] = {"padding": scaled}
             elif isinstance(padding, SamePadding2D):
                 changes[padding.name] = {"rate": rate * padding.rate}

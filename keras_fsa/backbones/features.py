@@ -90,11 +90,17 @@ def _features(backbone, image_shape, output_stride, stages):
                 f"which has {sorted(found)}. Take another `low_level`, or none."
             )
         outputs = {stage: found[stage] for stage in stages}
-        backbone = keras.Model(backbone.inputs[0], outputs, name=backbone.name)
+        backbone = keras.Model(_input_of(outputs["stage5"]), outputs, name=backbone.name)
     if output_stride is not None:
         backbone = _at_stride(backbone, image_shape, output_stride)
     _check_size(backbone, image_shape)
     return backbone
+
+
+def _input_of(tensor):
+    """The input that a tensor of a functional model with one input comes from."""
+    (images,) = (t for t in keras.utils.get_source_inputs(tensor) if len(t.shape) == 4)
+    return images
 
 
 def _check_size(backbone, image_shape):

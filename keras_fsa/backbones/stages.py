@@ -25,13 +25,18 @@ def find_stages(model: keras.Model) -> dict[str, keras.KerasTensor]:
         model: a functional model of one input, images `(B, H, W, channels)`.
 
     Returns:
-        As many of `"stage2"` to `"stage5"` as there are; none where the table above has no line.
+        As many of `"stage2"` to `"stage5"` as there are, all from one input; none where the table
+        above has no line.
     """
     levels = getattr(model, "pyramid_outputs", None) or {}
     names = [name for name in levels if re.fullmatch(r"P\d+", name)]
     if len(names) > 1:
-        coarsest_first = sorted(names, key=lambda name: -int(name[1:]))
-        return dict(zip(NAMES, (levels[name] for name in coarsest_first), strict=False))
+        names = sorted(names, key=lambda name: -int(name[1:]))[: len(NAMES)]
+        if _by_own_config(model):
+            maps = Levels(model, names, name="levels")(_images(model))
+        else:
+            maps = [levels[name] for name in names]
+        return dict(zip(NAMES, maps, strict=False))
     output = getattr(model, "output", None)
     if isinstance(output, dict) and set(output) >= {f"stage{n}" for n in (1, 2, 3, 4)}:
         return {f"stage{n + 1}": output[f"stage{n}"] for n in (4, 3, 2, 1)}
@@ -42,6 +47,16 @@ def find_stages(model: keras.Model) -> dict[str, keras.KerasTensor]:
     if len(output.shape) == 3 and None not in model.inputs[0].shape[1:3]:
         return _map_of_tokens(model)
     return {}
+
+
+def _images(model):
+    return keras.Input(model.inputs[0].shape[1:], name="images")
+
+
+def _by_own_config(model):
+    """Whether a transformer of KerasHub: it is saved whole, since its layers alone do not reload."""
+    attends = any("Transformer" in type(layer).__name__ for layer in model.layers)
+    return attends and type(model).__module__.startswith("keras_hub.")
 
 
 def _last_of_each_size(model):
@@ -56,7 +71,7 @@ def _last_of_each_size(model):
     }
     heights, size = _heights(model, {**tensors, "": model.output})
     strides = {name: round(math.log2(size / height)) for name, height in heights.items()}
-    last = {stride: tensors[name] for name, stride in strides.items() if name}
+    last = {strides[name]: tensor for name, tensor in tensors.items()}  # in the network's order
     coarsest = strides[""]
     found = {"stage5": model.output}
     for finer, name in enumerate(NAMES[1:], 1):
@@ -119,8 +134,47 @@ def _map_of_tokens(model):
     fitting = [size for size in sizes if count is not None and size[0] * size[1] <= count]
     if not fitting:
         return {}
-    tokens = LastTokens(*fitting[0], name="positions")(model.output)
+    images = _images(model)
+    # The network as a layer of this one, so that it is saved by its own configuration.
+    inputs = dict.fromkeys(model.input, images) if isinstance(model.input, dict) else images
+    tokens = LastTokens(*fitting[0], name="positions")(model(inputs))
     return {"stage5": tokens, "stage4": tokens}
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class Levels(keras.layers.Layer):
+    """Levels of a KerasHub backbone's pyramid; the backbone is saved by its own configuration.
+
+    Args:
+        network: the backbone.
+        levels: their names in `pyramid_outputs`.
+        **kwargs: of `keras.layers.Layer`.
+
+    Output:
+        A list of maps.
+    """
+
+    def __init__(self, network: keras.Model, levels: list[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network, self.levels = network, list(levels)
+        outputs = [network.pyramid_outputs[name] for name in self.levels]
+        self.features = keras.Model(network.inputs[0], outputs)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return self.features(inputs, training=training)
+
+    def compute_output_shape(self, input_shape):
+        return self.features.compute_output_shape(input_shape)
+
+    def get_config(self):
+        network = keras.saving.serialize_keras_object(self.network)
+        return {**super().get_config(), "network": network, "levels": list(self.levels)}
+
+    @classmethod
+    def from_config(cls, config):
+        config = {**config, "network": keras.saving.deserialize_keras_object(config["network"])}
+        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")

@@ -131,7 +131,9 @@ def load_fsanet(preset: Path, load_weights: bool = True, **arguments: Any) -> Fs
                 f"`{name}` cannot be changed in a network that is loaded from a preset's folder or "
                 f"handle. Received: {name}={value!r}. Leave it out: {', '.join(known)} can be."
             )
-    task = FsaNetImageSegmenter.from_preset(os.fspath(preset), load_weights=load_weights, **arguments)
+    task = FsaNetImageSegmenter.from_preset(
+        os.fspath(preset), load_weights=load_weights, **arguments
+    )
     return to_fsanet(task)
 
 

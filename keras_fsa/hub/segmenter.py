@@ -109,9 +109,7 @@ class FsaNetImageSegmenter(keras_hub.models.ImageSegmenter):
         if not training or self.auxiliary_classifier is None:
             return super().call(inputs, training=training, mask=mask)
         features = self.backbone(inputs, training=training)
-        logits = self.classifier(
-            self.classifier_dropout(features["features"], training=training)
-        )
+        logits = self.classifier(self.classifier_dropout(features["features"], training=training))
         auxiliary = self.auxiliary_classifier(
             self.auxiliary_dropout(features["auxiliary"], training=training)
         )
