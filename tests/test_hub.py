@@ -1,7 +1,7 @@
 """FsaNet as a task of KerasHub: the same logits there and back, KerasHub's own calls, presets."""
 
 import json
-import os
+import shutil
 import sys
 import types
 
@@ -244,7 +244,7 @@ def test_a_file_of_a_task(preset, rng, tmp_path):
     task = keras_hub.models.ImageSegmenter.from_preset(str(folder))
     task.save(tmp_path / "task.keras")
     loaded = keras.saving.load_model(tmp_path / "task.keras")
-    images, masks = images_and_masks(rng, 1)
+    images, _ = images_and_masks(rng, 1)
     np.testing.assert_allclose(
         loaded.predict(images, verbose=0), model.predict(images, verbose=0), rtol=1e-6, atol=1e-6
     )
@@ -345,13 +345,10 @@ class FakeHub:
         return (self.folder / repo_id / filename).exists()
 
     def upload_file(self, path_or_fileobj, path_in_repo, repo_id):
-        text = open(path_or_fileobj).read()
-        (self.folder / repo_id / path_in_repo).write_text(text)
+        shutil.copyfile(path_or_fileobj, self.folder / repo_id / path_in_repo)
 
     def upload_folder(self, repo_id, folder_path):
-        for name in os.listdir(folder_path):
-            data = open(os.path.join(folder_path, name), "rb").read()
-            (self.folder / repo_id / name).write_bytes(data)
+        shutil.copytree(folder_path, self.folder / repo_id, dirs_exist_ok=True)
 
 
 def test_upload_keeps_the_card(preset, tmp_path, monkeypatch):

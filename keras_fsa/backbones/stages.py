@@ -1,8 +1,8 @@
-"""The feature maps of networks that do not name them: of KerasHub, `keras.applications`, and others.
+"""Feature maps of networks that do not name them: of KerasHub, of `keras.applications`, of others.
 
 | the network has | stages |
 | --- | --- |
-| levels of a pyramid (`pyramid_outputs`: P2, P3, ...) | the last level is stage 5, the one before it stage 4, ... |
+| levels of a pyramid, `pyramid_outputs` | P5 or whichever is last is stage 5, the one before stage 4 |
 | a dict of the maps stage1 to stage4 | each counts one more: stage 5 is its stage4 |
 | one map | that is stage 5; finer ones are the last of their size |
 | tokens of positions, class tokens before them | their map is stage 4 and stage 5 |
@@ -54,7 +54,7 @@ def _images(model):
 
 
 def _by_own_config(model):
-    """Whether a transformer of KerasHub: it is saved whole, since its layers alone do not reload."""
+    """Whether it is a transformer of KerasHub, whose layers do not reload but in the whole."""
     attends = any("Transformer" in type(layer).__name__ for layer in model.layers)
     return attends and type(model).__module__.startswith("keras_hub.")
 

@@ -44,7 +44,7 @@ import keras_fsa
 import keras_hub
 
 task = keras_hub.models.ImageSegmenter.from_preset("{handle}")  # or this folder's path
-logits = task.predict(images)  # images (B, H, W, {channels}) of 0 to 255; logits (B, H, W, {num_classes})
+logits = task.predict(images)  # (B, H, W, {channels}) of 0 to 255, to (B, H, W, {num_classes})
 
 model = keras_fsa.FsaNet.from_preset("{handle}")  # the same network without KerasHub's task
 other = keras_hub.models.ImageSegmenter.from_preset("{handle}", num_classes=5)  # to fine-tune
