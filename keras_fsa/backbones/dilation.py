@@ -96,14 +96,11 @@ def _changes(model, output_stride, contract):
             if isinstance(padding, keras.layers.ZeroPadding2D):
                 # Where it pads less than the window takes, as MobileNet does before a stride, zeros
                 # follow, so that the map still covers the image.
-                missing = [
-                    k - 1 - sum(side) for k, side in zip(window, padding.padding, strict=True)
-                ]
-                scaled = tuple(
-                    (rate * before_map, rate * (after_map + (max(0, more) if step > 1 else 0)))
-                    for (before_map, after_map), more in zip(padding.padding, missing, strict=True)
-                )
-                changes[padding.name] = {"padding": scaled}
+                scaled = []
+                for size, (front, behind) in zip(window, padding.padding, strict=True):
+                    missing = max(0, size - 1 - front - behind) if step > 1 else 0
+                    scaled.append((rate * front, rate * (behind + missing)))
+                changes[padding.name] = {"padding": tuple(scaled)}
             elif isinstance(padding, SamePadding2D):
                 changes[padding.name] = {"rate": rate * padding.rate}
             if contract and layer.padding == "same" and step > 1 and len(set(window)) == 1:

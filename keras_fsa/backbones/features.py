@@ -76,25 +76,29 @@ def build_backbone(
 
 
 def _features(backbone, image_shape, output_stride, stages):
-    if not isinstance(getattr(backbone, "output", None), dict) or "stage5" not in backbone.output:
-        features = features_by_name(backbone, stages=stages)
-        if features is not None:
-            return dilate(features, output_stride or 8, image_shape[:2])
-        found = find_stages(backbone)
-        if not found:
+    output = getattr(backbone, "output", None)
+    if isinstance(output, dict) and "stage5" in output:
+        if output_stride is None:
             return backbone
-        missing = [stage for stage in stages if stage not in found]
-        if missing:
-            raise ValueError(
-                f"`backbone` must have the maps {stages}. Received: backbone={backbone.name!r}, "
-                f"which has {sorted(found)}. Take another `low_level`, or none."
-            )
-        outputs = {stage: found[stage] for stage in stages}
-        backbone = keras.Model(_input_of(outputs["stage5"]), outputs, name=backbone.name)
+        return _at_stride(backbone, image_shape, output_stride)
+    features = features_by_name(backbone, stages=stages)
+    if features is not None:
+        return dilate(features, output_stride or 8, image_shape[:2])
+    found = find_stages(backbone)
+    if not found:
+        return backbone
+    missing = [stage for stage in stages if stage not in found]
+    if missing:
+        raise ValueError(
+            f"`backbone` must have the maps {stages}. Received: backbone={backbone.name!r}, "
+            f"which has {sorted(found)}. Take another `low_level`, or none."
+        )
+    outputs = {stage: found[stage] for stage in stages}
+    features = keras.Model(_input_of(outputs["stage5"]), outputs, name=backbone.name)
     if output_stride is not None:
-        backbone = _at_stride(backbone, image_shape, output_stride)
-    _check_size(backbone, image_shape)
-    return backbone
+        features = _at_stride(features, image_shape, output_stride)
+    _check_size(features, image_shape)
+    return features
 
 
 def _input_of(tensor):

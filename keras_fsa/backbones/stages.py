@@ -2,7 +2,7 @@
 
 | the network has | stages |
 | --- | --- |
-| levels of a pyramid, `pyramid_outputs` | P5 or whichever is last is stage 5, the one before stage 4 |
+| levels of a pyramid, `pyramid_outputs` | the last is stage 5, the one before it stage 4 |
 | a dict of the maps stage1 to stage4 | each counts one more: stage 5 is its stage4 |
 | one map | that is stage 5; finer ones are the last of their size |
 | tokens of positions, class tokens before them | their map is stage 4 and stage 5 |
