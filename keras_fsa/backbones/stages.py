@@ -77,7 +77,7 @@ def _last_of_each_size(model):
     for finer, name in enumerate(NAMES[1:], 1):
         if coarsest - finer in last:
             found[name] = last[coarsest - finer]
-    return found
+    return found if "stage4" in found else {}
 
 
 def strided_blocks(model: keras.Model) -> list[str]:
