@@ -1,7 +1,6 @@
-"""The table of docs/backbones.md: `python -m benchmarks.backbones [--json FILE]`.
+"""Parameters and output strides of backbones: `python -m benchmarks.backbones [--json FILE]`.
 
-Networks that can be built without a download, at their published size: parameters up to stage 5,
-and the output strides that they can have.
+Networks that can be built without a download, at their published size, up to stage 5.
 """
 
 import argparse
