@@ -11,7 +11,7 @@ from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.types import DType, Frequencies, Path
 
-keras_hub = optional_import("keras_hub", "hub")
+Backbone: Any = optional_import("keras_hub", "hub").models.Backbone
 
 # Arguments that are data, by their names, which are FsaNet's too.
 SETTINGS = (
@@ -29,7 +29,7 @@ SETTINGS = (
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
-class FsaNetBackbone(keras_hub.models.Backbone):
+class FsaNetBackbone(Backbone):
     """FsaNet without its last convolutions: from images to the features that these classify.
 
     KerasHub keeps a backbone's weights when a preset is loaded with another number of classes, and

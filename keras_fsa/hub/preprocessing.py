@@ -9,10 +9,12 @@ from keras_fsa.hub.backbone import FsaNetBackbone
 from keras_fsa.metrics import IGNORE_LABEL
 
 keras_hub = optional_import("keras_hub", "hub")
+ImageConverter: Any = keras_hub.layers.ImageConverter
+ImageSegmenterPreprocessor: Any = keras_hub.models.ImageSegmenterPreprocessor
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
-class FsaNetImageConverter(keras_hub.layers.ImageConverter):
+class FsaNetImageConverter(ImageConverter):
     """Brings images to one size, where that is wanted; FsaNet itself takes images of any size.
 
     Nothing is cropped, unless asked for, and nothing is scaled: the network normalizes.
@@ -87,7 +89,7 @@ class FsaNetImageConverter(keras_hub.layers.ImageConverter):
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
-class FsaNetImageSegmenterPreprocessor(keras_hub.models.ImageSegmenterPreprocessor):
+class FsaNetImageSegmenterPreprocessor(ImageSegmenterPreprocessor):
     """Images and masks as `FsaNetImageSegmenter` takes them.
 
     Args:

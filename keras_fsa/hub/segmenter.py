@@ -18,12 +18,12 @@ from keras_fsa.portable import portable_config
 from keras_fsa.spectral import token_dtype
 from keras_fsa.types import Path
 
-keras_hub = optional_import("keras_hub", "hub")
+ImageSegmenter: Any = optional_import("keras_hub", "hub").models.ImageSegmenter
 
 
 @announces_xla
 @keras.saving.register_keras_serializable(package="keras_fsa")
-class FsaNetImageSegmenter(keras_hub.models.ImageSegmenter):
+class FsaNetImageSegmenter(ImageSegmenter):
     """`FsaNet` as a task of KerasHub: the same network, in KerasHub's presets.
 
         task = keras_hub.models.ImageSegmenter.from_preset("./my_fsanet")
@@ -98,7 +98,8 @@ class FsaNetImageSegmenter(keras_hub.models.ImageSegmenter):
         self.auxiliary_loss_weight = auxiliary_loss_weight
         self.classifier_dropout, self.classifier, self.resize = dropped, logits, resize
         # Used in training only, so no part of the graph from the images to the logits.
-        self.auxiliary_dropout = self.auxiliary_classifier = None
+        self.auxiliary_dropout: Any = None
+        self.auxiliary_classifier: Any = None
         if auxiliary_loss_weight and "auxiliary" in features:
             dropped, logits = classifier("auxiliary_")
             logits.build(features["auxiliary"].shape)
