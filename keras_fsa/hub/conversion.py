@@ -5,14 +5,11 @@ from typing import Any
 
 import keras
 
-from keras_fsa.arguments import optional_import
 from keras_fsa.hub.backbone import SETTINGS, FsaNetBackbone, without_classifier
 from keras_fsa.hub.preprocessing import FsaNetImageConverter, FsaNetImageSegmenterPreprocessor
 from keras_fsa.hub.segmenter import FsaNetImageSegmenter
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.types import Path
-
-optional_import("keras_hub", "hub")
 
 
 def from_fsanet(
