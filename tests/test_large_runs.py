@@ -69,6 +69,18 @@ def test_resume(case, tmp_path, monkeypatch):
     )
 
 
+def test_resume_with_kept_features(case, tmp_path, monkeypatch):
+    model, image, settings, _ = case
+    settings = {**settings, "keep_features": True}
+    want = segment(model, image, **settings)
+    monkeypatch.setattr("keras_fsa.large.journal.Journal.due", lambda self: self.folder is not None)
+    with pytest.raises(OSError, match="No space left"):
+        segment(model, Stops(image, 9), work_dir=tmp_path, **settings)
+    # All that is left to read are the other tiles, and those once.
+    got = segment(model, Stops(image, 16 - 9), work_dir=tmp_path, **settings)
+    np.testing.assert_array_equal(got, want)
+
+
 def test_resume_after_a_sink_that_failed(case, tmp_path):
     model, image, settings, want = case
     result = np.zeros(want.shape, "float32")

@@ -136,6 +136,16 @@ def views(model: keras.Model, view: View, axis: int) -> dict[int, View]:
     return found
 
 
+def known(view: View, size: int) -> View:
+    """The view of a map that is known everywhere: its positions see the first of their pixels.
+
+    Args:
+        view: of the map.
+        size: of the image.
+    """
+    return _view(View(size), view.size, view.stride, Fraction(0), Fraction(0))
+
+
 def maker(tensor: keras.KerasTensor) -> tuple[Any, list]:
     """The operation that makes a tensor of a graph, and the tensors it reads."""
     node = _node(tensor)

@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from keras_fsa.large.geometry import View
-from keras_fsa.large.network import interpolation
+from keras_fsa.large.network import LOGITS, interpolation
 from keras_fsa.resize import positions
 
 
@@ -46,6 +46,10 @@ class Axis:
         view = self.views[layer]
         return view.size - int((self.size - self.reads) / view.stride)
 
+    def first(self, index: int, layer: int) -> int:
+        """The first of a map's positions that a tile has."""
+        return int(self.starts[index] / self.views[layer].stride)
+
 
 def plan(
     size: int,
@@ -62,11 +66,11 @@ def plan(
         size: of the image.
         views, grid: of the network, see `Network.views`.
         tile: pixels that a tile owns, a multiple of the grid.
-        target: index of the map.
+        target: index of the map, see `Network.views`.
         halo: pixels that a tile reads beyond its own. Default: as many as the map sees.
         align_corners: of the resizing of logits.
     """
-    view, result = views[target], target == len(views) - 1
+    view, result = views[target], target == LOGITS
     own = cuts(size, tile)
     if result:
         read = positions(view.size, size, align_corners)
@@ -96,12 +100,11 @@ def resizing(axis: Axis, index: int, align_corners: bool) -> np.ndarray:
 
     Of a tile that the image's border cuts off, the rows beyond are zero.
     """
-    view, count = axis.views[-1], axis.count(-1)
+    size, count = axis.views[LOGITS].size, axis.count(LOGITS)
     (start, stop), (first_start, first_stop) = axis.own[index], axis.own[0]
     matrix = np.zeros((first_stop - first_start, count))
-    first = int(axis.starts[index] / view.stride)
     matrix[: stop - start] = interpolation(
-        view.size, axis.size, start, stop, first, count, align_corners
+        size, axis.size, start, stop, axis.first(index, LOGITS), count, align_corners
     )
     return matrix
 

@@ -30,13 +30,13 @@ class Pass:
 
     Attributes:
         sizes: height and width of each attention layer's map.
-        layer: index of the attention layer whose sums are wanted, or None for the result.
+        stop: index of the attention layer whose sums are wanted, or what else: see `TileModel`.
         output: what the result is: see `keras_fsa.large.segment`.
         shape: of a tile of the layer's map, for sums that need no image; else None.
     """
 
     sizes: tuple
-    layer: int | None
+    stop: int
     output: str
     shape: tuple[int, int] | None = None
 
@@ -52,10 +52,10 @@ class Engine:
 
     def _compiled(self, task):
         if task.shape is None:
-            return TileModel(self.network, task.sizes, task.layer, task.output)
-        layer = self.network.attention[task.layer]
+            return TileModel(self.network, task.sizes, task.stop, task.output)
+        layer = self.network.attention[task.stop]
         return SumModel(
-            layer, task.sizes[task.layer], task.shape, self.network.attention_channels[task.layer]
+            layer, task.sizes[task.stop], task.shape, self.network.attention_channels[task.stop]
         )
 
     def run(self, task: Pass, inputs: dict) -> Any:
@@ -66,10 +66,10 @@ class Engine:
             return self.compiled(task).predict_on_batch(inputs)
 
 
-# Of a worker: the engine of the model that it had last.
 LOSSES = 10
 """How often a tile may lose its worker before the run is given up."""
 
+# Of a worker: the engine of the model that it had last.
 _engine: tuple[str | None, Engine | None] = (None, None)
 _loading = threading.Lock()
 
