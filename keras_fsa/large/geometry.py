@@ -153,7 +153,8 @@ def maker(tensor: keras.KerasTensor) -> tuple[Any, list]:
 
 
 def _node(tensor):
-    # A layer may be called several times: only the tensor's own history knows the call.
+    # A layer may be called several times, and only the tensor's own history, which Keras keeps
+    # private, knows the call. Tracing the graph by `clone_model` would leave calls on the layers.
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
 

@@ -28,12 +28,14 @@ Source: arXiv:2211.15595 for the attention; tiles are this library's.
 """
 
 import hashlib
+import os
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_fsa.arguments import boolean, integer, one_of, optional_import, positive_int
+from keras_fsa.files import whole_file
 from keras_fsa.large import tiles
 from keras_fsa.large.journal import Journal
 from keras_fsa.large.network import FEATURES, LOGITS, OUTPUTS, Network
@@ -100,7 +102,8 @@ def segment(
         FloatingPointError: where pixels, or a tile's share of the tokens, are not finite, naming
             the tile.
         ImportError: where workers lack this package.
-        OSError: where the sink cannot be written. Finished tiles stay.
+        OSError: where the sink cannot be written, or the disk has no room for `result.npy`.
+            Finished tiles stay.
 
     Example:
     >>> import numpy as np
@@ -441,8 +444,14 @@ def _checked_sink(sink, journal, output, size, num_classes):
         return np.empty(shape, dtype)
     if sink is None:
         path = journal.folder / "result.npy"
-        mode = "r+" if path.exists() else "w+"
-        return np.lib.format.open_memmap(path, mode, dtype, shape)
+        if not path.exists():
+            with whole_file(path) as unfinished:
+                np.lib.format.open_memmap(unfinished, "w+", dtype, shape)
+                # Where the disk fills up later, writing to a mapped file ends the process.
+                if hasattr(os, "posix_fallocate"):
+                    with open(unfinished, "rb+") as file:
+                        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        return np.lib.format.open_memmap(path, "r+")
     writeable = getattr(getattr(sink, "flags", None), "writeable", True)
     if not hasattr(sink, "__setitem__") or not writeable:
         raise ValueError(
