@@ -1,6 +1,6 @@
-"""Which pixels a position of a feature map sees, read off a network's graph.
+"""Which pixels a position of a feature map sees, derived from a network's graph.
 
-Along each axis, a map whose positions are `stride` pixels apart has at position `i` a value that
+Along each axis, where the positions of a map are `stride` pixels apart, the value at position `i`
 depends on the pixels
 
     stride * i + low  ..  stride * i + high

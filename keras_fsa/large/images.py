@@ -1,4 +1,4 @@
-"""Images as files: opened so that a slice of them reads no more than that slice.
+"""Large image files, opened so that a slice reads no more of the file than it needs.
 
 | file                                                                             | read by   |
 | -------------------------------------------------------------------------------- | --------- |
@@ -31,7 +31,7 @@ class Raster:
 
     Attributes:
         shape, dtype: as of an array.
-        nodata: the value of pixels that were not seen, or None.
+        nodata: the value of pixels that the camera did not see, or None.
     """
 
     def __init__(self, path: Path) -> None:

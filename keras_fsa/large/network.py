@@ -1,9 +1,9 @@
-"""A network, taken apart at its attention, so that a tile can be stopped there and sent on.
+"""A network, taken apart at its attention, so that a tile can stop there and continue later.
 
-Between the layers that need the whole map, frequency self-attention and bands of frequencies, a
-network is made of neighbourhoods. `Network` is its parts in their order, and `TileModel` runs a
-tile through them up to what a pass is for: the share that the tile has in the sums of one such
-layer, or the result.
+Two kinds of layers need the whole map: frequency self-attention and bands of frequencies. All
+layers between them see neighbourhoods only. `Network` holds the parts in their order; `TileModel`
+runs a tile through them until it has what a pass is for: the tile's share of the sums of one
+attention layer, the features, or the result.
 """
 
 import contextlib
@@ -38,7 +38,8 @@ class Network:
 
     Attributes:
         attention: the layers that need the whole map, in the order in which an image meets them.
-        in_backbone: how many of them come before the features, the input of the last graph.
+        in_backbone: how many of them come before the features.
+        features: what the last graph takes: of an `FsaNet`, the output of the backbone.
 
     Raises:
         ValueError: for another model, attention between positions, or a size that is fixed.
@@ -100,8 +101,8 @@ class Network:
         Args:
             size: of the image.
             axis: 0 for rows, 1 for columns.
-            from_features: whether the features are known everywhere, so that maps made of them see
-                the positions of features, each as if it were its first pixel.
+            from_features: whether the features are known everywhere. Maps that are computed from
+                them then count as seeing the first pixel of each feature they read.
 
         Returns:
             The views of each attention layer's map, then of the features, then of the logits; and
@@ -179,7 +180,7 @@ def _attention_nodes(graph):
 def input_analyses(layer: keras.Layer) -> int:
     """How many of the sums that an attention layer asks for are tokens of its input.
 
-    All others are of maps that it makes of tokens, which need no image.
+    All others are over maps that it synthesises from tokens, which needs no image.
     """
     return len(layer.bands) if isinstance(layer, FrequencyBands) else 1
 
@@ -283,7 +284,7 @@ class TileModel(keras.Model):
 
 
 class SumModel(keras.Model):
-    """What a tile adds to a sum that an attention layer takes over a map it makes of tokens.
+    """What a tile adds to a sum over a map that an attention layer synthesises from tokens.
 
     Args:
         layer: the attention layer.

@@ -1,14 +1,16 @@
 """Images of any size: the attention of the whole image, tile by tile.
 
-A window knows nothing beyond its border. For frequency self-attention it need not be so: what the
-whole image contributes to a position are the tokens, a *sum over tiles*,
+A network that sees an image window by window knows nothing beyond each window. Frequency
+self-attention has no such limit: all that the whole image contributes to a position are the tokens,
+and they are a *sum over tiles*,
 
     X = D_H^T x D_W = sum over tiles of D_H[rows]^T x[rows, columns] D_W[columns]
 
-So the image passes twice. First each tile runs up to the attention, and its share of the tokens is
-added up; the tokens attend, as often as the recurrence says; then each tile runs again, with the
-attention's output written for its rows and columns, and on to the logits. The result is that of the
-whole image at once, to rounding, where tiles read as much around them as the convolutions see.
+So the image passes through the network twice. In the first pass each tile runs up to the attention,
+and the tiles' shares of the tokens are added up. The tokens then attend, as often as the recurrence
+says. In the second pass each tile runs again: the attention's output is synthesised for its rows
+and columns, and the tile runs on to the logits. Up to rounding, the result is that of the whole
+image at once, provided that tiles read as much around them as the convolutions see.
 
 | affinity, recurrence R  | passes over the image | passes over positions, without the image |
 | ----------------------- | --------------------- | ---------------------------------------- |
@@ -18,11 +20,11 @@ whole image at once, to rounding, where tiles read as much around them as the co
 | `FrequencyBands`        | 2                     | 0                                        |
 | no attention            | 1                     | 0                                        |
 
-A pass over positions writes low-frequency maps of a few tokens, tile by tile, and takes a sum over
-them: unit keys for `linear_softmax`, and, from the second recurrence on, the map after a round.
-(A linear softmax whose band lacks the constant frequency takes a pass more in each round.) A model
-with attention in several places needs one more pass over the image for each. With `keep_features`
-the first pass is the only one through the backbone; the others begin at its features.
+A pass over positions synthesises low-frequency maps from a few tokens, tile by tile, and sums over
+them: unit keys for `linear_softmax` and, from the second recurrence on, the map after a round.
+(`linear_softmax` on a band without the constant frequency needs one more such pass in each round.)
+A model with attention in several places needs one more pass over the image for each of them. With
+`keep_features`, only the first pass runs the backbone; the others begin at its features.
 
 Source: arXiv:2211.15595 for the attention; tiles are this library's.
 """
@@ -69,32 +71,34 @@ def segment(
         sink: where the result goes, block by block: anything that takes `sink[rows, columns] =
             block`, such as a memory map or a Zarr array, `(H, W)` for classes, else `(H, W,
             num_classes)`. Default: a new array.
-        tile: side of the tiles in pixels; it is made a multiple of the model's coarsest stride.
-            Memory grows with it: a tile costs what an image of `tile + 2 halo` pixels does.
+        tile: side of the tiles in pixels, rounded down to a multiple of the model's coarsest
+            stride. A tile takes the memory of an image of `tile + 2 halo` pixels.
         halo: pixels that a tile reads around its own. Default: as many as the network sees, which
-            makes the result exact: see `keras_fsa.large.halo`. Less is an approximation.
+            makes the result exact: see `keras_fsa.large.halo`. With fewer it is an approximation.
         output: `"classes"`, uint8 (uint16 from 256 classes on); `"probabilities"`, or `"logits"`,
             float32.
-        nodata: the value, NaN for one, that all channels of a pixel have where the camera saw
-            nothing. Such pixels are zero behind the normalisation, and get the class 255, and
-            probabilities and logits of 0. What the attention reads of its map is weighted at each
-            position by the share of seen pixels among its own, so that they say nothing. Default:
-            `image.nodata`, where there is such an attribute, else all pixels count.
+        nodata: the value, NaN included, that all channels of a pixel have where the camera saw
+            nothing. Such pixels are set to zero after normalisation; their class is 255, their
+            probabilities and logits are 0. Each position of the map that the attention reads is
+            weighted by the share of its pixels that were seen, so that the others contribute
+            nothing. Default: `image.nodata` if there is such an attribute; else all pixels count.
         keep_features: whether to keep what the backbone of an `FsaNet` makes of the image, so that
             it runs once instead of in every pass: `H W C / stride ** 2` numbers, in memory, or with
             a `work_dir` in `features.zarr` there.
-        work_dir: a folder that keeps sums and progress, so that the same call goes on where a
-            killed one was. `sink` must then be one that keeps, or None for `result.npy` there.
-        executor: who computes: None for this process, a `concurrent.futures` executor, or a
-            `dask.distributed` client. The model travels to each worker once; tiles travel from
-            here. The result is the same to rounding, and is put together in one order.
+        work_dir: a folder for sums and progress: the same call continues there after the process
+            was killed. `sink` must then be something that outlives the process; by default it is
+            the file `result.npy` in the folder.
+        executor: where tiles are computed: None for this process, a `concurrent.futures` executor,
+            or a `dask.distributed` client. Each worker receives the model once; this process reads
+            the image, sends the tiles, and adds up the sums in a fixed order. So the result does
+            not depend on the number of workers, only their machines' rounding.
         verbose: whether to show a progress bar.
 
     Returns:
         The sink.
 
-    Memory: what the model takes for a tile; the tokens; for each tile on its way to a worker, its
-    pixels.
+    Memory: what the model takes for a tile, the tokens, and the pixels of the tiles on their way to
+    workers.
 
     Raises:
         ValueError: for a wrong argument; a model that cannot be computed tile by tile, naming the
@@ -170,7 +174,7 @@ def halo(model: keras.Model, size: tuple[int, int] = (4096, 4096)) -> int:
 
 
 class _Job:
-    """One image on its way through one network."""
+    """The passes of one image through one network."""
 
     def __init__(self, network, image, size, tile, halo, output, nodata, journal, verbose):
         self.network, self.image, self.output = network, image, output
@@ -202,7 +206,7 @@ class _Job:
         ]
 
     def keep_features(self, workers, sums):
-        """Fill `features`."""
+        """Run the image through the backbone, and keep its features."""
         axes = self.plans(FEATURES)
         grid = _grid(axes)
         task = Pass(self.sizes, FEATURES, self.output)
@@ -240,7 +244,7 @@ class _Job:
         )
 
     def gather(self, workers, layer, sums):
-        """Fill `sums[layer]` with all that the layer asks for."""
+        """Fill `sums[layer]` with all sums that the layer asks for."""
         asked = 1
         while len(sums[layer]) < asked:
             name = f"sums_{layer}_{len(sums[layer])}"
@@ -252,7 +256,7 @@ class _Job:
             sums[layer] = [*sums[layer], *_numbered(found)]
 
     def _one_pass(self, workers, layer, sums, name):
-        """One sum, or what a layer reads of its input: several for bands."""
+        """One more sum; of a layer's input, all of its bands at once."""
         axes = self.plans(layer)
         grid = _grid(axes)
         name = f"{name}_partial"
@@ -362,7 +366,7 @@ class _Job:
                 for axis, i in pairs
             )
         ]
-        # Tiles read features around their own pixels, which may be seen where these are not.
+        # Features of unseen pixels count too: the tiles beside read them.
         if target != FEATURES and not own.any():
             return None
         if self.features is None:

@@ -1,8 +1,8 @@
-"""Where tiles lie: what each owns, and what it must read for that.
+"""Where tiles lie: which pixels each owns, and which it must read for that.
 
-Along each axis the image is cut at multiples of the tile's size. What a tile owns is its share of
-the image; what it reads is wider, and has one size for all tiles of a pass, so that a network is
-compiled for one shape: near a border of the image a tile reads more on the other side.
+Along each axis the image is cut at multiples of the tile's size. Each pixel is owned by one tile.
+What a tile reads is wider, and is of one size for all tiles of a pass, so that the network is
+compiled for one shape only: at a border of the image a tile reads more on the other side.
 """
 
 import dataclasses
@@ -98,7 +98,7 @@ def margin(views: list[View]) -> int:
 def resizing(axis: Axis, index: int, align_corners: bool) -> np.ndarray:
     """The interpolation of a tile's logits to its pixels, `(pixels of a tile, positions)`.
 
-    Of a tile that the image's border cuts off, the rows beyond are zero.
+    For a tile that the image's border cuts off, the rows beyond it are zero.
     """
     size, count = axis.views[LOGITS].size, axis.count(LOGITS)
     (start, stop), (first_start, first_stop) = axis.own[index], axis.own[0]
@@ -112,8 +112,8 @@ def resizing(axis: Axis, index: int, align_corners: bool) -> np.ndarray:
 def weights(axis: Axis, index: int, layer: int) -> np.ndarray:
     """How much of each position's cell each pixel that a tile reads makes up.
 
-    The cell of position `i` are the `stride` pixels from `stride * i` on, as far as the image goes;
-    the last pixel, for a position beyond the image.
+    The cell of position `i` is the `stride` pixels from `stride * i` on that lie in the image; for
+    a position beyond the image, the last pixel.
 
     Returns:
         float64 `(positions, pixels)`, whose rows sum to one for the positions that the tile owns.
