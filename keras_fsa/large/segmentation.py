@@ -372,8 +372,8 @@ class _Job:
         if self.features is None:
             inputs["seen"] = seen[None, :, :, None]
         if target in layers:
-            rows, columns = (tiles.weights(axis, i, target) for axis, i in pairs)
-            inputs["weight"] = (rows @ seen @ columns.T)[None, :, :, None]
+            down, across = (tiles.weights(axis, i, target) for axis, i in pairs)
+            inputs["weight"] = (down @ seen @ across.T)[None, :, :, None]
         return inputs
 
     def _position_inputs(self, axes, at, sums, layer, shape):
