@@ -1,6 +1,6 @@
-"""Which pixels a position of a feature map sees, read off a network's graph.
+"""Which pixels a position of a feature map sees, derived from a network's graph.
 
-Along each axis, a map whose positions are `stride` pixels apart has at position `i` a value that
+Along each axis, where the positions of a map are `stride` pixels apart, the value at position `i`
 depends on the pixels
 
     stride * i + low  ..  stride * i + high
@@ -136,6 +136,16 @@ def views(model: keras.Model, view: View, axis: int) -> dict[int, View]:
     return found
 
 
+def known(view: View, size: int) -> View:
+    """The view of a map that is known everywhere: its positions see the first of their pixels.
+
+    Args:
+        view: of the map.
+        size: of the image.
+    """
+    return _view(View(size), view.size, view.stride, Fraction(0), Fraction(0))
+
+
 def maker(tensor: keras.KerasTensor) -> tuple[Any, list]:
     """The operation that makes a tensor of a graph, and the tensors it reads."""
     node = _node(tensor)
@@ -143,7 +153,8 @@ def maker(tensor: keras.KerasTensor) -> tuple[Any, list]:
 
 
 def _node(tensor):
-    # A layer may be called several times: only the tensor's own history knows the call.
+    # A layer may be called several times, and only the tensor's own history, which Keras keeps
+    # private, knows the call. Tracing the graph by `clone_model` would leave calls on the layers.
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
 
