@@ -1,0 +1,251 @@
+r"""What exact tiles are for: a drawn coast whose lamp no window sees together with a boat.
+
+    KERAS_BACKEND=torch python -m benchmarks.coast --seeds 0 1 2 --folder outputs/coast
+
+For each seed a network is trained on small coasts, whole, and then shown a coast of 2048 x 8192
+that it has not seen, once with a green and once with a red lamp: whole, in exact tiles, in windows
+side by side, and in windows that overlap by half and blend. Each runs in a process of its own.
+Memory is the peak of that process less what it had when the model was loaded; seconds are CPU time.
+The scores are the IoU of the lamp's and the boats' classes over both coasts.
+
+What is finished stays in the folder and is not done again.
+"""
+
+import argparse
+import datetime as dt
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+import keras_fsa
+from keras_fsa.datasets.signal_coast import draw_coast
+from keras_fsa.datasets.signal_harbor import CLASSES, PALETTE
+from keras_fsa.files import whole_file
+from keras_fsa.inference import class_map, probabilities
+from keras_fsa.large import halo, segment
+from keras_fsa.layers import FrequencySelfAttention
+from keras_fsa.losses import CrossEntropy
+from keras_fsa.metrics import confusion_matrix, confusion_scores
+from keras_fsa.visualize import colour_mask, plot_seams
+from keras_fsa.visualize.figure import finish, new_figure
+
+SIZE = 2048, 8192
+SIGNALS = "green", "red"
+METHODS = "whole image", "exact tiles", "plain windows", "Hann windows"
+SCORED = "green signal", "red signal", "inbound", "outbound"
+# First number of the seeds of coasts, so that none to train on is one to test on.
+TRAIN, TEST = 1, 2
+SMALL = ((128, 256), 3), ((192, 512), 2), ((320, 768), 1)
+"""Sizes of the coasts to train on, in turn, and how many of them make a batch."""
+
+
+def windows(side):
+    """Arguments of `keras_fsa.inference` for the two kinds of windows."""
+    return {
+        "plain windows": {"window": side, "stride": side},
+        "Hann windows": {"window": side, "stride": side // 2, "blend": "hann"},
+    }
+
+
+def build():
+    """A network of stride 8 whose convolutions see 39 pixels far."""
+
+    def block(x, filters, stride):
+        x = layers.Conv2D(filters, 3, stride, padding="same", use_bias=False)(x)
+        return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+
+    image = x = keras.Input((None, None, 3))
+    for filters in (16, 24, 32):
+        x = block(x, filters, 2)
+    return keras_fsa.FsaNet(
+        len(CLASSES),
+        keras.Model(image, {"stage5": block(x, 48, 1)}),
+        attention=FrequencySelfAttention(8, "linear_softmax", residual="batch_norm"),
+        head_channels=32,
+        normalization="imagenet",
+        auxiliary_loss_weight=0,
+    )
+
+
+def train(seed, steps, path):
+    """Train on small coasts, each under a green lamp and under a red one."""
+    start = time.process_time()
+    keras.utils.set_random_seed(seed)
+    model = build()
+    weights = [4 if name in ("inbound", "outbound") else 1 for name in CLASSES]
+    rate = keras.optimizers.schedules.CosineDecay(5e-3, steps)
+    model.compile(keras.optimizers.Adam(rate), CrossEntropy(weights), metrics=[])
+    for step in range(steps):
+        size, count = SMALL[step % len(SMALL)]
+        coasts = [
+            draw_coast(np.random.default_rng((TRAIN, seed, step, i)), size, signal)
+            for i, signal in itertools.product(range(count), SIGNALS)
+        ]
+        images, masks = map(np.stack, zip(*coasts, strict=True))
+        loss = model.train_on_batch(images, masks)
+        if step % 50 == 0:
+            print(f"seed {seed}, step {step}: loss {float(np.ravel(loss)[0]):.3f}", flush=True)
+    with whole_file(path) as unfinished:
+        model.save(unfinished)
+    path.with_suffix(".json").write_text(json.dumps(time.process_time() - start))
+
+
+def run(method, model, image, tile, window):
+    """The classes of an image by one of `METHODS`."""
+    if method == "whole image":
+        return class_map(model, image)
+    if method == "exact tiles":
+        return segment(model, image, tile=tile, verbose=False)
+    return class_map(model, image, **windows(window)[method])
+
+
+def measure(method, model_path, image_path, result_path, tile, window):
+    """One method on one image, in this process: prints a row of the table as JSON."""
+    model = keras.saving.load_model(model_path, compile=False)
+    model.predict_on_batch(np.zeros((1, 64, 64, 3), "uint8"))
+    image = np.load(image_path, mmap_mode="r")
+    before, start, wall = _peak(), time.process_time(), time.perf_counter()
+    classes = run(method, model, image, tile, window)
+    row = {
+        "seconds": time.process_time() - start,
+        "wall_seconds": time.perf_counter() - wall,
+        "memory": _peak() - before,
+    }
+    np.save(result_path, classes)
+    print(json.dumps(row))
+
+
+def _peak():
+    """Peak memory of this process, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+
+
+def compare(seed, method, options):
+    """A row of the table: one network and one method on both coasts."""
+    confusion, rows, differ = 0, [], []
+    for signal in SIGNALS:
+        name = options.folder / f"{seed}_{signal}"
+        files = [f"{name}_{what}.npy" for what in ("image", "mask", METHODS[0], method)]
+        note = Path(f"{name}_{method}.json")
+        if not note.exists():
+            command = [sys.executable, "-m", "benchmarks.coast", "--tile", str(options.tile)]
+            command += ["--window", str(options.window), "--one", method]
+            command += [str(options.folder / f"{seed}.keras"), files[0], files[3]]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            note.write_text(done.stdout.splitlines()[-1])
+        rows.append(json.loads(note.read_text()))
+        _, mask, whole, classes = (np.load(file, mmap_mode="r") for file in files)
+        confusion = confusion + confusion_matrix(mask, classes, len(CLASSES))
+        differ.append(float(np.mean(whole != classes)))
+    iou = confusion_scores(confusion)["class_iou"]
+    boats = [CLASSES.index(name) for name in SCORED[2:]]
+    found = confusion[np.ix_(boats, boats)].sum()
+    boats = found / (confusion[boats].sum() + confusion[:, boats].sum() - found)
+    row = {
+        "seed": seed,
+        "method": method,
+        **{name: float(iou[CLASSES.index(name)]) for name in SCORED},
+        "boats of either kind": float(boats),
+        "differs from whole": float(np.mean(differ)),
+        **{key: max(row[key] for row in rows) for key in ("seconds", "wall_seconds", "memory")},
+    }
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def draw_seams(model, path):
+    """The error over the distance to the nearest seam, on a coast of a quarter of the size."""
+    image, _ = draw_coast(np.random.default_rng((TEST, 99)), (1024, 4096), "red")
+    side = 512
+    found = {name: probabilities(model, image, **kind) for name, kind in windows(side).items()}
+    found["exact tiles"] = segment(model, image, tile=side, output="probabilities", verbose=False)
+    seams = [range(0, n + 1, side) for n in image.shape[:2]]
+    plot_seams(probabilities(model, image), found, seams, path)
+
+
+def draw_figure(folder, seed, signal, path):
+    """The coast, its mask and what each method makes of it, small, and a part of it in full."""
+    name = f"{seed}_{signal}_"
+    panels = {"image": "image", "truth": "mask"} | {method: method for method in METHODS[1:]}
+    figure = new_figure(11, 6.5)
+    axes = figure.subplots(len(panels), 2, width_ratios=(4, 2))
+    for (title, what), (left, right) in zip(panels.items(), axes, strict=True):
+        array = np.load(folder / f"{name}{what}.npy", mmap_mode="r")
+        height, width = array.shape[:2]
+        part = array[-height // 6 :, width // 2 : width // 2 + height // 3]
+        small = array[::8, ::8]
+        if what == "image":
+            # The mean of each block of pixels, which a thumbnail needs against moire.
+            small = array.reshape(height // 8, 8, width // 8, 8, 3).mean((1, 3)).astype("uint8")
+        for axis, shown in ((left, small), (right, part)):
+            axis.imshow(shown if what == "image" else colour_mask(shown, PALETTE))
+            axis.set_axis_off()
+        left.set_title(title, loc="left", fontsize=9)
+    finish(figure, path)
+
+
+def main(arguments=None):
+    """Train, measure, draw, and write the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=300, help="of training")
+    parser.add_argument("--size", type=int, nargs=2, default=SIZE, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--tile", type=int, default=1024)
+    parser.add_argument("--window", type=int, default=1024, help="at most half the height")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/coast"))
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--plots", type=Path, help="folder of seams.png and coast.png")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.one:
+        measure(*options.one, options.tile, options.window)
+        return
+    folder = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in options.seeds:
+        if not (folder / f"{seed}.json").exists():
+            train(seed, options.steps, folder / f"{seed}.keras")
+        for signal in SIGNALS:
+            files = [folder / f"{seed}_{signal}_{what}.npy" for what in ("image", "mask")]
+            if files[1].exists():
+                continue
+            coast = draw_coast(np.random.default_rng((TEST, seed)), options.size, signal)
+            for file, array in zip(files, coast, strict=True):
+                np.save(file, array)
+    rows = [compare(*which, options) for which in itertools.product(options.seeds, METHODS)]
+    model = keras.saving.load_model(folder / f"{options.seeds[0]}.keras", compile=False)
+    result = {
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "backend": keras.backend.backend(),
+        "versions": {name: version(name) for name in ("keras", "numpy", keras.backend.backend())},
+        "seeds": options.seeds,
+        "size": options.size,
+        "steps": options.steps,
+        "seconds_of_training": [
+            json.loads((folder / f"{seed}.json").read_text()) for seed in options.seeds
+        ],
+        "tile": options.tile,
+        "window": options.window,
+        "halo": halo(model),
+        "parameters": model.count_params(),
+        "rows": rows,
+    }
+    if options.json:
+        with whole_file(options.json) as unfinished:
+            unfinished.write_text(json.dumps(result, indent=1) + "\n")
+    if options.plots:
+        draw_seams(model, options.plots / "seams.png")
+        draw_figure(folder, options.seeds[0], SIGNALS[1], options.plots / "coast.png")
+
+
+if __name__ == "__main__":
+    main()
