@@ -2,11 +2,11 @@ r"""What exact tiles are for: a drawn coast whose lamp no window sees together w
 
     KERAS_BACKEND=torch python -m benchmarks.coast --seeds 0 1 2 --folder outputs/coast
 
-For each seed a network is trained on small coasts, whole, and then shown a coast of 2048 x 8192
-that it has not seen, once with a green and once with a red lamp: whole, in exact tiles, in windows
-side by side, and in windows that overlap by half and blend. Each runs in a process of its own.
-Memory is the peak of that process less what it had when the model was loaded; seconds are CPU time.
-The scores are the IoU of the lamp's and the boats' classes over both coasts.
+For each seed a network is trained on small coasts, whole. Then it is shown a coast of 2048 x 8192
+that it has not seen, under a green lamp and under a red one: whole, in exact tiles, in windows side
+by side, and in windows that overlap by half and blend. Each method runs in a process of its own.
+Memory is the peak of that process less what it had when the model was loaded; seconds are CPU time
+of a coast. The scores are the IoU of the lamp's and the boats' classes over both coasts.
 
 What is finished stays in the folder and is not done again.
 """
@@ -44,7 +44,7 @@ METHODS = "whole image", "exact tiles", "plain windows", "Hann windows"
 SCORED = "green signal", "red signal", "inbound", "outbound"
 # First number of the seeds of coasts, so that none to train on is one to test on.
 TRAIN, TEST = 1, 2
-SMALL = ((128, 256), 3), ((192, 512), 2), ((320, 768), 1)
+SMALL = *4 * (((128, 256), 3),), ((256, 768), 1)
 """Sizes of the coasts to train on, in turn, and how many of them make a batch."""
 
 
@@ -92,7 +92,7 @@ def train(seed, steps, path):
         ]
         images, masks = map(np.stack, zip(*coasts, strict=True))
         loss = model.train_on_batch(images, masks)
-        if step % 50 == 0:
+        if step % 25 == 0:
             print(f"seed {seed}, step {step}: loss {float(np.ravel(loss)[0]):.3f}", flush=True)
     with whole_file(path) as unfinished:
         model.save(unfinished)
@@ -102,26 +102,34 @@ def train(seed, steps, path):
 def run(method, model, image, tile, window):
     """The classes of an image by one of `METHODS`."""
     if method == "whole image":
-        return class_map(model, image)
+        return model.predict_on_batch(image[None])[0].argmax(-1).astype("uint8")
     if method == "exact tiles":
         return segment(model, image, tile=tile, verbose=False)
     return class_map(model, image, **windows(window)[method])
 
 
-def measure(method, model_path, image_path, result_path, tile, window):
-    """One method on one image, in this process: prints a row of the table as JSON."""
-    model = keras.saving.load_model(model_path, compile=False)
-    model.predict_on_batch(np.zeros((1, 64, 64, 3), "uint8"))
-    image = np.load(image_path, mmap_mode="r")
-    before, start, wall = _peak(), time.process_time(), time.perf_counter()
-    classes = run(method, model, image, tile, window)
-    row = {
-        "seconds": time.process_time() - start,
-        "wall_seconds": time.perf_counter() - wall,
-        "memory": _peak() - before,
-    }
-    np.save(result_path, classes)
-    print(json.dumps(row))
+def measure(method, options):
+    """One method on all coasts by all networks, in this process. Writes classes and JSON files."""
+    before = None
+    for seed in options.seeds:
+        model = keras.saving.load_model(options.folder / f"{seed}.keras", compile=False)
+        model.predict_on_batch(np.zeros((1, 64, 64, 3), "uint8"))
+        before = before or _peak()
+        for signal in SIGNALS:
+            note = options.folder / f"{seed}_{signal}_{method}.json"
+            if note.exists():
+                continue
+            image = np.load(options.folder / f"{signal}_image.npy", mmap_mode="r")
+            start, wall = time.process_time(), time.perf_counter()
+            classes = run(method, model, image, options.tile, options.window)
+            row = {
+                "seconds": time.process_time() - start,
+                "wall_seconds": time.perf_counter() - wall,
+                "memory": _peak() - before,
+            }
+            np.save(note.with_suffix(".npy"), classes)
+            note.write_text(json.dumps(row))
+            print(f"{method}, seed {seed}, {signal}: {row}", flush=True)
 
 
 def _peak():
@@ -133,17 +141,10 @@ def compare(seed, method, options):
     """A row of the table: one network and one method on both coasts."""
     confusion, rows, differ = 0, [], []
     for signal in SIGNALS:
-        name = options.folder / f"{seed}_{signal}"
-        files = [f"{name}_{what}.npy" for what in ("image", "mask", METHODS[0], method)]
-        note = Path(f"{name}_{method}.json")
-        if not note.exists():
-            command = [sys.executable, "-m", "benchmarks.coast", "--tile", str(options.tile)]
-            command += ["--window", str(options.window), "--one", method]
-            command += [str(options.folder / f"{seed}.keras"), files[0], files[3]]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            note.write_text(done.stdout.splitlines()[-1])
-        rows.append(json.loads(note.read_text()))
-        _, mask, whole, classes = (np.load(file, mmap_mode="r") for file in files)
+        name = options.folder / f"{seed}_{signal}_"
+        rows.append(json.loads(Path(f"{name}{method}.json").read_text()))
+        mask = np.load(options.folder / f"{signal}_mask.npy")
+        whole, classes = (np.load(f"{name}{which}.npy") for which in (METHODS[0], method))
         confusion = confusion + confusion_matrix(mask, classes, len(CLASSES))
         differ.append(float(np.mean(whole != classes)))
     iou = confusion_scores(confusion)["class_iou"]
@@ -174,20 +175,20 @@ def draw_seams(model, path):
 
 def draw_figure(folder, seed, signal, path):
     """The coast, its mask and what each method makes of it, small, and a part of it in full."""
-    name = f"{seed}_{signal}_"
-    panels = {"image": "image", "truth": "mask"} | {method: method for method in METHODS[1:]}
+    panels = {"image": f"{signal}_image", "truth": f"{signal}_mask"}
+    panels |= {method: f"{seed}_{signal}_{method}" for method in METHODS[1:]}
     figure = new_figure(11, 6.5)
     axes = figure.subplots(len(panels), 2, width_ratios=(4, 2))
-    for (title, what), (left, right) in zip(panels.items(), axes, strict=True):
-        array = np.load(folder / f"{name}{what}.npy", mmap_mode="r")
+    for (title, file), (left, right) in zip(panels.items(), axes, strict=True):
+        array = np.load(folder / f"{file}.npy", mmap_mode="r")
         height, width = array.shape[:2]
         part = array[-height // 6 :, width // 2 : width // 2 + height // 3]
         small = array[::8, ::8]
-        if what == "image":
+        if title == "image":
             # The mean of each block of pixels, which a thumbnail needs against moire.
             small = array.reshape(height // 8, 8, width // 8, 8, 3).mean((1, 3)).astype("uint8")
         for axis, shown in ((left, small), (right, part)):
-            axis.imshow(shown if what == "image" else colour_mask(shown, PALETTE))
+            axis.imshow(shown if title == "image" else colour_mask(shown, PALETTE))
             axis.set_axis_off()
         left.set_title(title, loc="left", fontsize=9)
     finish(figure, path)
@@ -197,30 +198,34 @@ def main(arguments=None):
     """Train, measure, draw, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=300, help="of training")
+    parser.add_argument("--steps", type=int, default=200, help="of training")
     parser.add_argument("--size", type=int, nargs=2, default=SIZE, metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--tile", type=int, default=1024)
     parser.add_argument("--window", type=int, default=1024, help="at most half the height")
     parser.add_argument("--folder", type=Path, default=Path("outputs/coast"))
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--plots", type=Path, help="folder of seams.png and coast.png")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.one:
-        measure(*options.one, options.tile, options.window)
-        return
     folder = options.folder
+    if options.one:
+        measure(options.one, options)
+        return
     folder.mkdir(parents=True, exist_ok=True)
+    for signal in SIGNALS:
+        files = [folder / f"{signal}_{what}.npy" for what in ("image", "mask")]
+        if not files[1].exists():
+            coast = draw_coast(np.random.default_rng((TEST, 0)), options.size, signal)
+            for file, array in zip(files, coast, strict=True):
+                np.save(file, array)
     for seed in options.seeds:
         if not (folder / f"{seed}.json").exists():
             train(seed, options.steps, folder / f"{seed}.keras")
-        for signal in SIGNALS:
-            files = [folder / f"{seed}_{signal}_{what}.npy" for what in ("image", "mask")]
-            if files[1].exists():
-                continue
-            coast = draw_coast(np.random.default_rng((TEST, seed)), options.size, signal)
-            for file, array in zip(files, coast, strict=True):
-                np.save(file, array)
+    for method in METHODS:
+        command = [sys.executable, "-m", "benchmarks.coast", "--one", method]
+        command += ["--tile", str(options.tile), "--window", str(options.window)]
+        command += ["--folder", str(folder), "--seeds", *map(str, options.seeds)]
+        subprocess.run(command, check=True)
     rows = [compare(*which, options) for which in itertools.product(options.seeds, METHODS)]
     model = keras.saving.load_model(folder / f"{options.seeds[0]}.keras", compile=False)
     result = {
