@@ -20,6 +20,7 @@ import numpy as np
 from keras_fsa.files import whole_file
 from keras_fsa.images import read_image
 from keras_fsa.large import halo, segment
+from keras_fsa.large.geometry import maker
 from keras_fsa.layers.resize_like import ResizeLike
 
 
@@ -30,20 +31,29 @@ def behind_normalization(model):
     size of the image; here it is the ratio of the two strides, which must divide that size.
     """
     image = keras.Input((None, None, 3))
-    features = model.backbone(image)
-    if model.low_level is None:
-        seen, call = features["stage5"], None
-    else:
-        names = model.low_level, "stage5"
-        seen = {name: features[name] for name in names}
-        sizes = [model.backbone.compute_output_shape((1, 256, 256, 3))[name][1] for name in names]
-        resize = keras.layers.UpSampling2D(sizes[0] // sizes[1], interpolation="bilinear")
+    known = {id(model.backbone.input): image}
 
-        def call(layer, *args, **kwargs):
-            return resize(args[0][0]) if isinstance(layer, ResizeLike) else layer(*args, **kwargs)
+    def rebuilt(tensor):
+        if id(tensor) not in known:
+            operation, sources = maker(tensor)
+            sources = [rebuilt(source) for source in sources]
+            if isinstance(operation, ResizeLike):
+                coarse, fine = (
+                    _stride(model.backbone, stage) for stage in ("stage5", model.low_level)
+                )
+                resize = keras.layers.UpSampling2D(coarse // fine, interpolation="bilinear")
+                known[id(tensor)] = resize(sources[0])
+            else:
+                known[id(tensor)] = operation(sources if len(sources) > 1 else sources[0])
+        return known[id(tensor)]
 
-    head = keras.models.clone_model(model.head, seen, lambda layer: layer, call)
-    return keras.Model(image, head.output)
+    for tensor in keras.tree.flatten(model.head.input):
+        known[id(tensor)] = rebuilt(model.backbone.output[tensor.name])
+    return keras.Model(image, rebuilt(model.head.output))
+
+
+def _stride(backbone, stage):
+    return 256 // backbone.compute_output_shape((1, 256, 256, 3))[stage][1]
 
 
 def main(arguments=None):

@@ -95,7 +95,7 @@ class Network:
         view, result, grid = geometry.View(size), [], 1
         for graph, parts in self.graphs:
             found = geometry.views(graph, view, axis)
-            grid = math.lcm(grid, *(item.stride.numerator for item in found.values()))
+            grid = math.lcm(grid, geometry.grid(graph, found))
             result += [found[id(tensor)] for _, layer, tensor in parts if layer is not None]
             view = found[id(graph.output)]
         return [*result, view], grid
