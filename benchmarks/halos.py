@@ -69,7 +69,7 @@ def main(arguments=None):
     model = keras.saving.load_model(options.model, compile=False)
     image = read_image(options.image)
     start = time.process_time()
-    whole = np.asarray(keras.ops.convert_to_numpy(model(image[None]))[0])
+    whole = model.predict_on_batch(image[None])[0]
     print(f"{image.shape[0]} x {image.shape[1]}, whole: {time.process_time() - start:.1f} s")
     network = behind_normalization(model)
     normalized = keras.ops.convert_to_numpy(model.normalize(image))
