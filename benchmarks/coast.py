@@ -12,6 +12,7 @@ What is finished stays in the folder and is not done again.
 """
 
 import argparse
+import ctypes
 import datetime as dt
 import itertools
 import json
@@ -132,6 +133,8 @@ def measure(seed, method, options):
 def memory(reset=False):
     """Peak memory of this process since the last reset, GiB; after a reset, what it has."""
     if reset:
+        # What was freed but is kept would hide what is taken next.
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text().split("VmHWM:", 1)[1]
     return int(status.split()[0]) / 2**20  # Linux counts KiB
