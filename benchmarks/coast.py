@@ -167,13 +167,14 @@ def compare(seed, method, options):
 
 
 def draw_seams(model, path):
-    """The error over the distance to the nearest seam, on a coast of a quarter of the size."""
-    image, _ = draw_coast(np.random.default_rng((TEST, 99)), (1024, 4096), "red")
-    side = 512
+    """The error over the distance to the nearest seam, on a smaller coast."""
+    image, _ = draw_coast(np.random.default_rng((TEST, 99)), (512, 2048), "red")
+    side = 256
     found = {name: probabilities(model, image, **kind) for name, kind in windows(side).items()}
     found["exact tiles"] = segment(model, image, tile=side, output="probabilities", verbose=False)
     seams = [range(0, n + 1, side) for n in image.shape[:2]]
-    plot_seams(probabilities(model, image), found, seams, path)
+    # Farther than half a window there are only pixels near the image's border.
+    plot_seams(probabilities(model, image), found, seams, path, side // 2)
 
 
 def draw_figure(folder, seed, signal, path):
