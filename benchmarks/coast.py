@@ -173,8 +173,7 @@ def draw_seams(model, path):
     found = {name: probabilities(model, image, **kind) for name, kind in windows(side).items()}
     found["exact tiles"] = segment(model, image, tile=side, output="probabilities", verbose=False)
     seams = [range(0, n + 1, side) for n in image.shape[:2]]
-    # Farther than half a window there are only pixels near the image's border.
-    plot_seams(probabilities(model, image), found, seams, path, side // 2)
+    plot_seams(probabilities(model, image), found, seams, path)
 
 
 def draw_figure(folder, seed, signal, path):
