@@ -116,7 +116,7 @@ class Network:
             if from_features and graph is self.graphs[-1][0]:
                 view = geometry.known(view, size)
             found = geometry.views(graph, view, axis)
-            grid = math.lcm(grid, *(item.stride.numerator for item in found.values()))
+            grid = math.lcm(grid, geometry.grid(graph, found))
             result += [found[id(tensor)] for _, layer, tensor in parts if layer is not None]
             view = found[id(graph.output)]
         return [*result, features, view], grid
@@ -286,7 +286,7 @@ class TileModel(keras.Model):
             if softmax:
                 return ops.argmax(x, axis=-1)
             yes = ops.cast(x >= 0, "int32")
-            return yes[..., 0] if channels == 1 else yes
+            return yes[..., 0] if yes.shape[-1] == 1 else yes
         if self.output_kind == "probabilities":
             return ops.softmax(x) if softmax else ops.sigmoid(x)
         return x
