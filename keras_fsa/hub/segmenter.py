@@ -1,18 +1,20 @@
 """FsaNet as a task of KerasHub."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_fsa.arguments import integer, number, optional_import
+from keras_fsa.classes import checked_names, checked_palette, choose_activation
 from keras_fsa.compilation import announces_xla
 from keras_fsa.hub.backbone import FsaNetBackbone
 from keras_fsa.hub.card import write_card
 from keras_fsa.hub.preprocessing import FsaNetImageSegmenterPreprocessor
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.losses import CrossEntropy
-from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
-from keras_fsa.models.fsanet import _check_masks, _FunctionLoss
+from keras_fsa.metrics import IGNORE_LABEL, mean_iou
+from keras_fsa.models.fsanet import _FunctionLoss, check_masks
 from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.portable import portable_config
 from keras_fsa.spectral import token_dtype
@@ -38,6 +40,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
         preprocessor: an `FsaNetImageSegmenterPreprocessor`, or None for none.
         dropout: share of channels dropped before the last convolution, in training.
         auxiliary_loss_weight: weight of the auxiliary head's loss, where the backbone has one.
+        activation, class_names, palette: as in `FsaNet`.
         **kwargs: of `keras_hub.models.ImageSegmenter`: `name`, `compile`.
 
     Call arguments:
@@ -64,6 +67,9 @@ class FsaNetImageSegmenter(ImageSegmenter):
         preprocessor: FsaNetImageSegmenterPreprocessor | None = None,
         dropout: float = 0.1,
         auxiliary_loss_weight: float = 0.4,
+        activation: str | None = None,
+        class_names: Sequence[str] | None = None,
+        palette: Any = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(backbone, FsaNetBackbone):
@@ -75,6 +81,9 @@ class FsaNetImageSegmenter(ImageSegmenter):
         integer("num_classes", num_classes, maximum=IGNORE_LABEL)
         number("dropout", dropout, minimum=0, below=1)
         number("auxiliary_loss_weight", auxiliary_loss_weight, minimum=0)
+        activation = choose_activation(activation, num_classes)
+        class_names = checked_names(class_names, num_classes)
+        palette = checked_palette(palette, num_classes)
         policy = backbone.dtype_policy
         wide = token_dtype(policy.compute_dtype)
 
@@ -94,6 +103,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.num_classes = num_classes
+        self.activation, self.class_names, self.palette = activation, class_names, palette
         self.dropout = dropout
         self.auxiliary_loss_weight = auxiliary_loss_weight
         self.classifier_dropout, self.classifier, self.resize = dropped, logits, resize
@@ -126,20 +136,17 @@ class FsaNetImageSegmenter(ImageSegmenter):
 
         Args:
             optimizer: `"auto"`: SGD at a learning rate of 0.01 with a momentum of 0.9.
-            loss: `"auto"`: `keras_fsa.losses.CrossEntropy()`, which ignores the label 255. The
-                auxiliary head's logits enter the same loss, with their weight.
+            loss: `"auto"`: `keras_fsa.losses.CrossEntropy` of the activation, which ignores the
+                label 255. The auxiliary head's logits enter the same loss, with their weight.
             metrics: `"auto"`: mean IoU that ignores the label 255.
             **kwargs: of `keras.Model.compile`.
         """
         if optimizer == "auto":
             optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
         if loss == "auto":
-            loss = CrossEntropy()
+            loss = CrossEntropy(activation=self.activation)
         if metrics == "auto":
-            classes = self.output.shape[-1]
-            metrics = [
-                MeanIoU(classes, ignore_class=IGNORE_LABEL, sparse_y_pred=False, name="mean_iou")
-            ]
+            metrics = [mean_iou(self.num_classes, self.activation)]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         function = keras.losses.get(loss)
         self._auxiliary_loss = (
@@ -150,7 +157,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
         return portable_config(super().get_compile_config())
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        _check_masks(y, x)
+        check_masks(y, x, self.num_classes, self.activation)
         if not isinstance(y_pred, dict):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
@@ -187,4 +194,16 @@ class FsaNetImageSegmenter(ImageSegmenter):
             "num_classes": self.num_classes,
             "dropout": self.dropout,
             "auxiliary_loss_weight": self.auxiliary_loss_weight,
+            "activation": self.activation,
+            "class_names": self.class_names,
+            "palette": self.palette,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        names = config.get("class_names")
+        if names is not None and len(names) != config["num_classes"]:
+            # A preset that is loaded for other classes, see `keras_fsa.models.trained.adapted`.
+            config |= {"activation": None, "class_names": None, "palette": None}
+        return super().from_config(config)
