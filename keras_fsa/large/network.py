@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_fsa.classes import activation_of
 from keras_fsa.large import geometry
 from keras_fsa.layers import FrequencyBands, SpatialSelfAttention
 from keras_fsa.layers.self_attention import SelfAttention
@@ -77,6 +78,7 @@ class Network:
                 f"{output!r}. Make a model of the output that counts."
             )
         self.num_classes = output.shape[-1]
+        self.activation = activation_of(model)
         # Lists of (part, attention layer or None): the part makes the map that the layer is given.
         self.graphs = [(graph, _parts(graph)) for graph in graphs]
         reached = [
@@ -188,7 +190,8 @@ class TileModel(keras.Model):
 
     Output:
         `{"shares": [...], "asked": number of sums that the layer asks for}`, or a block of pixels:
-        int32 `(1, H, W)` for classes, else `(1, H, W, num_classes)`.
+        `(1, H, W, num_classes)`; for classes int32, and no last axis unless there are answers to
+        several classes (`keras_fsa.classes`).
     """
 
     def __init__(
@@ -252,9 +255,15 @@ class TileModel(keras.Model):
         rows, columns = (ops.cast(matrix, logits.dtype) for matrix in (rows, columns))
         x = rows @ ops.reshape(logits, (-1, height, width * channels))
         x = columns @ ops.reshape(x, (-1, rows.shape[0], width, channels))
+        softmax = self.network.activation == "softmax"
         if self.output_kind == "classes":
-            return ops.argmax(x, axis=-1)
-        return ops.softmax(x) if self.output_kind == "probabilities" else x
+            if softmax:
+                return ops.argmax(x, axis=-1)
+            yes = ops.cast(x >= 0, "int32")
+            return yes[..., 0] if channels == 1 else yes
+        if self.output_kind == "probabilities":
+            return ops.softmax(x) if softmax else ops.sigmoid(x)
+        return x
 
 
 class SumModel(keras.Model):

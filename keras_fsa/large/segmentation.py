@@ -64,7 +64,8 @@ def segment(
             array, or what `keras_fsa.large.open_image` opens.
         sink: where the result goes, block by block: anything that takes `sink[rows, columns] =
             block`, such as a memory map or a Zarr array, `(H, W)` for classes, else `(H, W,
-            num_classes)`. Default: a new array.
+            num_classes)`, also for the classes of a model of several sigmoids. Default: a new
+            array.
         tile: side of the tiles in pixels; it is made a multiple of the model's coarsest stride.
             Memory grows with it: a tile costs what an image of `tile + 2 halo` pixels does.
         halo: pixels that a tile reads around its own. Default: as many as the network sees, which
@@ -123,7 +124,7 @@ def segment(
             "nodata": None if nodata is None else repr(nodata),
         }
     journal = Journal(work_dir, settings)
-    sink = _checked_sink(sink, journal, output, size, network.num_classes)
+    sink = _checked_sink(sink, journal, output, size, network)
     job = _Job(network, image, size, tile, halo, output, nodata, journal, verbose)
     workers = Workers(model, executor)
     try:
@@ -247,16 +248,15 @@ class _Job:
 
     def _block(self, result, rows, columns):
         """What is written of a tile's result, which is None where no pixel was seen."""
-        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        size = (rows.stop - rows.start, columns.stop - columns.start)
+        shape = _result_shape(self.output, size, self.network)
         if self.output == "classes":
             block = np.full(shape, IGNORE_LABEL, _result_dtype("classes", self.network.num_classes))
         else:
-            block = np.zeros(
-                (*shape, self.network.num_classes), getattr(result, "dtype", "float32")
-            )
+            block = np.zeros(shape, getattr(result, "dtype", "float32"))
         if result is not None:
             seen = slice(None) if self.nodata is None else self._read(rows, columns)[1]
-            block[seen] = result[0, : shape[0], : shape[1]][seen]
+            block[seen] = result[0, : size[0], : size[1]][seen]
         return block
 
     def _read(self, rows, columns):
@@ -371,9 +371,14 @@ def _result_dtype(output, num_classes):
     return "uint8" if num_classes <= IGNORE_LABEL else "uint16"
 
 
-def _checked_sink(sink, journal, output, size, num_classes):
-    shape = size if output == "classes" else (*size, num_classes)
-    dtype = _result_dtype(output, num_classes)
+def _result_shape(output, size, network):
+    one_answer = network.activation == "softmax" or network.num_classes == 1
+    return size if output == "classes" and one_answer else (*size, network.num_classes)
+
+
+def _checked_sink(sink, journal, output, size, network):
+    shape = _result_shape(output, size, network)
+    dtype = _result_dtype(output, network.num_classes)
     if sink is None and journal.folder is None:
         return np.empty(shape, dtype)
     if sink is None:
