@@ -1,12 +1,11 @@
 """FsaNet as a task of KerasHub."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_fsa.arguments import integer, number, optional_import
-from keras_fsa.classes import checked_names, checked_palette, choose_activation
+from keras_fsa.classes import checked_names, checked_palette
 from keras_fsa.compilation import announces_xla
 from keras_fsa.hub.backbone import FsaNetBackbone
 from keras_fsa.hub.card import write_card
@@ -36,11 +35,11 @@ class FsaNetImageSegmenter(ImageSegmenter):
 
     Args:
         backbone: an `FsaNetBackbone`.
-        num_classes: number of classes, at most 255.
+        num_classes: number of classes, 2 to 255, of which each pixel has one.
         preprocessor: an `FsaNetImageSegmenterPreprocessor`, or None for none.
         dropout: share of channels dropped before the last convolution, in training.
         auxiliary_loss_weight: weight of the auxiliary head's loss, where the backbone has one.
-        activation, class_names, palette: as in `FsaNet`.
+        class_names, palette: as in `FsaNet`.
         **kwargs: of `keras_hub.models.ImageSegmenter`: `name`, `compile`.
 
     Call arguments:
@@ -67,8 +66,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
         preprocessor: FsaNetImageSegmenterPreprocessor | None = None,
         dropout: float = 0.1,
         auxiliary_loss_weight: float = 0.4,
-        activation: str | None = None,
-        class_names: Sequence[str] | None = None,
+        class_names: Any = None,
         palette: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -78,12 +76,9 @@ class FsaNetImageSegmenter(ImageSegmenter):
                 f"backbone={backbone!r}. Pass another network as its image encoder: "
                 "FsaNetBackbone(network)."
             )
-        integer("num_classes", num_classes, maximum=IGNORE_LABEL)
+        integer("num_classes", num_classes, 2, maximum=IGNORE_LABEL)
         number("dropout", dropout, minimum=0, below=1)
         number("auxiliary_loss_weight", auxiliary_loss_weight, minimum=0)
-        activation = choose_activation(activation, num_classes)
-        class_names = checked_names(class_names, num_classes)
-        palette = checked_palette(palette, num_classes)
         policy = backbone.dtype_policy
         wide = token_dtype(policy.compute_dtype)
 
@@ -103,7 +98,9 @@ class FsaNetImageSegmenter(ImageSegmenter):
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.num_classes = num_classes
-        self.activation, self.class_names, self.palette = activation, class_names, palette
+        self.activation = "softmax"
+        self.class_names = checked_names(class_names, num_classes)
+        self.palette = checked_palette(palette, num_classes)
         self.dropout = dropout
         self.auxiliary_loss_weight = auxiliary_loss_weight
         self.classifier_dropout, self.classifier, self.resize = dropped, logits, resize
@@ -136,17 +133,17 @@ class FsaNetImageSegmenter(ImageSegmenter):
 
         Args:
             optimizer: `"auto"`: SGD at a learning rate of 0.01 with a momentum of 0.9.
-            loss: `"auto"`: `keras_fsa.losses.CrossEntropy` of the activation, which ignores the
-                label 255. The auxiliary head's logits enter the same loss, with their weight.
+            loss: `"auto"`: `keras_fsa.losses.CrossEntropy()`, which ignores the label 255. The
+                auxiliary head's logits enter the same loss, with their weight.
             metrics: `"auto"`: mean IoU that ignores the label 255.
             **kwargs: of `keras.Model.compile`.
         """
         if optimizer == "auto":
             optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
         if loss == "auto":
-            loss = CrossEntropy(activation=self.activation)
+            loss = CrossEntropy()
         if metrics == "auto":
-            metrics = [mean_iou(self.num_classes, self.activation)]
+            metrics = [mean_iou(self.num_classes)]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         function = keras.losses.get(loss)
         self._auxiliary_loss = (
@@ -194,7 +191,6 @@ class FsaNetImageSegmenter(ImageSegmenter):
             "num_classes": self.num_classes,
             "dropout": self.dropout,
             "auxiliary_loss_weight": self.auxiliary_loss_weight,
-            "activation": self.activation,
             "class_names": self.class_names,
             "palette": self.palette,
         }
@@ -205,5 +201,5 @@ class FsaNetImageSegmenter(ImageSegmenter):
         names = config.get("class_names")
         if names is not None and len(names) != config["num_classes"]:
             # A preset that is loaded for other classes, see `keras_fsa.models.trained.adapted`.
-            config |= {"activation": None, "class_names": None, "palette": None}
+            config |= {"class_names": None, "palette": None}
         return super().from_config(config)

@@ -235,7 +235,7 @@ class FsaNet(keras.Model):
         | --- | --- |
         | `"signal_harbor"` | the quickstart's network, trained, from this package |
         | a path: a `.keras` file, or a folder with `model.keras` | the trained network there |
-        | a preset of KerasHub: a folder, `"hf://..."`, `"kaggle://..."` | see `keras_fsa.hub` |
+        | a preset of KerasHub: its folder, `"hf://..."`, `"kaggle://..."` | see `keras_fsa.hub` |
         | a key of `keras_fsa.PRESETS`, such as `"ccnet_dot_r2_cityscapes"` | random weights |
 
         Into a published setting, `keras_fsa.load_pytorch_weights` brings the authors' weights, or,
