@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import bars, measuring, methods, report, resident
+from benchmarks import bars, measuring, methods, report, resident, rivals
 from tests.helpers import BACKEND, array, run_python
 
 SHAPE = (2, 7, 11, 16)
@@ -273,7 +273,7 @@ def test_a_failing_method_leaves_a_note_and_the_others(monkeypatch, capsys):
     def fail(self, x):
         raise MemoryError("no room\nat all")
 
-    monkeypatch.setattr(methods.EfficientAttention, "attend", fail)
+    monkeypatch.setattr(rivals.EfficientAttention, "attend", fail)
     arguments = "--sizes 5x6 --channels 8 --frequencies 2 --rounds 3 --seconds 0.1 --methods"
     monkeypatch.setattr(resident, "peak_memory_in_child", lambda *call: 1)
     result = command.main([*arguments.split(), "efficient", "regular"])
