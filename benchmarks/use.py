@@ -21,7 +21,6 @@ import numpy as np
 
 from benchmarks import measuring
 from benchmarks.methods import METHODS
-from keras_fsa.datasets import load
 from keras_fsa.files import whole_file
 
 CONTEXT_CLASSES = ("inbound", "outbound")
