@@ -228,13 +228,21 @@ def test_round_robin():
     runs = {"fast": machine.function("fast", 0.001), "slow": machine.function("slow", 1.0)}
     times = measuring.time_round_robin(runs, 8, 8.0, clock=machine)
     assert times == {
-        "fast": (pytest.approx(0.001), 8),
-        "slow": (pytest.approx(1.0), 4),
+        "fast": (pytest.approx(0.001), pytest.approx(0.001), 8),
+        "slow": (pytest.approx(1.0), pytest.approx(1.0), 4),
     }
     assert machine.order == ["fast"] * 2 + ["slow"] * 2 + ["fast", "fast", "slow"] * 4
     # However slow, three times.
     runs = {"slower": machine.function("slower", 100.0)}
-    assert measuring.time_round_robin(runs, 8, 8.0, clock=machine)["slower"][1] == 3
+    assert measuring.time_round_robin(runs, 8, 8.0, clock=machine)["slower"][-1] == 3
+
+    def ever_faster():
+        machine.now += 2 / (1 + len(machine.order))
+        machine.order.append("ever faster")
+
+    machine.order.clear()
+    median, least, rounds = measuring.time_round_robin({1: ever_faster}, 4, 9.0, machine)[1]
+    assert (median, least, rounds) == (pytest.approx((2 / 4 + 2 / 5) / 2), pytest.approx(2 / 6), 4)
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +278,7 @@ def test_json_content(run):
     assert {key[2] for key in rows} == passes
     for (name, _, training), row in rows.items():
         assert "note" not in row, row
-        assert row["time"] > 0 and row["rounds"] == 3 and row["positions"] == 77
+        assert row["time"] >= row["least"] > 0 and row["rounds"] == 3 and row["positions"] == 77
         assert row["memory"] >= 0 and row["memory_by"]
         assert (row["flops"] is None) == training
         half = name.endswith("bfloat16")
