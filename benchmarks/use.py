@@ -25,8 +25,8 @@ from keras_fsa.files import whole_file
 
 CONTEXT_CLASSES = ("inbound", "outbound")
 FREQUENCIES = 8
-# `dense` is `dot_product` and `fused` is `regular`, computed otherwise; one recurrence for all.
-NOT_TRAINED = ("copy", "dense", "fused", *(name for name in METHODS if name[-2:] in ("r2", "r4")))
+# `dense` is `dot_product`, computed otherwise; one recurrence for all.
+NOT_TRAINED = ("copy", "dense", *(name for name in METHODS if name[-2:] in ("r2", "r4")))
 NAMES = ("none", *(name for name in METHODS if name not in NOT_TRAINED))
 
 

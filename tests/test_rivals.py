@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import methods, rivals, use
+from benchmarks import growth, methods, rivals, rivals_table, use
 from keras_fsa.layers import SpatialSelfAttention
 from tests.helpers import BACKEND, array, call, randomize
 
@@ -263,3 +263,83 @@ def test_a_run_of_use_is_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     file.write_text(json.dumps(result))
     with pytest.raises(ValueError, match=r"share engine and versions\. Received: a file of"):
         use.main(arguments)
+
+
+def made_up_run(method, seed, context, mean):
+    return {"method": method, "seed": seed, "context": context, "iou": {"mean": mean}}
+
+
+USE = {
+    "runs": [
+        made_up_run("none", 0, 0.25, 0.7),
+        made_up_run("dot_product", 0, 0.75, 0.8),
+        made_up_run("dot_product", 1, 0.85, 0.9),
+        made_up_run("apnb", 0, 0.5, 0.6),
+    ]
+}
+
+
+def made_up_cost(backend, **least):
+    rows = [
+        {
+            "method": name,
+            "mode": "eager" if backend == "torch" else "jit",
+            "training": False,
+            "least": value,
+            "memory": 3 * 2**20,
+            "flops": 2e9,
+        }
+        for name, value in least.items()
+    ]
+    return {"backend": backend, "rows": rows}
+
+
+def test_the_joined_table():
+    costs = [made_up_cost("torch", dot_product=0.004, dense=0.02), made_up_cost("jax", apnb=0.005)]
+    header, _, *lines = rivals_table.markdown(USE, costs).splitlines()
+    assert header.startswith("|  | torch, ms | JAX, ms | torch, MiB | JAX, MiB | GFLOP | IoU, in")
+    score = "0.800 (0.75 to 0.85) | 0.850 (0.80 to 0.90) | 2 |"
+    assert lines == [
+        f"| **frequency, dot product** | 4 |  | 3 |  | 2 | {score}",
+        # The same layer: one training stands for both.
+        f"| the authors' dense basis | 20 |  | 3 |  | 2 | {score}",
+        "| APNB |  | 5 |  | 3 | 2 | 0.500 | 0.600 | 1 |",
+        "| nothing in its place |  |  |  |  |  | 0.250 | 0.700 | 1 |",
+    ]
+
+
+def test_the_plot_of_cost_and_use():
+    (axes,) = rivals_table.plot(USE, made_up_cost("torch", dot_product=0.004, apnb=0.02)).axes
+    points = {c.get_label(): c.lines[0].get_xydata().tolist() for c in axes.containers}
+    assert points == {"frequency, dot product": [[4, 0.8]], "APNB": [[20, 0.5]]}
+    (line,) = [line for line in axes.get_lines() if line.get_label() == "nothing"]
+    assert set(line.get_ydata()) == {0.25} and axes.get_xscale() == "log"
+
+
+def test_labels_and_methods_agree():
+    named = set(rivals_table.LABELS) - {"none"}
+    assert named == {name for name in methods.METHODS if name[-2:] not in ("r2", "r4")}
+
+
+def test_growth(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "CASE", {"batch": 1, "size": 11, "channels": 16})
+    monkeypatch.setattr(growth, "GROWING", {"batch": (2,), "channels": (24,)})
+    seen = []
+
+    def least(runs, options):
+        for run in runs.values():
+            seen.append(tuple(run().shape))
+        return {name: 2e-6 if name != "copy" else 1e-6 for name in runs}
+
+    monkeypatch.setattr(growth, "_least", least)
+    file = tmp_path / "growth.json"
+    growth.main(["--networks", "0", "--json", str(file)])
+    assert seen == [(2, 11, 11, 16)] * 3 + [(1, 11, 11, 24)] * 3
+    result = json.loads(file.read_text())
+    network = {"network": 0.5, "attention": 0.004}
+    result["share"] = [{"backbone": "resnet18", "size": 257, "seconds": network}]
+    lines = growth.markdown(result).splitlines()
+    # 2 microseconds for 2 x 121 positions of 16 channels.
+    assert lines[2] == "| **2** | 11x11 | 16 | 0.52 | 2.0 | 0.52 | 2.0 |"
+    assert lines[3] == "| 1 | 11x11 | **24** | 0.69 | 2.0 | 0.69 | 2.0 |"
+    assert lines[-1] == "| resnet18, 257x257 | 500 | 4.0 | 0.8 % |"
