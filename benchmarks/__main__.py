@@ -50,6 +50,11 @@ def parse(arguments):
     add("--rounds", type=int, default=20, help="how often fast methods are timed")
     add("--seconds", type=float, default=60, help="of timing for each size")
     add(
+        "--no-memory",
+        action="store_true",
+        help="leave out memory where each method needs a process for it",
+    )
+    add(
         "--cpu-time",
         action="store_true",
         help="time the processor's work, not the clock: for a busy machine, and with one thread",
@@ -134,7 +139,9 @@ def measure_size(names, shape, options, modes, kind):
                 calls[name, mode, training] = call
     for name, mode, training in calls:
         key = (name, mode, training)
-        if rows[key]["memory"] is None:
+        if rows[key]["memory"] is None and options.no_memory:
+            rows[key]["memory_by"] = None
+        elif rows[key]["memory"] is None:
             _say(f"{height}x{width}: memory of {name}, in a child process")
             rows[key]["memory"] = resident.peak_memory_in_child(
                 name, shape, options.frequencies, options.dtype, training, mode

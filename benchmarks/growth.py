@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks import measuring, methods
-from benchmarks.report import markdown_table
+from benchmarks.report import table
 from keras_fsa.files import whole_file
 
 METHODS = ("dot_product", "linear_softmax", "copy")
@@ -83,7 +83,7 @@ def markdown(result: dict) -> str:
     header = ["batch", "map", "channels"]
     for name in ("dot product", "linear softmax"):
         header += [f"{name}, ns for a position and channel", "in copies of the map"]
-    growth = markdown_table(header, ["---:"] * 7, lines)
+    growth = table(header, lines)
     lines = [
         [
             f"{row['backbone']}, {row['size']}x{row['size']}",
@@ -94,7 +94,18 @@ def markdown(result: dict) -> str:
         for row in result["share"]
     ]
     header = ["FsaNet", "network, ms", "its attention, ms", "share"]
-    return growth + "\n\n" + markdown_table(header, ["---", *["---:"] * 3], lines)
+    return growth + "\n\n" + table(header, lines)
+
+
+def section(folder: Path) -> str:
+    """The tables of all engines that have been measured, each under its name."""
+    results = [json.loads(file.read_text()) for file in sorted(folder.glob("*-cpu-growth.json"))]
+    parts = [
+        f"{r['backend']} {r['versions'][r['backend']]}, {r['device']}, {r['threads']['cpus']} core,"
+        f" {r['clock']}, {r['date'][:10]}:\n\n{markdown(r)}"
+        for r in results
+    ]
+    return "\n\n".join(parts)
 
 
 def main(arguments=None):

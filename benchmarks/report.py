@@ -17,10 +17,14 @@ def _number(value, unit=1.0):
     return "" if value is None else f"{value / unit:.3g}"
 
 
-def markdown_table(header: list, alignment: list[str], lines: list) -> str:
-    """A Markdown table of cells of any kind."""
-    table = [header, alignment, *lines]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in table)
+def _markdown(header, alignment, lines):
+    rows = [header, alignment, *lines]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in rows)
+
+
+def table(header: list[str], lines: list[list]) -> str:
+    """A Markdown table of words in its first column and figures in the others."""
+    return _markdown(header, ["---", *["---:"] * (len(header) - 1)], lines)
 
 
 def markdown(rows: list[dict]) -> str:
@@ -49,7 +53,7 @@ def markdown(rows: list[dict]) -> str:
     header += [f"{key} / regular" for key in ("ms", "GFLOP", "MiB")]
     header += ["ms / copy", "MiB / copy", "note"]
     alignment = ["---"] * 3 + ["---:"] * 9 + ["---"]
-    return markdown_table(header, alignment, lines)
+    return _markdown(header, alignment, lines)
 
 
 def markdown_bars(bars: list[dict]) -> str:
@@ -59,7 +63,7 @@ def markdown_bars(bars: list[dict]) -> str:
         for bar in bars
     ]
     header = ["bar", "mode", "required", "measured", "holds"]
-    return markdown_table(header, ["---", "---", "---", "---:", "---"], lines) if lines else ""
+    return _markdown(header, ["---", "---", "---", "---:", "---"], lines) if lines else ""
 
 
 def markdown_comparison(before: dict, now: dict, tolerance: float = 0.1) -> str:
@@ -96,7 +100,7 @@ def markdown_comparison(before: dict, now: dict, tolerance: float = 0.1) -> str:
             f"{len(earlier)} and {len(now['rows'])} rows. Give both the same sizes and methods."
         )
     header = ["size", "method", "mode", f"time / {before['date'][:10]}", "memory", "worse"]
-    return markdown_table(header, ["---"] * 3 + ["---:"] * 2 + ["---"], lines)
+    return _markdown(header, ["---"] * 3 + ["---:"] * 2 + ["---"], lines)
 
 
 # Ours are the thick lines. Colours of Okabe and Ito, which colour-blind readers can tell apart.

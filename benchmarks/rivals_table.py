@@ -2,8 +2,8 @@ r"""Cost and use of all methods in one table and one plot, from the files of the
 
     python -m benchmarks.rivals_table            # prints the table, draws docs/rivals.png
 
-What the files hold: `python -m benchmarks --sizes 97x97 --json FILE` on each engine, and
-`python -m benchmarks.use --json FILE`.
+The files, in `benchmarks/results`: `rivals-use.json` of `python -m benchmarks.use`, and of each
+engine `ENGINE-cpu-rivals.json` of `python -m benchmarks --sizes 97x97 --json FILE`.
 """
 
 import argparse
@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import markdown_table
+from benchmarks.report import table
 from keras_fsa.arguments import optional_import
 
 ROOT = Path(__file__).parent.parent
-USE = ROOT / "benchmarks" / "results" / "use.json"
-COSTS = [
-    ROOT / "benchmarks" / "results" / f"{e}-cpu-rivals.json" for e in ("torch", "jax", "tensorflow")
-]
+RESULTS = ROOT / "benchmarks" / "results"
+PLOT = ROOT / "docs" / "rivals.png"
 ENGINES = {"torch": "torch", "jax": "JAX", "tensorflow": "TensorFlow"}
 # In the order of the table; ours first.
 LABELS = {
@@ -82,7 +80,7 @@ def markdown(use: dict, costs: list[dict]) -> str:
 
     Args:
         use: what `benchmarks.use` wrote.
-        costs: what `benchmarks` wrote, for each engine one.
+        costs: what `benchmarks` wrote, for each engine one. Memory is that of the first.
     """
     context, mean = _scores(use, "context"), _scores(use, "mean")
     engines = {result["backend"]: _costs(result) for result in costs}
@@ -94,15 +92,14 @@ def markdown(use: dict, costs: list[dict]) -> str:
         flops = next((row["flops"] for row in rows if row.get("flops") is not None), None)
         cells = [f"**{label}**" if name in OURS else label]
         cells += [_number(row.get("least"), 1e-3) for row in rows]
-        cells += [_number(row.get("memory"), 2**20) for row in rows]
-        cells.append(_number(flops, 1e9))
+        cells += [_number(rows[0].get("memory"), 2**20), _number(flops, 1e9)]
         used = SAME_USE.get(name, name)
         cells += [_score(context.get(used)), _score(mean.get(used)), len(context.get(used, ()))]
         lines.append(cells)
     names = [ENGINES[engine] for engine in engines]
-    header = ["", *(f"{name}, ms" for name in names), *(f"{name}, MiB" for name in names)]
-    header += ["GFLOP", "IoU, inbound and outbound", "mean IoU", "seeds"]
-    return markdown_table(header, ["---", *["---:"] * (len(header) - 1)], lines)
+    header = ["", *(f"{name}, ms" for name in names), f"{names[0]}, MiB", "GFLOP"]
+    header += ["IoU, inbound and outbound", "mean IoU", "seeds"]
+    return table(header, lines)
 
 
 def plot(use: dict, cost: dict) -> Any:
@@ -151,16 +148,38 @@ def plot(use: dict, cost: dict) -> Any:
     return figure
 
 
+def read(folder: Path = RESULTS) -> tuple[dict, list[dict]]:
+    """What the files of a folder hold of use, and of cost on each engine that has been measured."""
+    costs = [folder / f"{engine}-cpu-rivals.json" for engine in ENGINES]
+    use = json.loads((folder / "rivals-use.json").read_text())
+    return use, [json.loads(cost.read_text()) for cost in costs if cost.exists()]
+
+
+def section(folder: Path = RESULTS) -> str:
+    """The table, and how it was made."""
+    use, costs = read(folder)
+    versions = {
+        name: version for result in (use, *costs) for name, version in result["versions"].items()
+    }
+    dates = sorted({result["date"][:10] for result in (*use["runs"], *costs)})
+    first = costs[0]
+    made = [
+        f"{dates[0]} to {dates[-1]}, {first['device']['name']}, {first['threads']['cpus']} core",
+        f"{first['setting']['clock']}, least of at least three rounds",
+        f"trained on {ENGINES[use['backend']]}",
+        ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+    ]
+    return f"{markdown(use, costs)}\n\n{'; '.join(made)}."
+
+
 def main(arguments=None):
-    """Print the table and draw the plot."""
+    """Print the section and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    add = parser.add_argument
-    add("--use", type=Path, default=USE)
-    add("--costs", type=Path, nargs="+", default=COSTS, help="the first one is plotted")
-    add("--plot", type=Path, default=ROOT / "docs" / "rivals.png")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
+    parser.add_argument("--plot", type=Path, default=PLOT, metavar="FILE")
     options = parser.parse_args(arguments)
-    use, *costs = (json.loads(file.read_text()) for file in (options.use, *options.costs))
-    print(markdown(use, costs))
+    print(section(options.results))
+    use, costs = read(options.results)
     plot(use, costs[0]).savefig(options.plot, dpi=90)
 
 

@@ -1,6 +1,6 @@
 r"""What attention is good for: the quickstart's small network with each method in its place.
 
-    KERAS_BACKEND=torch python -m benchmarks.use --json benchmarks/results/use.json
+    KERAS_BACKEND=torch python -m benchmarks.use --json benchmarks/results/rivals-use.json
 
 In `signal_harbor` two classes, boats that enter and boats that leave, are told apart by a lamp
 further away than the network sees; see `examples/quickstart.py`. Every method has that network, the

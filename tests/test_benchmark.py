@@ -311,6 +311,18 @@ def test_a_failing_method_leaves_a_note_and_the_others(monkeypatch, capsys):
     assert "failed: " in capsys.readouterr().out
 
 
+def test_memory_may_be_left_out(monkeypatch):
+    def fail(*call):
+        raise AssertionError("a process")
+
+    monkeypatch.setattr(resident, "peak_memory_in_child", fail)
+    arguments = "--sizes 5x6 --channels 8 --rounds 3 --seconds 0.1 --no-memory --cpu-time"
+    result = command.main([*arguments.split(), "--methods", "copy"])
+    row = result["rows"][0]
+    assert (row["memory"] is None) == (row["memory_by"] is None) == (BACKEND != "torch")
+    assert row["time"] > 0 and result["setting"]["clock"] == "CPU time"
+
+
 def test_a_table_that_does_not_fit_is_left_out():
     note = command._too_large("regular", (1, 2000, 2000, 16), False, "cpu")
     assert re.fullmatch(r"left out: may need \d{5,} GiB", note)

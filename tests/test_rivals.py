@@ -297,14 +297,14 @@ def made_up_cost(backend, **least):
 def test_the_joined_table():
     costs = [made_up_cost("torch", dot_product=0.004, dense=0.02), made_up_cost("jax", apnb=0.005)]
     header, _, *lines = rivals_table.markdown(USE, costs).splitlines()
-    assert header.startswith("|  | torch, ms | JAX, ms | torch, MiB | JAX, MiB | GFLOP | IoU, in")
+    assert header.startswith("|  | torch, ms | JAX, ms | torch, MiB | GFLOP | IoU, inbound")
     score = "0.800 (0.75 to 0.85) | 0.850 (0.80 to 0.90) | 2 |"
     assert lines == [
-        f"| **frequency, dot product** | 4 |  | 3 |  | 2 | {score}",
+        f"| **frequency, dot product** | 4 |  | 3 | 2 | {score}",
         # The same layer: one training stands for both.
-        f"| the authors' dense basis | 20 |  | 3 |  | 2 | {score}",
-        "| APNB |  | 5 |  | 3 | 2 | 0.500 | 0.600 | 1 |",
-        "| nothing in its place |  |  |  |  |  | 0.250 | 0.700 | 1 |",
+        f"| the authors' dense basis | 20 |  | 3 | 2 | {score}",
+        "| APNB |  | 5 |  | 2 | 0.500 | 0.600 | 1 |",
+        "| nothing in its place |  |  |  |  | 0.250 | 0.700 | 1 |",
     ]
 
 
@@ -314,6 +314,28 @@ def test_the_plot_of_cost_and_use():
     assert points == {"frequency, dot product": [[4, 0.8]], "APNB": [[20, 0.5]]}
     (line,) = [line for line in axes.get_lines() if line.get_label() == "nothing"]
     assert set(line.get_ydata()) == {0.25} and axes.get_xscale() == "log"
+
+
+def test_the_section_and_plot_of_a_folder(tmp_path, capsys):
+    use = {**USE, "backend": "torch", "versions": {"torch": "2.0"}}
+    for run, day in zip(use["runs"], (3, 4, 5, 6), strict=True):
+        run["date"] = f"2026-01-0{day}T"
+    cost = {
+        **made_up_cost("jax", dot_product=0.004, apnb=0.01),
+        "versions": {"jax": "0.9"},
+        "date": "2026-01-02T",
+        "device": {"name": "A CPU"},
+        "threads": {"cpus": 1},
+        "setting": {"clock": "CPU time"},
+    }
+    (tmp_path / "rivals-use.json").write_text(json.dumps(use))
+    (tmp_path / "jax-cpu-rivals.json").write_text(json.dumps(cost))
+    rivals_table.main(["--results", str(tmp_path), "--plot", str(tmp_path / "plot.png")])
+    out = capsys.readouterr().out
+    assert rivals_table.markdown(use, [cost]) in out
+    assert "2026-01-02 to 2026-01-06, A CPU, 1 core; CPU time, least" in out
+    assert "trained on torch; jax 0.9, torch 2.0." in out
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_labels_and_methods_agree():
@@ -343,3 +365,6 @@ def test_growth(tmp_path, monkeypatch):
     assert lines[2] == "| **2** | 11x11 | 16 | 0.52 | 2.0 | 0.52 | 2.0 |"
     assert lines[3] == "| 1 | 11x11 | **24** | 0.69 | 2.0 | 0.69 | 2.0 |"
     assert lines[-1] == "| resnet18, 257x257 | 500 | 4.0 | 0.8 % |"
+    (tmp_path / "x-cpu-growth.json").write_text(json.dumps(result))
+    title, table = growth.section(tmp_path).split("\n\n", 1)
+    assert title.startswith(f"{BACKEND} ") and table == growth.markdown(result)
