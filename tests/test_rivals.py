@@ -206,14 +206,23 @@ def test_relu_linear_at_positions_is_the_package_layer():
 
 
 @pytest.mark.parametrize("name", use.NAMES)
-def test_starts_as_the_identity_with_either_residual(name, rng):
-    if name == "none":
-        assert use.make_attention(name, (H, W)) is None
-        return
-    x = rng.standard_normal((B, H, W, C)).astype("float32")
+def test_the_residual_starts_at_zero(name):
     layer = use.make_attention(name, (H, W))
+    if name == "none":
+        assert layer is None
+        return
+    layer.build((None, H, W, C))
+    assert not array(layer.norm.gamma).any() and not array(layer.norm.beta).any()
+    plain = methods.METHODS[name](5, residual="gain", dtype="float32")
+    plain.build((None, H, W, C))
+    assert array(plain.gain) == 0
+
+
+def test_a_residual_of_zero_is_the_identity(rng):
+    x = rng.standard_normal((B, H, W, C)).astype("float32")
+    layer = use.make_attention("apnb", (H, W))
     np.testing.assert_array_equal(array(call(layer, x)), x)
-    # The residual's scale is all that holds the update back.
+    # The scale is all that held the update back.
     layer.norm.gamma.assign(np.ones(C))
     assert abs(array(call(layer, x)) - x).max() > 1e-3
 
@@ -245,18 +254,18 @@ def test_a_run_of_use_is_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(signal_harbor, "SPLITS", {"train": 16, "test": 8})
     file = tmp_path / "use.json"
     arguments = ["--json", str(file), "--epochs", "1", "--data-dir", str(tmp_path / "data")]
-    use.main([*arguments, "--seeds", "0", "--methods", "none", "apnb"])
+    use.main([*arguments, "--seeds", "0", "--methods", "apnb"])
     runs = json.loads(file.read_text())["runs"]
-    assert [(run["method"], run["seed"]) for run in runs] == [("none", 0), ("apnb", 0)]
+    assert [(run["method"], run["seed"]) for run in runs] == [("apnb", 0)]
     assert all(0 <= value <= 1 for run in runs for value in run["iou"].values())
-    assert runs[1]["context"] == np.mean([runs[1]["iou"][name] for name in use.CONTEXT_CLASSES])
-    assert runs[0]["parameters"] == 0 and runs[1]["parameters"] == 32 * (4 + 4 + 32) + 4 * 32
+    assert runs[0]["context"] == np.mean([runs[0]["iou"][name] for name in use.CONTEXT_CLASSES])
+    assert runs[0]["parameters"] == 32 * (4 + 4 + 32) + 4 * 32
 
     def fail(*arguments):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(use, "train", fail)
-    use.main([*arguments, "--seeds", "0", "--methods", "none", "apnb"])
+    use.main([*arguments, "--seeds", "0", "--methods", "apnb"])
     result = json.loads(file.read_text())
     assert result["runs"] == runs and result["backend"] == BACKEND
     result["versions"]["keras"] = "0"
