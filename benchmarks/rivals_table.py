@@ -65,7 +65,7 @@ def _scores(use, key):
 
 
 def _number(value, unit):
-    return "" if value is None else f"{value / unit:.3g}"
+    return "" if value is None else f"{float(f'{value / unit:.3g}'):g}"
 
 
 def _score(values):
@@ -94,11 +94,14 @@ def markdown(use: dict, costs: list[dict]) -> str:
         cells += [_number(row.get("least"), 1e-3) for row in rows]
         cells += [_number(rows[0].get("memory"), 2**20), _number(flops, 1e9)]
         used = SAME_USE.get(name, name)
-        cells += [_score(context.get(used)), _score(mean.get(used)), len(context.get(used, ()))]
+        if use["runs"]:
+            cells += [_score(context.get(used)), _score(mean.get(used))]
+            cells.append(len(context.get(used, ())) or "")
         lines.append(cells)
     names = [ENGINES[engine] for engine in engines]
     header = ["", *(f"{name}, ms" for name in names), f"{names[0]}, MiB", "GFLOP"]
-    header += ["IoU, inbound and outbound", "mean IoU", "seeds"]
+    if use["runs"]:
+        header += ["IoU, inbound and outbound", "mean IoU", "seeds"]
     return table(header, lines)
 
 
@@ -109,33 +112,27 @@ def plot(use: dict, cost: dict) -> Any:
         A matplotlib figure. Its line: the IoU without any attention.
     """
     figures = optional_import("matplotlib.figure", "tools")
-    figure = figures.Figure(figsize=(8, 5), layout="constrained")
+    figure = figures.Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     context, rows = _scores(use, "context"), _costs(cost)
-    for name, label in LABELS.items():
-        values = context.get(SAME_USE.get(name, name))
-        if name == "none" or not values or not rows.get(name, {}).get("least"):
-            continue
+    trained = [name for name in LABELS if name in rows and SAME_USE.get(name, name) in context]
+    trained.sort(key=lambda name: rows[name]["least"])
+    for number, name in enumerate(trained, 1):
+        values = context[SAME_USE.get(name, name)]
         x, y = 1e3 * rows[name]["least"], float(np.mean(values))
-        ours = name in OURS
+        color = "#0072b2" if name in OURS else "0.35"
         axes.errorbar(
             [x],
             [y],
             yerr=[[y - min(values)], [max(values) - y]],
-            marker="o" if ours else "s",
-            markersize=8 if ours else 5,
-            color="#0072b2" if ours else "0.35",
-            label=label,
+            marker="o",
+            markersize=13,
+            color=color,
+            alpha=0.75,
+            linestyle="",
+            label=f"{number}  {LABELS[name]}",
         )
-        axes.annotate(
-            label,
-            (x, y),
-            xytext=(5, 4),
-            textcoords="offset points",
-            fontsize=7.5,
-            fontweight="bold" if ours else "normal",
-            color="#0072b2" if ours else "black",
-        )
+        axes.annotate(str(number), (x, y), color="white", size=8, ha="center", va="center")
     if "none" in context:
         axes.axhline(float(np.mean(context["none"])), color="0.6", linestyle=":", label="nothing")
     engine = ENGINES[cost["backend"]]
@@ -145,13 +142,15 @@ def plot(use: dict, cost: dict) -> Any:
         ylabel="IoU of the two classes that need context",
     )
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=8, markerscale=0.5)
     return figure
 
 
 def read(folder: Path = RESULTS) -> tuple[dict, list[dict]]:
     """What the files of a folder hold of use, and of cost on each engine that has been measured."""
     costs = [folder / f"{engine}-cpu-rivals.json" for engine in ENGINES]
-    use = json.loads((folder / "rivals-use.json").read_text())
+    file = folder / "rivals-use.json"
+    use = json.loads(file.read_text()) if file.exists() else {"versions": {}, "runs": []}
     return use, [json.loads(cost.read_text()) for cost in costs if cost.exists()]
 
 
@@ -162,11 +161,12 @@ def section(folder: Path = RESULTS) -> str:
         name: version for result in (use, *costs) for name, version in result["versions"].items()
     }
     dates = sorted({result["date"][:10] for result in (*use["runs"], *costs)})
+    days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     first = costs[0]
     made = [
-        f"{dates[0]} to {dates[-1]}, {first['device']['name']}, {first['threads']['cpus']} core",
+        f"{days}, {first['device']['name']}, {first['threads']['cpus']} core",
         f"{first['setting']['clock']}, least of at least three rounds",
-        f"trained on {ENGINES[use['backend']]}",
+        *([f"trained on {ENGINES[use['backend']]}"] if use["runs"] else []),
         ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     ]
     return f"{markdown(use, costs)}\n\n{'; '.join(made)}."

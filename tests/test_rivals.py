@@ -317,10 +317,17 @@ def test_the_joined_table():
     ]
 
 
+def test_costs_alone():
+    header, _, line = rivals_table.markdown({"runs": []}, [made_up_cost("jax", ema=1.5)]).split(
+        "\n"
+    )
+    assert header == "|  | JAX, ms | JAX, MiB | GFLOP |" and line == "| EMA | 1500 | 3 | 2 |"
+
+
 def test_the_plot_of_cost_and_use():
     (axes,) = rivals_table.plot(USE, made_up_cost("torch", dot_product=0.004, apnb=0.02)).axes
     points = {c.get_label(): c.lines[0].get_xydata().tolist() for c in axes.containers}
-    assert points == {"frequency, dot product": [[4, 0.8]], "APNB": [[20, 0.5]]}
+    assert points == {"1  frequency, dot product": [[4, 0.8]], "2  APNB": [[20, 0.5]]}
     (line,) = [line for line in axes.get_lines() if line.get_label() == "nothing"]
     assert set(line.get_ydata()) == {0.25} and axes.get_xscale() == "log"
 
