@@ -118,10 +118,10 @@ class Attention(keras.layers.Layer):
         """What is added, before the residual's gain."""
         raise NotImplementedError
 
-    def call(self, x):
+    def call(self, x, training=None):
         y = self.attend(x)
         if self.residual == "batch_norm":
-            return x + self.norm(y)
+            return x + self.norm(y, training=training)
         return x + ops.cast(self.gain, x.dtype) * y
 
     def compute_output_shape(self, input_shape):

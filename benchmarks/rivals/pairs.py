@@ -71,9 +71,9 @@ class CrissCrossAttention(Attention):
         super().build(input_shape)
         self.query_key_value_kernels()
 
-    def call(self, x):
+    def call(self, x, training=None):
         for _ in range(self.recurrence):
-            x = super().call(x)
+            x = super().call(x, training)
         return x
 
     def attend(self, x: Tensor) -> Tensor:
