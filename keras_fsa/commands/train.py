@@ -36,9 +36,10 @@ import keras_fsa
 from keras_fsa.arguments import optional_import
 from keras_fsa.commands.command import command
 from keras_fsa.commands.evaluate import class_iou
-from keras_fsa.commands.models import load_keras_model, with_policy
+from keras_fsa.commands.models import load_keras_model
 from keras_fsa.commands.predict import Names
 from keras_fsa.files import whole_file
+from keras_fsa.models.trained import adapted, load_keras_file
 from keras_fsa.settings import (
     Classes,
     Count,
@@ -56,7 +57,7 @@ from keras_fsa.settings import (
 # What may differ when a training resumes.
 MAY_CHANGE = (
     "images", "masks", "val_images", "val_masks", "class_names", "output", "devices", "tensorboard",
-    "init", "weights",
+    "init", "weights", "cache_gigabytes",
 )  # fmt: skip
 # What a model of --init brings along.
 ARCHITECTURE = (
@@ -96,7 +97,9 @@ class Train:
     """Name of the backbone, or a .keras file of one."""
     weights: str | None = None
     """The backbone's: imagenet, or a file; none: random."""
-    normalization: Literal["auto", "imagenet", "caffe", "ccnet"] | None = "auto"
+    normalization: (
+        Literal["auto", "imagenet", "caffe", "ccnet", "tf", "efficientnet_lite"] | None
+    ) = "auto"
     """Of the images; auto: what the weights want."""
     output_stride: Literal[8, 16, 32] | None = None
     """Ratio of the image's size to the feature map's."""
@@ -133,6 +136,8 @@ class Train:
     """Devices to train on."""
     tensorboard: bool = False
     """Log for TensorBoard, too."""
+    cache_gigabytes: NotNegative = 2.0
+    """Memory for images once they are read and resized; 0: read them in each epoch."""
     seed: Seed = 0
     """Of the weights, the split and the augmentation."""
     output: OutputFolder = Path("outputs/folder")
@@ -193,6 +198,8 @@ def train(settings: Train) -> None:
         validation = examples(settings.val_images, settings.val_masks)
     else:
         training, validation = split_examples(training, settings.val_fraction, settings.seed)
+    if settings.cache_gigabytes:
+        training = training.in_memory(settings.cache_gigabytes)
     steps = len(training) // settings.batch
     if not steps:
         raise ValueError(
@@ -245,7 +252,7 @@ def build_model(settings: Train) -> keras_fsa.FsaNet:
                     f"`backbone` must be a name or a file that exists. Received: {backbone}. "
                     "Correct the path."
                 )
-            backbone = keras.saving.load_model(backbone, compile=False)
+            backbone = load_keras_file(Path(backbone), "backbone")
         model = keras_fsa.FsaNet(
             num_classes=settings.num_classes,
             backbone=backbone,
@@ -269,12 +276,7 @@ def _with_classes(model, settings):
     """A trained network, with another number of classes where wanted: its last layers are new."""
     if not isinstance(model, keras_fsa.FsaNet):
         raise ValueError(f"`init` must be an FsaNet. Received: {settings.init}. Take another file.")
-    changes = {"num_classes": settings.num_classes}
-    copy = with_policy(model, settings.mixed_precision, **changes)
-    for new, old in zip(copy.weights, model.weights, strict=True):
-        if new.shape == old.shape:
-            new.assign(old)
-    return copy
+    return adapted(model, settings.mixed_precision, settings.num_classes)
 
 
 def _optimizer(settings, steps):

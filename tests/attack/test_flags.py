@@ -20,7 +20,7 @@ from PIL import Image
 from tyro.conf import Positional
 
 import keras_fsa
-from keras_fsa.commands import command, evaluate, export, predict, train
+from keras_fsa.commands import command, demo, evaluate, export, predict, train
 from keras_fsa.settings import check
 from keras_fsa.training import Recipe
 from tests.helpers import BACKEND
@@ -94,6 +94,7 @@ def attacked():
             [*model, "--output", "served"],
         ),
         "train": (train.Train, train.train, [*pairs, *TINY]),
+        "demo": (demo.Demo, None, []),
         "precision": (precision["Precision"], None, ["images", *model]),
         "ablate": (ablate["Ablate"], None, [*model, *pairs]),
         "understand": (understand["Understand"], None, []),
