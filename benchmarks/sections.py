@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import rivals_table
 from benchmarks.camvid import RUNS, SEEDS
 from benchmarks.report import table
 
@@ -233,4 +234,5 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "camvid_classes": camvid_classes,
     "windows": windows,
     "truncation": truncation,
+    "rivals": rivals_table.section,
 }
