@@ -51,9 +51,10 @@ from keras_fsa.classes import answers, by_class, choose_activation
 from keras_fsa.commands.command import command
 from keras_fsa.commands.data import Source
 from keras_fsa.commands.evaluate import class_iou
-from keras_fsa.commands.models import load_keras_model, with_policy
+from keras_fsa.commands.models import load_keras_model
 from keras_fsa.commands.predict import Names
 from keras_fsa.files import whole_file
+from keras_fsa.models.trained import adapted, load_keras_file
 from keras_fsa.settings import (
     Classes,
     Count,
@@ -71,7 +72,7 @@ from keras_fsa.settings import (
 # What may differ when a training resumes.
 MAY_CHANGE = (
     "images", "masks", "val_images", "val_masks", "colour_table", "id_table", "class_names",
-    "output", "devices", "tensorboard", "init", "weights", "early_stopping",
+    "output", "devices", "tensorboard", "init", "weights", "early_stopping", "cache_gigabytes",
 )  # fmt: skip
 # What a model of --init brings along.
 ARCHITECTURE = (
@@ -119,7 +120,9 @@ class Train:
     """Name of the backbone, or a .keras file of one."""
     weights: str | None = None
     """The backbone's: imagenet, or a file; none: random."""
-    normalization: Literal["auto", "imagenet", "caffe", "ccnet"] | None = "auto"
+    normalization: (
+        Literal["auto", "imagenet", "caffe", "ccnet", "tf", "efficientnet_lite"] | None
+    ) = "auto"
     """Of the images; auto: what the weights want."""
     output_stride: Literal[8, 16, 32] | None = None
     """Ratio of the image's size to the feature map's."""
@@ -168,6 +171,8 @@ class Train:
     """Devices to train on."""
     tensorboard: bool = False
     """Log for TensorBoard, too."""
+    cache_gigabytes: NotNegative = 2.0
+    """Memory for images once they are read and resized; 0: read them in each epoch."""
     seed: Seed = 0
     """Of the weights, the split and the augmentation."""
     output: OutputFolder = Path("outputs/folder")
@@ -247,6 +252,8 @@ def train(settings: Train) -> None:
         validation = source(settings.val_images, settings.val_masks).open(names, settings.size)
     else:
         training, validation = split_examples(training, settings.val_fraction, settings.seed)
+    if settings.cache_gigabytes:
+        training = training.in_memory(settings.cache_gigabytes)
     steps = len(training) // settings.batch
     if not steps:
         raise ValueError(
@@ -334,7 +341,7 @@ def build_model(
                     f"`backbone` must be a name or a file that exists. Received: {backbone}. "
                     "Correct the path."
                 )
-            backbone = keras.saving.load_model(backbone, compile=False)
+            backbone = load_keras_file(Path(backbone), "backbone")
         model = keras_fsa.FsaNet(
             num_classes=settings.num_classes,
             backbone=backbone,
@@ -361,18 +368,11 @@ def _with_classes(model, settings, names):
     """A trained network, with another number of classes where wanted: its last layers are new."""
     if not isinstance(model, keras_fsa.FsaNet):
         raise ValueError(f"`init` must be an FsaNet. Received: {settings.init}. Take another file.")
+    changes = {"num_classes": settings.num_classes, "activation": settings.activation}
     same = model.num_classes == settings.num_classes
-    changes = {
-        "num_classes": settings.num_classes,
-        "activation": settings.activation,
-        "class_names": names if settings.class_names or not same else model.class_names or names,
-        "palette": model.palette if same else None,
-    }
-    copy = with_policy(model, settings.mixed_precision, **changes)
-    for new, old in zip(copy.weights, model.weights, strict=True):
-        if new.shape == old.shape:
-            new.assign(old)
-    return copy
+    if settings.class_names or not (same and model.class_names):
+        changes["class_names"] = names
+    return adapted(model, settings.mixed_precision, **changes)
 
 
 def _optimizer(settings, steps, model):

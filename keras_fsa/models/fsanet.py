@@ -14,6 +14,7 @@ from keras_fsa.arguments import (
     boolean,
     floating_dtype,
     integer,
+    interpreted,
     is_integer,
     number,
     one_of,
@@ -22,15 +23,16 @@ from keras_fsa.arguments import (
 from keras_fsa.backbones.features import build_backbone, feature_shapes
 from keras_fsa.backbones.resnet import STAGES
 from keras_fsa.classes import checked_names, checked_palette, choose_activation
-from keras_fsa.compilation import announces_xla
+from keras_fsa.compilation import announces_xla, warn_of_slow_xla
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models import exporting
 from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
-from keras_fsa.models.presets import preset_arguments
+from keras_fsa.models.presets import PRESETS, preset_arguments, preset_file
 from keras_fsa.models.torch_layout import avoid_copies
+from keras_fsa.models.trained import adapted, load_keras_file
 from keras_fsa.portable import portable_config
 from keras_fsa.resize import resize_bilinear
 from keras_fsa.spectral import parse_frequencies
@@ -225,20 +227,53 @@ class FsaNet(keras.Model):
         avoid_copies(self)
 
     @classmethod
-    def from_preset(cls, name: str, **arguments: Any) -> "FsaNet":
-        """The network of a published setting, with random weights.
+    def from_preset(cls, name: Path, **arguments: Any) -> "FsaNet":
+        """A trained network, or the network of a published setting with random weights.
 
-        `keras_fsa.load_pytorch_weights` brings in the authors' weights of that setting, or, into
-        its `backbone`, the ImageNet weights that their training starts from.
+        | `name` | what comes |
+        | --- | --- |
+        | `"signal_harbor"` | the quickstart's network, trained, from this package |
+        | a path: a `.keras` file, or a folder with `model.keras` | the trained network there |
+        | a key of `keras_fsa.PRESETS`, such as `"ccnet_dot_r2_cityscapes"` | random weights |
+
+        Into a published setting, `keras_fsa.load_pytorch_weights` brings the authors' weights, or,
+        into its `backbone`, the ImageNet weights that their training starts from.
 
         Args:
-            name: a key of `keras_fsa.PRESETS`, such as `"ccnet_dot_r2_cityscapes"`.
-            **arguments: of `FsaNet`, instead of the preset's.
+            name: see the table.
+            **arguments: of `FsaNet`, instead of the preset's. A trained network takes
+                `num_classes`, whose change gives the last layers random weights, and `dtype`.
 
         Raises:
-            ValueError: for an unknown name, with the known ones.
+            ValueError: for an unknown name, with the known ones; another argument for a trained
+                network; and a file that is damaged or holds another kind of model. No code in a
+                file is run.
+
+        Example:
+        >>> model = keras_fsa.FsaNet.from_preset("signal_harbor")
+        >>> model.num_classes
+        10
         """
-        return cls(**preset_arguments(name, **arguments))
+        if isinstance(name, str) and name in PRESETS:
+            return cls(**preset_arguments(name, **arguments))
+        path = preset_file(name)
+        if unknown := sorted(arguments.keys() - {"num_classes", "dtype"}):
+            raise ValueError(
+                "A trained network has the settings of its file, but for `num_classes` and `dtype`."
+                f" Received: {unknown[0]}={arguments[unknown[0]]!r} for name={name!r}. Leave it "
+                "out, or build FsaNet(...) and train it."
+            )
+        model = load_keras_file(path, "name")
+        if not isinstance(model, cls):
+            raise ValueError(
+                f"`name` must lead to an FsaNet. Received: {path} with a {type(model).__name__}. "
+                "Open other models with keras.saving.load_model."
+            )
+        if not arguments:
+            return model
+        policy = arguments.pop("dtype", None) or model.dtype_policy.name
+        policy = interpreted("dtype", policy, keras.dtype_policies.get).name
+        return adapted(model, policy, **arguments)
 
     def attention_layer(self) -> keras.layers.Layer | None:
         """The attention layer in the head, whether built from a name or given; None without one.
@@ -352,6 +387,8 @@ class FsaNet(keras.Model):
         if metrics is None:
             metrics = [mean_iou(self.num_classes, self.activation)]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        if kwargs.get("jit_compile") is True:
+            warn_of_slow_xla(self)
         function = keras.losses.get(loss)
         self._auxiliary_loss = (
             function if isinstance(function, keras.losses.Loss) else _FunctionLoss(function)

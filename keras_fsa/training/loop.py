@@ -196,7 +196,7 @@ def train(
     with _held(recipe.output, devices), devices.scope():
         keras.utils.set_random_seed(recipe.seed)
         if build is None:
-            model = build_model(recipe, num_classes, class_names, palette)
+            model = build_model(recipe, num_classes, class_names=class_names, palette=palette)
         else:
             model = build(recipe, num_classes)
         use_moving_statistics(model, recipe.batch_norm == "moving")
@@ -265,40 +265,37 @@ def split_examples(
     return part(sorted(order[kept:])), part(sorted(order[:kept]))
 
 
-def build_model(
-    recipe: Recipe,
-    num_classes: int,
-    class_names: Sequence[str] | None = None,
-    palette: Any = None,
-) -> FsaNet:
-    """The network of a recipe: the head of its preset on its backbone."""
-    own: dict[str, str | None] = (
-        {} if recipe.backbone == "preset" else {"backbone": recipe.backbone}
-    )
+def build_model(recipe: Recipe, num_classes: int, **changes: Any) -> FsaNet:
+    """The network of a recipe: the head of its preset on its backbone.
+
+    Args:
+        recipe: a `Recipe`.
+        num_classes: number of classes.
+        **changes: arguments of `FsaNet` in place of the recipe's, such as an attention layer,
+            or names of the classes.
+    """
+    own: dict[str, Any] = {} if recipe.backbone == "preset" else {"backbone": recipe.backbone}
     if recipe.attention != "frequency":
         # A preset may have a layer of its own.
         own["attention"] = None if recipe.attention == "none" else recipe.attention
-    arguments = preset_arguments(
-        recipe.preset,
-        num_classes=num_classes,
-        backbone_weights=recipe.weights,
-        output_stride=recipe.output_stride,
-        affinity=recipe.affinity,
-        frequencies=recipe.frequencies,
-        recurrence=recipe.recurrence,
-        head_channels=recipe.head_channels,
-        dropout=recipe.dropout,
-        low_level=recipe.low_level,
-        auxiliary_loss_weight=recipe.auxiliary_loss_weight,
-        align_corners=recipe.align_corners,
-        class_names=class_names,
-        palette=palette,
-        dtype=recipe.mixed_precision,
-        **own,
-    )
+    given: dict[str, Any] = {
+        "num_classes": num_classes,
+        "backbone_weights": recipe.weights,
+        "output_stride": recipe.output_stride,
+        "affinity": recipe.affinity,
+        "frequencies": recipe.frequencies,
+        "recurrence": recipe.recurrence,
+        "head_channels": recipe.head_channels,
+        "dropout": recipe.dropout,
+        "low_level": recipe.low_level,
+        "auxiliary_loss_weight": recipe.auxiliary_loss_weight,
+        "align_corners": recipe.align_corners,
+        "dtype": recipe.mixed_precision,
+    }
+    arguments = preset_arguments(recipe.preset, **{**given, **own, **changes})
     if "backbone" in own:
         # A preset's normalization is that of its own backbone.
-        arguments["normalization"] = "auto"
+        arguments["normalization"] = changes.get("normalization", "auto")
     return FsaNet(**arguments)
 
 
