@@ -1,5 +1,6 @@
 """FsaNet: an image in, logits at its size out."""
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models import exporting
 from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
-from keras_fsa.models.presets import PRESETS, preset_arguments, preset_file
+from keras_fsa.models.presets import PRESETS, is_hub_preset, preset_arguments, preset_file
 from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.models.trained import adapted, load_keras_file
 from keras_fsa.portable import portable_config
@@ -234,6 +235,7 @@ class FsaNet(keras.Model):
         | --- | --- |
         | `"signal_harbor"` | the quickstart's network, trained, from this package |
         | a path: a `.keras` file, or a folder with `model.keras` | the trained network there |
+        | a preset of KerasHub: a folder, `"hf://..."`, `"kaggle://..."` | see `keras_fsa.hub` |
         | a key of `keras_fsa.PRESETS`, such as `"ccnet_dot_r2_cityscapes"` | random weights |
 
         Into a published setting, `keras_fsa.load_pytorch_weights` brings the authors' weights, or,
@@ -242,12 +244,14 @@ class FsaNet(keras.Model):
         Args:
             name: see the table.
             **arguments: of `FsaNet`, instead of the preset's. A trained network takes
-                `num_classes`, whose change gives the last layers random weights, and `dtype`.
+                `num_classes`, whose change gives the last layers random weights, and `dtype`; a
+                preset of KerasHub those of `keras_fsa.hub.load_fsanet`.
 
         Raises:
             ValueError: for an unknown name, with the known ones; another argument for a trained
                 network; and a file that is damaged or holds another kind of model. No code in a
                 file is run.
+            ImportError: where KerasHub is needed and missing, with the pip command.
 
         Example:
         >>> model = keras_fsa.FsaNet.from_preset("signal_harbor")
@@ -256,6 +260,9 @@ class FsaNet(keras.Model):
         """
         if isinstance(name, str) and name in PRESETS:
             return cls(**preset_arguments(name, **arguments))
+        if is_hub_preset(name):
+            # Above this room, and not to be imported without need: KerasHub comes with it.
+            return importlib.import_module("keras_fsa.hub").load_fsanet(name, **arguments)
         path = preset_file(name)
         if unknown := sorted(arguments.keys() - {"num_classes", "dtype"}):
             raise ValueError(
