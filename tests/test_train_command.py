@@ -31,8 +31,8 @@ def settings(tmp_path):
     backbone().save(tmp_path / "backbone.keras")
     return Train(
         tmp_path / "images",
-        tmp_path / "masks",
-        2,
+        num_classes=2,
+        masks=tmp_path / "masks",
         size=(32, 32),
         batch=2,
         epochs=3,
