@@ -156,3 +156,10 @@ def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
             name="attention",
         )
     return arguments
+
+
+def is_hub_preset(name: Any) -> bool:
+    """Whether a name is that of a preset of KerasHub: a handle or a preset's folder."""
+    if not isinstance(name, (str, os.PathLike)):
+        return False
+    return "://" in os.fspath(name) or os.path.isfile(os.path.join(name, "task.json"))

@@ -62,12 +62,19 @@ def with_policy(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
     return type(model).from_config({**convert(model.get_config()), **changes})
 
 
-def adapted(model: keras.Model, policy: str, num_classes: int) -> keras.Model:
-    """A trained `FsaNet` under a dtype policy and with a number of classes.
+def adapted(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
+    """A trained `FsaNet` under a dtype policy, with other arguments of its last layers.
 
-    Where the number is another than the model's, the last layers are new: their weights are random.
+    Args:
+        model: the network.
+        policy: name of a dtype policy.
+        **changes: `num_classes`, `activation`, `class_names` and `palette`. With another number of
+            classes the last layers are new, with random weights, and names, colours and activation
+            are not those of the model.
     """
-    copy = with_policy(model, policy, num_classes=num_classes)
+    if changes.get("num_classes", model.num_classes) != model.num_classes:
+        changes = {"activation": None, "class_names": None, "palette": None} | changes
+    copy = with_policy(model, policy, **changes)
     for new, old in zip(copy.weights, model.weights, strict=True):
         if new.shape == old.shape:
             new.assign(old)
