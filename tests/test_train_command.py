@@ -30,9 +30,9 @@ def settings(tmp_path):
         Image.fromarray(mask).save(tmp_path / f"masks/{i}.png")
     backbone().save(tmp_path / "backbone.keras")
     return Train(
-        tmp_path / "images",
-        tmp_path / "masks",
-        2,
+        images=tmp_path / "images",
+        masks=tmp_path / "masks",
+        num_classes=2,
         size=(32, 32),
         batch=2,
         epochs=3,
@@ -50,7 +50,7 @@ def test_every_normalization_has_a_flag():
 
 
 def test_a_backbone_in_a_file(settings):
-    model = build_model(settings)
+    model = build_model(settings, normalization=settings.normalization)
     assert model.normalization == "tf" and model.backbone.name == "tiny"
     broken = settings.output.parent / "broken.keras"
     broken.write_bytes(b"weights")
