@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import sys
+import time
 
 from benchmarks import bars, measuring, methods, report, resident
 from keras_fsa.files import whole_file
@@ -48,6 +49,16 @@ def parse(arguments):
     )
     add("--rounds", type=int, default=20, help="how often fast methods are timed")
     add("--seconds", type=float, default=60, help="of timing for each size")
+    add(
+        "--no-memory",
+        action="store_true",
+        help="leave out memory where each method needs a process for it",
+    )
+    add(
+        "--cpu-time",
+        action="store_true",
+        help="time the processor's work, not the clock: for a busy machine, and with one thread",
+    )
     add("--model", nargs="?", const="resnet101", metavar="BACKBONE", help="FsaNet as a whole, too")
     add("--model-size", type=_size, default=(513, 513), metavar="HxW")
     add("--json", metavar="FILE")
@@ -99,6 +110,7 @@ def measure_size(names, shape, options, modes, kind):
                     "positions": height * width,
                     "dtype": layer.dtype_policy.name,
                     "time": None,
+                    "least": None,
                     "rounds": 0,
                     "flops": None,
                     "flops_counted": None,
@@ -127,16 +139,19 @@ def measure_size(names, shape, options, modes, kind):
                 calls[name, mode, training] = call
     for name, mode, training in calls:
         key = (name, mode, training)
-        if rows[key]["memory"] is None:
+        if rows[key]["memory"] is None and options.no_memory:
+            rows[key]["memory_by"] = None
+        elif rows[key]["memory"] is None:
             _say(f"{height}x{width}: memory of {name}, in a child process")
             rows[key]["memory"] = resident.peak_memory_in_child(
                 name, shape, options.frequencies, options.dtype, training, mode
             )
     _say(f"{height}x{width}: timing, about {options.seconds:.0f} s")
     runs = {key: call.run for key, call in calls.items()}
-    times = measuring.time_round_robin(runs, options.rounds, options.seconds)
-    for key, (seconds, rounds) in times.items():
-        rows[key].update(time=seconds, rounds=rounds)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    times = measuring.time_round_robin(runs, options.rounds, options.seconds, clock)
+    for key, (seconds, least, rounds) in times.items():
+        rows[key].update(time=seconds, least=least, rounds=rounds)
     for (name, mode, training), row in rows.items():
         del name
         reference = "jit" if mode == "unknown sizes" else mode
@@ -174,7 +189,7 @@ def measure_model(backbone, size, mode, options):
         "shape": shape,
         "mode": mode,
         "seconds": {name: times[name][0] for name in names},
-        "rounds": times[with_attention][1],
+        "rounds": times[with_attention][-1],
         "bytes_of_training_step": memory,
         "memory_by": memory_by,
         "time": times[with_attention][0] / times[without][0],
@@ -206,6 +221,7 @@ def main(arguments=None):
             "frequencies": options.frequencies,
             "dtype": options.dtype,
             "training": options.training,
+            "clock": "CPU time" if options.cpu_time else "wall time",
         },
         "rows": [],
         "retraces": {},

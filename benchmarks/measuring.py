@@ -245,7 +245,7 @@ def retraces(layer: keras.Layer, maps: list) -> int | None:
 def time_round_robin(
     runs: dict[Any, Callable], rounds: int, seconds: float, clock: Callable = time.perf_counter
 ) -> dict[Any, tuple]:
-    """Median times of several functions, taken in turns so that drift of the machine hits all.
+    """Times of several functions, taken in turns so that drift of the machine hits all.
 
     Each function is called once to warm up and once to learn how long it takes. Slow ones then
     take part in fewer rounds, spread evenly over all.
@@ -254,9 +254,10 @@ def time_round_robin(
         runs: dict of functions without arguments.
         rounds: of the fast ones.
         seconds: for all of them together; but each is timed at least three times.
+        clock: in seconds. `time.process_time` on a busy machine, with one thread.
 
     Returns:
-        Dict of `(median in seconds, number of timed calls)`.
+        Dict of `(median, least, number of timed calls)`, in seconds.
     """
 
     def timed(run):
@@ -275,7 +276,9 @@ def time_round_robin(
         for name, run in runs.items():
             if (i + 1) * parts[name] // rounds > i * parts[name] // rounds:
                 times[name].append(timed(run))
-    return {name: (float(np.median(times[name])), len(times[name])) for name in runs}
+    return {
+        name: (float(np.median(times[name])), min(times[name]), len(times[name])) for name in runs
+    }
 
 
 def device() -> tuple[str, str]:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import rivals_table
 from benchmarks.camvid import RUNS, SEEDS
 from benchmarks.report import table
+from benchmarks.rivals_table import section as rivals
 
 NOTHING = "*Not run yet.*"
 
@@ -228,9 +230,11 @@ def presets(folder: Path) -> str:
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "speed": speed,
     "savings": savings,
+    "rivals": rivals,
     "presets": presets,
     "camvid": camvid,
     "camvid_classes": camvid_classes,
     "windows": windows,
     "truncation": truncation,
+    "rivals": rivals_table.section,
 }

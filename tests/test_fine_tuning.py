@@ -55,8 +55,10 @@ def test_rates(rng, kind):
         optimizer.apply([keras.ops.convert_to_tensor(gradient)] * 2)
     for variable, factor in zip(variables, (1.0, 0.25), strict=True):
         want = reference(start, gradients.astype("float64"), 0.1, 0.01, factor=factor)
-        # Four steps of float32.
-        np.testing.assert_allclose(array(variable), want, rtol=5e-6, atol=5e-7)
+        # Four steps of float32. Adam's sqrt(1 - 0.999 ** t) is off by 1e-5 of itself there, more
+        # where an engine's power is; each step is about 0.1.
+        atol = 5e-7 if kind == "sgd" else 4 * 0.1 * 2e-5
+        np.testing.assert_allclose(array(variable), want, rtol=5e-6, atol=atol)
     assert "rates" not in type(optimizer)(0.1).get_config()
 
 

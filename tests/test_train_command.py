@@ -30,9 +30,9 @@ def settings(tmp_path):
         Image.fromarray(mask).save(tmp_path / f"masks/{i}.png")
     backbone().save(tmp_path / "backbone.keras")
     return Train(
-        images=tmp_path / "images",
-        masks=tmp_path / "masks",
+        tmp_path / "images",
         num_classes=2,
+        masks=tmp_path / "masks",
         size=(32, 32),
         batch=2,
         epochs=3,
@@ -50,7 +50,7 @@ def test_every_normalization_has_a_flag():
 
 
 def test_a_backbone_in_a_file(settings):
-    model = build_model(settings, normalization=settings.normalization)
+    model = build_model(settings)
     assert model.normalization == "tf" and model.backbone.name == "tiny"
     broken = settings.output.parent / "broken.keras"
     broken.write_bytes(b"weights")

@@ -32,6 +32,11 @@ def from_fsanet(
             f"`model` must be an FsaNet. Received: model={model!r}. Pass a network of another "
             "kind as the image encoder of an FsaNetBackbone."
         )
+    if model.activation != "softmax":
+        raise ValueError(
+            "`model` must give each pixel one class. Received: model with activation="
+            f"{model.activation!r}. Keep it as an FsaNet: save it to a .keras file."
+        )
     config = model.get_config()
     trunk = without_classifier(model.head)
     own_head = {"head": keras.saving.serialize_keras_object(trunk)} if "head" in config else {}
@@ -49,6 +54,8 @@ def from_fsanet(
         preprocessor or FsaNetImageSegmenterPreprocessor(FsaNetImageConverter()),
         model.dropout,
         model.auxiliary_loss_weight,
+        model.class_names,
+        model.palette,
     )
     _copy_weights(model.backbone, backbone.image_encoder)
     _copy_weights(trunk, backbone.head)
@@ -97,6 +104,8 @@ def to_fsanet(task: FsaNetImageSegmenter) -> FsaNet:
             "backbone": config["image_encoder"],
             "num_classes": task.num_classes,
             "dropout": task.dropout,
+            "class_names": task.class_names,
+            "palette": task.palette,
             "auxiliary_loss_weight": task.auxiliary_loss_weight if auxiliary else 0,
         }
     )

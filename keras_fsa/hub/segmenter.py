@@ -5,14 +5,15 @@ from typing import Any
 import keras
 
 from keras_fsa.arguments import integer, number, optional_import
+from keras_fsa.classes import checked_names, checked_palette
 from keras_fsa.compilation import announces_xla
 from keras_fsa.hub.backbone import FsaNetBackbone
 from keras_fsa.hub.card import write_card
 from keras_fsa.hub.preprocessing import FsaNetImageSegmenterPreprocessor
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.losses import CrossEntropy
-from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
-from keras_fsa.models.fsanet import _check_masks, _FunctionLoss
+from keras_fsa.metrics import IGNORE_LABEL, mean_iou
+from keras_fsa.models.fsanet import _FunctionLoss, check_masks
 from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.portable import portable_config
 from keras_fsa.spectral import token_dtype
@@ -34,10 +35,11 @@ class FsaNetImageSegmenter(ImageSegmenter):
 
     Args:
         backbone: an `FsaNetBackbone`.
-        num_classes: number of classes, at most 255.
+        num_classes: number of classes, 2 to 255, of which each pixel has one.
         preprocessor: an `FsaNetImageSegmenterPreprocessor`, or None for none.
         dropout: share of channels dropped before the last convolution, in training.
         auxiliary_loss_weight: weight of the auxiliary head's loss, where the backbone has one.
+        class_names, palette: as in `FsaNet`.
         **kwargs: of `keras_hub.models.ImageSegmenter`: `name`, `compile`.
 
     Call arguments:
@@ -64,6 +66,8 @@ class FsaNetImageSegmenter(ImageSegmenter):
         preprocessor: FsaNetImageSegmenterPreprocessor | None = None,
         dropout: float = 0.1,
         auxiliary_loss_weight: float = 0.4,
+        class_names: Any = None,
+        palette: Any = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(backbone, FsaNetBackbone):
@@ -72,7 +76,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
                 f"backbone={backbone!r}. Pass another network as its image encoder: "
                 "FsaNetBackbone(network)."
             )
-        integer("num_classes", num_classes, maximum=IGNORE_LABEL)
+        integer("num_classes", num_classes, 2, maximum=IGNORE_LABEL)
         number("dropout", dropout, minimum=0, below=1)
         number("auxiliary_loss_weight", auxiliary_loss_weight, minimum=0)
         policy = backbone.dtype_policy
@@ -94,6 +98,9 @@ class FsaNetImageSegmenter(ImageSegmenter):
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.num_classes = num_classes
+        self.activation = "softmax"
+        self.class_names = checked_names(class_names, num_classes)
+        self.palette = checked_palette(palette, num_classes)
         self.dropout = dropout
         self.auxiliary_loss_weight = auxiliary_loss_weight
         self.classifier_dropout, self.classifier, self.resize = dropped, logits, resize
@@ -136,10 +143,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
         if loss == "auto":
             loss = CrossEntropy()
         if metrics == "auto":
-            classes = self.output.shape[-1]
-            metrics = [
-                MeanIoU(classes, ignore_class=IGNORE_LABEL, sparse_y_pred=False, name="mean_iou")
-            ]
+            metrics = [mean_iou(self.num_classes)]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         function = keras.losses.get(loss)
         self._auxiliary_loss = (
@@ -150,7 +154,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
         return portable_config(super().get_compile_config())
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        _check_masks(y, x)
+        check_masks(y, x, self.num_classes, self.activation)
         if not isinstance(y_pred, dict):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
@@ -187,4 +191,15 @@ class FsaNetImageSegmenter(ImageSegmenter):
             "num_classes": self.num_classes,
             "dropout": self.dropout,
             "auxiliary_loss_weight": self.auxiliary_loss_weight,
+            "class_names": self.class_names,
+            "palette": self.palette,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        names = config.get("class_names")
+        if names is not None and len(names) != config["num_classes"]:
+            # A preset that is loaded for other classes, see `keras_fsa.models.trained.adapted`.
+            config |= {"class_names": None, "palette": None}
+        return super().from_config(config)

@@ -235,7 +235,7 @@ class FsaNet(keras.Model):
         | --- | --- |
         | `"signal_harbor"` | the quickstart's network, trained, from this package |
         | a path: a `.keras` file, or a folder with `model.keras` | the trained network there |
-        | a preset of KerasHub: a folder, `"hf://..."`, `"kaggle://..."` | see `keras_fsa.hub` |
+        | a preset of KerasHub: its folder, `"hf://..."`, `"kaggle://..."` | see `keras_fsa.hub` |
         | a key of `keras_fsa.PRESETS`, such as `"ccnet_dot_r2_cityscapes"` | random weights |
 
         Into a published setting, `keras_fsa.load_pytorch_weights` brings the authors' weights, or,
@@ -341,25 +341,6 @@ class FsaNet(keras.Model):
                 "with another `image_shape`."
             )
 
-    def _check_masks(self, masks, images):
-        """Raise a `ValueError` where masks cannot fit the images, as far as shapes are known."""
-        shape, expected = _known_shape(masks), _known_shape(images)
-        if not shape or not expected:
-            return
-        each = self.activation == "sigmoid" and self.num_classes > 1
-        last = self.num_classes if each else None
-        fits = len(shape) in ((4,) if each else (3, 4)) and all(
-            size is None or want is None or size == want
-            for size, want in zip(shape, (*expected[:3], last), strict=False)
-        )
-        if not fits:
-            rule = f"(B, H, W, {last})" if each else "(B, H, W) or (B, H, W, 1)"
-            raise ValueError(
-                f"Masks must have the height and width of their images, {rule}. "
-                f"Received: masks of shape {shape} for images of shape {expected}. Resize the "
-                "masks with the nearest-neighbour method, or crop both alike."
-            )
-
     def compile(
         self, optimizer: Any = None, loss: Any = None, metrics: list | None = None, **kwargs: Any
     ) -> None:
@@ -410,7 +391,7 @@ class FsaNet(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        self._check_masks(y, x)
+        check_masks(y, x, self.num_classes, self.activation)
         if not isinstance(y_pred, dict):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
@@ -427,7 +408,7 @@ class FsaNet(keras.Model):
         # Of a `tf.data.Dataset`.
         spec = None if isinstance(x, keras.utils.PyDataset) else getattr(x, "element_spec", None)
         images, masks = spec[:2] if isinstance(spec, tuple) and len(spec) > 1 else (x, y)
-        self._check_masks(masks, images)
+        check_masks(masks, images, self.num_classes, self.activation)
         return super().fit(x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -443,7 +424,7 @@ class FsaNet(keras.Model):
         return super().predict(x, *args, **kwargs)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        self._check_masks(y, x)
+        check_masks(y, x, self.num_classes, self.activation)
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
         return super().compute_metrics(x, y, logits, sample_weight)
 
@@ -605,6 +586,26 @@ def _check_image_shape(image_shape):
         raise ValueError(
             "`image_shape` must be (height, width, channels) in positive ints, of which height and "
             f"width may be None. Received: image_shape={image_shape!r}. Write (None, None, 3)."
+        )
+
+
+def check_masks(masks: Any, images: Any, num_classes: int, activation: str) -> None:
+    """Raise a `ValueError` where masks cannot fit the images, as far as shapes are known."""
+    shape, expected = _known_shape(masks), _known_shape(images)
+    if not shape or not expected:
+        return
+    each = activation == "sigmoid" and num_classes > 1
+    last = num_classes if each else None
+    fits = len(shape) in ((4,) if each else (3, 4)) and all(
+        size is None or want is None or size == want
+        for size, want in zip(shape, (*expected[:3], last), strict=False)
+    )
+    if not fits:
+        rule = f"(B, H, W, {last})" if each else "(B, H, W) or (B, H, W, 1)"
+        raise ValueError(
+            f"Masks must have the height and width of their images, {rule}. "
+            f"Received: masks of shape {shape} for images of shape {expected}. Resize the "
+            "masks with the nearest-neighbour method, or crop both alike."
         )
 
 
