@@ -14,7 +14,6 @@ from typing import Any
 from benchmarks import rivals_table
 from benchmarks.camvid import RUNS, SEEDS
 from benchmarks.report import table
-from benchmarks.rivals_table import section as rivals
 
 NOTHING = "*Not run yet.*"
 
@@ -230,7 +229,6 @@ def presets(folder: Path) -> str:
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "speed": speed,
     "savings": savings,
-    "rivals": rivals,
     "presets": presets,
     "camvid": camvid,
     "camvid_classes": camvid_classes,
