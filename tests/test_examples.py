@@ -49,7 +49,7 @@ def test_quickstart_from_the_preset(run, small_harbour, tmp_path, capsys, monkey
     flags = ("--epochs", 1, "--data-dir", tmp_path / "data", "--output", tmp_path)
     run("quickstart.py", "--from-preset", *flags)
     out = capsys.readouterr().out
-    assert "Training without attention" in out and "Training with" not in out
+    assert "Training without attention" in out and "Training with frequency" not in out
     line = next(line.split() for line in out.splitlines() if line.split()[:1] == ["inbound"])
     assert float(line[2]) > 0.8
 

@@ -215,7 +215,13 @@ def test_recipes_and_flags(tmp_path):
     assert loop.build_model(recipe, 3).low_level == "stage2"
     assert loop.build_model(Recipe("signal_harbor", backbone="resnet18", weights=None), 3)
     settings = Train(
-        tmp_path, tmp_path, 3, low_level="stage3", head_channels=8, weights=None, frequencies=2
+        images=tmp_path,
+        masks=tmp_path,
+        num_classes=3,
+        low_level="stage3",
+        head_channels=8,
+        weights=None,
+        frequencies=2,
     )
     assert build_model(settings).low_level == "stage3"
 
