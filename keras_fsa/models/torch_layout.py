@@ -20,11 +20,12 @@ from keras_fsa.models.torch_graph import run_as_steps
 
 
 def avoid_copies(model: keras.Model) -> None:
-    """Let a built model's channels-last convolutions and batch norms run without copies. Torch only.
+    """Let a built model's channels-last layers run without copies. Torch only.
 
-    Convolutions that pad unevenly ("same" with a stride on some sizes), batch norms that are
-    masked, synchronised or renormalised, and all other layers stay as they are. Inner
-    functional models run as steps, see `run_as_steps`. Values differ by rounding at most.
+    These are convolutions, batch norms and max poolings. Those that pad unevenly ("same" with a
+    stride on some sizes), batch norms that are masked, synchronised or renormalised, and all other
+    layers stay as they are. Functional models inside run as steps, see `run_as_steps`. Values
+    differ by rounding at most.
 
     Args:
         model: changed in place. On other backends nothing is done.
