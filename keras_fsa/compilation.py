@@ -7,6 +7,7 @@ layer, so somebody has to: the user by `xla_scope`, or a model's class by `annou
 import contextlib
 import contextvars
 import functools
+import warnings
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -42,6 +43,22 @@ def xla_scope() -> Iterator[None]:
 def xla_compiles() -> bool:
     """Whether XLA compiles what is being traced, as far as a layer can know."""
     return {"jax": True, "tensorflow": _in_xla_scope.get()}.get(keras.backend.backend(), False)
+
+
+def warn_of_slow_xla(model: keras.Model) -> None:
+    """Warn where TensorFlow compiles depthwise convolutions with XLA for a CPU."""
+    if keras.backend.backend() != "tensorflow" or not model.jit_compile:
+        return
+    # Keras makes public only the layers of models, not those in layers.
+    kinds = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
+    slow = next((layer for layer in model._flatten_layers() if isinstance(layer, kinds)), None)
+    if slow is not None and not keras.distribution.list_devices("gpu"):
+        warnings.warn(
+            "On a CPU, XLA takes a multiple of TensorFlow's own time for depthwise convolutions: "
+            "12 times for a training step of EfficientNet-Lite0. Received: jit_compile=True with "
+            f"the layer {slow.name!r}. Leave `jit_compile` out.",
+            stacklevel=3,
+        )
 
 
 def announces_xla(model: Model) -> Model:

@@ -21,7 +21,7 @@ from keras_fsa.arguments import (
 )
 from keras_fsa.backbones.features import build_backbone, feature_shapes
 from keras_fsa.backbones.resnet import STAGES
-from keras_fsa.compilation import announces_xla
+from keras_fsa.compilation import announces_xla, warn_of_slow_xla
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
@@ -316,6 +316,7 @@ class FsaNet(keras.Model):
                 )
             ]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        warn_of_slow_xla(self)
         function = keras.losses.get(loss)
         self._auxiliary_loss = (
             function if isinstance(function, keras.losses.Loss) else _FunctionLoss(function)
