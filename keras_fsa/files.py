@@ -68,21 +68,43 @@ def whole_folder(path: Path) -> Iterator[pathlib.Path]:
         OSError: if it cannot be written. The old folder is then unchanged.
     """
     path = pathlib.Path(path).resolve()
+    # Afterwards the temporary folder is the old one.
+    with temporary_folder(path) as temporary:
+        yield temporary
+        flush(temporary)
+        replace(temporary, path)
+    _flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[pathlib.Path]:
+    """An empty folder beside `path`, for what will be moved there. It is removed afterwards.
+
+    So is what killed processes of this machine left behind.
+
+    Args:
+        path: the destination; its parent is created.
+
+    Raises:
+        OSError: if the folder cannot be made.
+    """
+    path = pathlib.Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
     temporary = path.with_name(f"{_temporary_stem(path)}{path.suffix}")
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb+") as opened:
-                    os.fsync(opened.fileno())
-        replace(temporary, path)
     finally:
-        # Now the old one, or what a failed block left.
         shutil.rmtree(temporary, ignore_errors=True)
-    _flush_folder(path.parent)
+
+
+def flush(folder: Path) -> None:
+    """Have the system write the files in a folder to disk."""
+    for file in pathlib.Path(folder).rglob("*"):
+        if file.is_file():
+            with open(file, "rb+") as opened:
+                os.fsync(opened.fileno())
 
 
 def read_steadily(path: Path, read: Callable[[Path], T], tries: int = 5) -> T:

@@ -34,7 +34,7 @@ def attention_flops(layer: SelfAttention, height: int, width: int) -> int:
 
     Each affinity counts its own share (`keras_fsa.affinities`). Softmax is the scores and the
     weighted sum. A band that lacks the constant frequency has one more token for it, and each
-    transform back to positions, or of keys that visited them, one of that token besides.
+    transform back to positions, or of keys that visited them, includes it.
 
     Args:
         layer: a built `FrequencySelfAttention` or `SpatialSelfAttention`.

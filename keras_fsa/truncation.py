@@ -80,7 +80,7 @@ def to_frequency(
 
 
 def to_spatial(model: keras.Model) -> keras.Model:
-    """Copy a model with spatial in place of frequency self-attention, equal to rounding.
+    """Copy a model with its frequency self-attention replaced by spatial, equal up to rounding.
 
     Every `FrequencySelfAttention` becomes a `SpatialSelfAttention` with the same affinity and
     weights, and its band as `low_pass`. The result is slower; it serves comparisons.

@@ -1,4 +1,4 @@
-"""The command line: `keras_fsa train|evaluate|predict|export|doctor`.
+"""The command line: `keras_fsa train|evaluate|predict|export|demo|doctor`.
 
 Each command is a module with a dataclass of its flags and a function that does the work; what they
 share is in `command.py`.
@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "score a model on a dataset, or write predictions for its server",
     "predict": "what a model sees in any image, and what it attends to",
     "export": "write a model for serving, and prove that it is the same",
+    "demo": "a page in the browser: masks, and what each pixel attends to",
     "doctor": "which engines work here, and what is missing for what",
 }
 

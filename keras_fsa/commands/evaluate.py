@@ -221,7 +221,8 @@ def _open_data(settings, split, num_classes) -> tuple[Iterator, int, bool]:
     if settings.images:
         pairs = match_pairs(settings.images, settings.masks)
         images, masks = zip(*pairs, strict=True)
-        data = folder_dataset(images, masks, num_classes, None, settings.ignore_label)
+        label, limit = settings.ignore_label, settings.max_pixels
+        data = folder_dataset(images, masks, num_classes, None, label, max_pixels=limit)
     else:
         data = load(
             settings.dataset,

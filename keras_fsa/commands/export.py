@@ -18,7 +18,7 @@ The file takes images (batch, height, width, channels) of 0 to 255, float32 or w
 of any size where the model does. It gives logits, or with --classes the class of each pixel. A
 SavedModel also takes PNG and JPEG files (signature serving_bytes), and can have sliding windows,
 scales and mirror images inside: --window, --scales, --flip, --fit; its logits are then logarithms
-of probabilities, see `keras_fsa/sliding_window.py`.
+of probabilities, see `keras_fsa/segmenter.py`.
 
 Afterwards it is loaded in its own runtime and compared with the model at sizes that it was not
 traced with; the command fails where they differ by more than 1e-4 of the largest logit, or of 1.

@@ -14,7 +14,7 @@ again. In the folder of --output there are
 - `best.keras`: the network of the epoch with the best validation mIoU; `model.keras`: the last;
 - `history.csv`: loss and mIoU of each epoch;
 - `metrics.json`: the IoU of each class and their mean (printed, too) of `best.keras`;
-- `predictions.png`: the first validation images beside their truth and prediction;
+- `predictions.png`: the first validation images with their truth and prediction;
 - `recipe.json`: all settings, for --recipe; `checkpoint.npz`: the state to resume from.
 
 To fine-tune: --init model.keras starts from a trained network, whose last layers are new where it

@@ -228,7 +228,7 @@ def _moved(view, size, first, last, step=1):
 
 
 def _resized(view, factor, size, before, after):
-    """A map with `factor` times the positions, each of which reads some beside its own."""
+    """A map with `factor` times the positions, each of which also reads some of its neighbours."""
     low, high = view.low - view.stride * before, view.high + view.stride * after
     return _view(view, size, view.stride / factor, low, high)
 

@@ -43,7 +43,7 @@ class Journal:
                 raise ValueError(
                     "`work_dir` must be empty, or that of the same run. Received: work_dir="
                     f"{str(folder)!r} of a run with another {', '.join(other)}. Name another "
-                    "folder, or remove this one to begin anew."
+                    "folder, or remove this one to start over."
                 )
         else:
             with whole_file(path) as unfinished:
@@ -78,7 +78,7 @@ class Journal:
         if not isinstance(known, dict):
             raise ValueError(
                 f"`work_dir` must hold whole files. Received: {path}, which is damaged. Remove the "
-                "folder to begin anew."
+                "folder to start over."
             )
         return known
 

@@ -14,7 +14,7 @@ class TokenBatchNormalization(keras.layers.BatchNormalization):
     batch's mean and variance come from `spectral.moments` and the shift goes to the constant token,
     so the map need never be formed.
 
-    It differs from Keras' layer in one point besides: the moving variance gathers the unbiased
+    It differs from Keras' layer in one more point: the moving variance accumulates the unbiased
     variance, as PyTorch's does and the authors' checkpoints hold. (PyTorch's momentum 0.1 is 0.9
     here.)
 

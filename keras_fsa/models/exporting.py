@@ -6,7 +6,6 @@ reads a file in its own runtime to compare it with the model.
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from keras import ops
 
 from keras_fsa import types
 from keras_fsa.arguments import boolean, one_of, optional_import
-from keras_fsa.files import replace
+from keras_fsa.files import flush, replace, temporary_folder
 from keras_fsa.metrics import IGNORE_LABEL
 
 # The ending of the file, and for each backend that writes it the packages it needs. PyTorch is
@@ -206,11 +205,11 @@ def written_at_once(filepath: types.Path) -> Iterator[str]:
             "`filepath` must be new, or hold an earlier SavedModel, which is replaced. Received: "
             f"filepath={str(filepath)!r}, a folder of other things. Choose another name."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
-        yield str(Path(folder, target.name))
+    with temporary_folder(target) as folder:
+        yield str(folder / target.name)
+        flush(folder)
         # OpenVINO writes two files.
-        for written in sorted(Path(folder).iterdir()):
+        for written in sorted(folder.iterdir()):
             replace(written, target.parent / written.name)
 
 

@@ -8,7 +8,7 @@ from keras_fsa.spectral import token_dtype
 from keras_fsa.types import DType, Shape
 
 LOW_LEVEL_CHANNELS = 48
-"""Width of the projected low-level map: few, lest it outweigh the features it refines."""
+"""Width of the projected low-level map: small, or it would outweigh the features it refines."""
 
 
 def _convolution(x, filters, name, dtype, use_bias=False, window=3):

@@ -6,7 +6,7 @@
 | `StopAtNonFinite` | raises where the loss is NaN or infinite | |
 | `JoinMetrics` | | makes the figures those of all processes |
 | `Validation` | | adds `val_...` to the figures |
-| `DrawPredictions` | | draws images beside truth and prediction |
+| `DrawPredictions` | | draws images with their truth and prediction |
 | `BestModel` | | saves the model if its figure is the best so far |
 | `History` | | appends a row to a CSV file |
 | `TensorBoardByStep` | | writes the figures for TensorBoard |
@@ -226,7 +226,7 @@ class Validation(StepCallback):
 
 
 class DrawPredictions(StepCallback):
-    """Draws examples beside truth and prediction, as `step_000500.png` and so on.
+    """Draws examples with their truth and prediction, as `step_000500.png` and so on.
 
     Args:
         examples: as for `Validation`: those to draw.
@@ -282,7 +282,7 @@ class BestModel(keras.callbacks.Callback):
 
     The figure lies beside the file, in `best.json` for `best.keras`, so that a worse model never
     replaces a better one. (`keras.callbacks.ModelCheckpoint` writes in place and forgets the best
-    when it is created anew.) What is saved is complete, its weights are finite, and its batch norm
+    when it is created again.) What is saved is complete, its weights are finite, and its batch norm
     trains on every backend, see `keras_fsa.training.batch_norm.plain`.
 
     Args:

@@ -64,7 +64,7 @@ def fit(
     - `best.keras`: the model of the best validation so far, and `best.json`, its figure. A worse
       one never replaces it;
     - `model.keras`: the trained model, at the end;
-    - `predictions/step_*.png`: the first validation images beside truth and prediction;
+    - `predictions/step_*.png`: the first validation images with their truth and prediction;
     - `tensorboard`: the figures for TensorBoard, by step.
 
     A process holds the folder while it trains, so a second one gets an error. On a terminal a
@@ -411,7 +411,7 @@ def _writing_callbacks(plan, step, history):
 
 
 def _restartable(batches):
-    """A `tf.data.Dataset` of generators, which begins anew each time that it is iterated.
+    """A `tf.data.Dataset` of generators, which starts over each time it is iterated.
 
     Keras iterates once to build the model and again to train. Of one generator the first iteration
     would take the batches that TensorFlow reads ahead. A strategy also needs the batches' size.

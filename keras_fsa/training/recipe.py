@@ -116,7 +116,7 @@ class Recipe:
     validation_images: Count | None = None
     """The first ones only; none: all."""
     drawn_images: Count | None = 4
-    """First validation images to draw beside truth and prediction; none: no drawing."""
+    """First validation images to draw with their truth and prediction; none: no drawing."""
     tensorboard: bool = True
     """Log for TensorBoard, too."""
     validate_every: Count = 5000

@@ -4,6 +4,7 @@ Kills and clashes of processes are in test_files.py, test_resume.py and test_lar
 bytes of checkpoints in test_resume.py and test_checkpoints.py.
 """
 
+import json
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from keras_fsa.commands.models import load_keras_model
 from keras_fsa.images import read_image, read_mask
 from keras_fsa.large.journal import Journal
 from tests import tiny_training
+from tests.helpers import run_python
 
 RNG = np.random.default_rng(7)
 PIXELS = RNG.integers(0, 256, (17, 23, 3)).astype("uint8")
@@ -103,6 +105,7 @@ FULL = """
 import resource, sys
 from keras_fsa.training import callbacks
 from tests import tiny_training
+from tests.helpers import run_python
 class Full(callbacks.StopAtNonFinite):
     def on_train_batch_begin(self, batch, logs=None):
         if self.step == 5:
@@ -128,3 +131,46 @@ def test_a_training_whose_disk_is_full(tmp_path):
     load_keras_model(tmp_path / "model.keras")
     with np.load(tmp_path / "checkpoint.npz") as file:
         assert '"step": 9,' in file["header"].tobytes().decode()
+
+
+KILLED = """
+import json, os, pathlib, random, signal, sys, time
+from keras_fsa.models.exporting import written_at_once
+
+def export(path):
+    version = 0
+    while True:
+        version += 1
+        with written_at_once(path) as unfinished:
+            folder = pathlib.Path(unfinished)
+            (folder / "variables").mkdir(parents=True)
+            for name in ("saved_model.pb", "variables/data", "fingerprint.pb"):
+                (folder / name).write_text(f"{version:9d}" * 9999)
+
+random.seed(7)
+versions = []
+for _ in range(40):
+    child = os.fork()
+    if not child:
+        export(sys.argv[1])
+    time.sleep(random.uniform(0.01, 0.06))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    folder = pathlib.Path(sys.argv[1])
+    if folder.exists():
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        texts = {path.read_text() for path in files}
+        versions.append([len(files), len(texts), len(texts.pop())])
+with written_at_once(sys.argv[1]) as unfinished:
+    pathlib.Path(unfinished).mkdir()
+    (pathlib.Path(unfinished) / "saved_model.pb").write_text("")
+print(json.dumps(versions))
+"""
+
+
+def test_exports_killed_at_random_moments(tmp_path):
+    """Each leaves a whole SavedModel, of one version; the next export removes the remains."""
+    path = tmp_path / "served"
+    versions = json.loads(run_python(KILLED, str(path)).splitlines()[-1])
+    assert len(versions) > 30 and all(found == [3, 1, 9 * 9999] for found in versions)
+    assert [p.name for p in tmp_path.iterdir()] == ["served"]

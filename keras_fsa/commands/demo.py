@@ -1,0 +1,251 @@
+"""A page in the browser that shows what a model sees, and what each pixel attends to.
+
+    keras_fsa demo --model fsanet.keras
+
+opens http://127.0.0.1:8000. Drop an image on it to see its mask, click a pixel to see what it
+attends to, and move the slider to see both at fewer frequencies, without retraining. Without
+--model it shows the packaged network of the harbour. Nothing leaves the machine, and nothing is
+fetched from the network.
+"""
+
+import base64
+import functools
+import io
+import json
+import threading
+import urllib.parse
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
+from typing import Annotated, Any
+
+import keras
+import numpy as np
+
+from keras_fsa.arguments import optional_import
+from keras_fsa.attention_map import attention_at
+from keras_fsa.commands.command import command
+from keras_fsa.commands.models import load_keras_model
+from keras_fsa.commands.predict import attention_layer, position_of_pixel
+from keras_fsa.images import read_image
+from keras_fsa.inference import class_map
+from keras_fsa.layers.self_attention import SelfAttention
+from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.settings import Count, ExistingFile, Whole
+from keras_fsa.truncation import to_frequency
+from keras_fsa.visualize import default_palette, overlay
+
+# Images that are kept: a page asks for masks and attention of the last one it sent.
+KEPT = 8
+LARGEST_FILE = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Show in the browser what a model sees, and what each pixel attends to."""
+
+    model: ExistingFile | None = None
+    """A .keras file of an FsaNet; none: the packaged network of the harbour."""
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 lets other machines in."""
+    port: Annotated[int, Whole(0, 65535)] = 8000
+    """0: any that is free."""
+    browser: bool = True
+    """Open the page."""
+    max_pixels: Count = 4_000_000
+    """Refuse images of more pixels than this."""
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    program: str | None = None,
+    description: str = __doc__,
+) -> None:
+    """Run the command, see `keras_fsa.commands.command.command`."""
+    command(Demo, demo, arguments, program, description)
+
+
+def demo(settings: Demo) -> None:
+    """Serve the page until the user stops it."""
+    with make_server(settings) as server:
+        url = f"http://{settings.host}:{server.server_address[1]}"
+        print(f"The demo is at {url}. Stop it with Ctrl+C.", flush=True)
+        if settings.browser:
+            webbrowser.open(url)
+        server.serve_forever()
+
+
+def make_server(settings: Demo) -> ThreadingHTTPServer:
+    """A server of the page, which listens already."""
+    if settings.model:
+        model = load_keras_model(settings.model)
+    else:
+        model = FsaNet.from_preset("signal_harbor")
+    viewer = Viewer(model, settings.max_pixels)
+    return ThreadingHTTPServer(
+        (settings.host, settings.port), functools.partial(_Handler, viewer=viewer)
+    )
+
+
+class Viewer:
+    """Images that were shown to a model, and what the page asks of them.
+
+    Args:
+        model: an `FsaNet`.
+        max_pixels: most pixels of an image.
+    """
+
+    def __init__(self, model: keras.Model, max_pixels: int) -> None:
+        if not isinstance(model, FsaNet):
+            raise ValueError(
+                f"`model` must be an FsaNet. Received: a {type(model).__name__} named "
+                f"{model.name!r}. Give another file."
+            )
+        self.model = model
+        self.max_pixels = max_pixels
+        count = model.num_classes
+        names = getattr(model, "class_names", None)
+        self.names = list(names or map("class {}".format, range(count)))
+        palette = getattr(model, "palette", None)
+        self.palette = np.asarray(default_palette(count) if palette is None else palette)
+        layer = model.attention_layer()
+        self.attends = isinstance(layer, SelfAttention)
+        own = getattr(layer, "frequencies", None)
+        self.frequencies = own if isinstance(own, int) else None
+        self._truncated = {self.frequencies: model}
+        self._images: dict[int, np.ndarray] = {}
+        self._count = 0
+        # One request at a time works with models and images: the engine uses all cores anyway.
+        self._lock = threading.Lock()
+
+    def about(self) -> dict[str, Any]:
+        """What the page must know of the model."""
+        return {
+            "name": self.model.name,
+            "parameters": self.model.count_params(),
+            "attends": self.attends,
+            "frequencies": self.frequencies,
+        }
+
+    def add(self, content: bytes) -> dict[str, Any]:
+        """Keep an image; its number and how the model gets it."""
+        image = read_image(io.BytesIO(content), max_pixels=self.max_pixels)
+        with self._lock:
+            self._count += 1
+            self._images[self._count] = image
+            self._images.pop(self._count - KEPT, None)
+            return {"image": self._count, "pixels": _png(image)}
+
+    def mask(self, image: int, frequencies: int | None = None) -> dict[str, Any]:
+        """The classes of an image laid over it, and their shares of the pixels in per cent."""
+        with self._lock:
+            pixels = self._image(image)
+            ids = class_map(self._model(frequencies), pixels)
+        shares = 100 * np.bincount(ids.reshape(-1), minlength=len(self.names)) / ids.size
+        rows = [
+            {"name": self.names[i], "colour": self.palette[i].tolist(), "share": float(shares[i])}
+            for i in np.argsort(-shares[: len(self.names)], kind="stable")
+            if shares[i]
+        ]
+        return {"overlay": _png(overlay(pixels, ids, self.palette)), "classes": rows}
+
+    def attention(
+        self, image: int, x: int, y: int, frequencies: int | None = None
+    ) -> dict[str, Any]:
+        """What a pixel attends to: orange where its weights are positive, blue where negative."""
+        with self._lock:
+            pixels = self._image(image)
+            model = self._model(frequencies)
+            layer, features = attention_layer(model), model.attention_features(pixels[None])[0]
+            row, column = position_of_pixel((x, y), pixels, features, "the image")
+            weights = keras.ops.convert_to_numpy(attention_at(layer, features, row, column))
+        strength = np.abs(weights) / max(np.abs(weights).max(), 1e-30)
+        colours = np.where(weights[..., None] < 0, (33, 113, 181), (217, 95, 2))
+        map_ = np.concatenate([colours, 235 * strength[..., None]], axis=-1)
+        return {"map": _png(np.round(map_).astype("uint8")), "size": weights.shape[::-1]}
+
+    def _image(self, number):
+        if number not in self._images:
+            raise ValueError(
+                f"`image` must be one of the last {KEPT}. Received: {number}. Send it again."
+            )
+        return self._images[number]
+
+    def _model(self, frequencies):
+        """The model at fewer frequencies; each is made once."""
+        if frequencies is not None and self.frequencies is None:
+            raise ValueError(
+                "`frequencies` needs an attention of so many frequencies, an int. Received: "
+                f"frequencies={frequencies}. Leave it out."
+            )
+        frequencies = frequencies or self.frequencies
+        if frequencies not in self._truncated:
+            self._truncated[frequencies] = to_frequency(self.model, frequencies)
+        return self._truncated[frequencies]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """The page at `/`; images come by POST to `/images`, and the page asks with GET."""
+
+    def __init__(self, *arguments, viewer):
+        self.viewer = viewer
+        super().__init__(*arguments)
+
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        if path == "/":
+            page = resources.files("keras_fsa.commands").joinpath("demo.html").read_bytes()
+            self._send(page, "text/html; charset=utf-8")
+            return
+        work = {
+            "/model": self.viewer.about,
+            "/mask": self.viewer.mask,
+            "/attention": self.viewer.attention,
+        }.get(path)
+        if work is None:
+            self._send_error(404, f"there is nothing at {path}")
+            return
+        try:
+            numbers = {name: int(value) for name, value in urllib.parse.parse_qsl(query)}
+            self._send(json.dumps(work(**numbers)).encode(), "application/json")
+        except (TypeError, ValueError) as error:
+            self._send_error(400, str(error))
+
+    def do_POST(self):
+        length = self.headers.get("Content-Length", "")
+        size = int(length) if length.isdecimal() else 0
+        if self.path != "/images" or not 0 < size <= LARGEST_FILE:
+            self.close_connection = True
+            self._send_error(
+                413, f"an image of at most {LARGEST_FILE // 2**20} MiB goes to /images"
+            )
+            return
+        try:
+            found = self.viewer.add(self.rfile.read(size))
+            self._send(json.dumps(found).encode(), "application/json")
+        except ValueError as error:
+            self._send_error(400, str(error))
+
+    def _send(self, content, kind, status=200):
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _send_error(self, status, message):
+        self._send(json.dumps({"error": message}).encode(), "application/json", status)
+
+    def log_message(self, *_):
+        """Requests are not worth a line each."""
+
+
+def _png(pixels):
+    """An array as the address of a PNG that a page can show."""
+    image = optional_import("PIL.Image", "tools")
+    file = io.BytesIO()
+    image.fromarray(pixels).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
