@@ -1,13 +1,19 @@
 r"""Memory and time of segmenting large images, against the size of the image.
 
     python -m benchmarks.large --sizes 4096 8192 16384 --folder /data/scratch
+    python -m benchmarks.large --sizes 8192 --workers 1 2 4
 
 Each size runs in a process of its own, from a Zarr array on the disk to another one, with a small
 network of stride 8 (three convolutions, a head of 16 channels) or with `--backbone resnet18`, both
 with random weights. Memory is the peak of the process less what it had when the model was loaded.
+Beside the time of the clock stands that of the processors, which is nearly the same however busy
+the machine is. With `--workers`, tiles are computed by that many processes of Dask on this machine,
+and neither memory nor the time of processors counts theirs.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import resource
 import subprocess
@@ -21,7 +27,7 @@ import numpy as np
 import zarr
 
 import keras_fsa
-from keras_fsa.large import halo, segment
+from keras_fsa.large import segment
 
 CHUNK = 1024
 
@@ -47,7 +53,16 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB: Linux counts KiB
 
 
-def measure(size, folder, backbone, tile):
+def cluster(count):
+    """A client of that many workers, which have started; None of 0."""
+    if not count:
+        return contextlib.nullcontext()
+    import distributed
+
+    return distributed.Client(n_workers=count, threads_per_worker=1, dashboard_address=None)
+
+
+def measure(size, folder, backbone, tile, workers):
     """One size, in this process: prints a row of the table as JSON."""
     shape, chunks = (size, size, 3), (CHUNK, CHUNK, 3)
     image = zarr.create_array(folder / "in", shape=shape, chunks=chunks, dtype="uint8")
@@ -58,10 +73,18 @@ def measure(size, folder, backbone, tile):
     sink = zarr.create_array(folder / "out", shape=shape[:2], chunks=chunks[:2], dtype="uint8")
     model = build(backbone)
     model.predict_on_batch(np.zeros((1, 64, 64, 3), "uint8"))
-    before, start = peak(), time.perf_counter()
-    segment(model, image, sink, tile=tile, verbose=False)
-    seconds = time.perf_counter() - start
-    row = {"size": size, "seconds": seconds, "memory": peak() - before, "halo": halo(model)}
+    with cluster(workers) as executor:
+        if executor is not None:
+            # Importing an engine and loading the model are not what is measured.
+            small = image[:CHUNK, : CHUNK * workers]
+            segment(model, small, tile=CHUNK // 2, executor=executor, verbose=False)
+        before, start, busy = peak(), time.perf_counter(), time.process_time()
+        segment(model, image, sink, tile=tile, executor=executor, verbose=False)
+        row = {
+            "seconds": time.perf_counter() - start,
+            "busy": time.process_time() - busy,
+            "memory": peak() - before,
+        }
     print(json.dumps(row))
 
 
@@ -72,29 +95,30 @@ def main():
     parser.add_argument("--backbone", default="small", help="small, or a ResNet's name")
     parser.add_argument("--tile", type=int, default=1024)
     parser.add_argument("--folder", type=Path, help="a disk with room for the images")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0], help="0: this process")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        measure(args.one, args.folder, args.backbone, args.tile)
+        measure(args.one, args.folder, args.backbone, args.tile, args.workers[0])
         return
-    print(f"{keras.backend.backend()}, {args.backbone} network, tiles of {args.tile}")
-    print("| size | seconds | ns per pixel | GiB beyond the model |\n| --- | --- | --- | --- |")
-    for size in args.sizes:
+    print(f"{keras.backend.backend()}, {args.backbone} network, tiles of {args.tile}\n")
+    print(
+        "| size | workers | seconds | processor seconds | ns of these per pixel | "
+        "GiB beyond the model |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    for size, workers in itertools.product(args.sizes, args.workers):
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.large",
-                "--one",
-                str(size),
-                "--folder",
-                folder,
-            ]
+            command = [sys.executable, "-m", "benchmarks.large", "--one", str(size)]
+            command += ["--folder", folder, "--workers", str(workers)]
             command += ["--backbone", args.backbone, "--tile", str(args.tile)]
             run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         row = json.loads(run.stdout.splitlines()[-1])
-        nanoseconds = 1e9 * row["seconds"] / size**2
-        print(f"| {size} | {row['seconds']:.0f} | {nanoseconds:.0f} | {row['memory']:.2f} |")
+        print(
+            f"| {size} | {workers or '-'} | {row['seconds']:.0f} | {row['busy']:.1f} | "
+            f"{1e9 * row['busy'] / size**2:.0f} | {row['memory']:.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,13 @@ def _number(value, unit=1.0):
 
 
 def _markdown(header, alignment, lines):
-    table = [header, alignment, *lines]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in table)
+    rows = [header, alignment, *lines]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in rows)
+
+
+def table(header: list[str], lines: list[list]) -> str:
+    """A Markdown table of words in its first column and figures in the others."""
+    return _markdown(header, ["---", *["---:"] * (len(header) - 1)], lines)
 
 
 def markdown(rows: list[dict]) -> str:

@@ -21,9 +21,10 @@ from PIL import Image
 from tyro.conf import Positional
 
 from keras_fsa.commands.command import command
-from keras_fsa.commands.models import load_keras_model, with_policy
+from keras_fsa.commands.models import load_keras_model
 from keras_fsa.datasets.folder import EXTENSIONS
 from keras_fsa.images import read_image
+from keras_fsa.models.trained import with_policy
 from keras_fsa.settings import Count, ExistingFile, ExistingFolder, OutputFolder, Pixels
 
 Policy = Literal["float32", "mixed_bfloat16", "bfloat16", "mixed_float16", "float16"]

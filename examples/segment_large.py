@@ -69,6 +69,7 @@ def main():
                 tile=args.tile,
                 halo=args.halo,
                 nodata=args.nodata,
+                keep_features=args.keep_features,
                 work_dir=work,
                 executor=executor,
             )
@@ -98,10 +99,11 @@ def parse_arguments():
     add = parser.add_argument
     add("--model", type=Path, required=True, help=".keras file of a FsaNet for any image size")
     add("--input", type=Path, required=True, help=".tif, .svs, .zarr, .npy, ...")
-    add("--output", type=Path, required=True, help=".tif or .npy for the classes")
+    add("--output", type=Path, required=True, help=".tif, .zarr or .npy for the classes")
     add("--tile", type=int, default=1024, help="side of the tiles in pixels: memory grows with it")
     add("--halo", type=int, help="pixels around a tile; default: exact, fewer are an approximation")
     add("--nodata", type=float, help="value of pixels that were not seen; default: the file's")
+    add("--keep-features", action="store_true", help="keep them in OUTPUT.work: backbone runs once")
     add("--workers", type=int, default=1, help="processes that compute tiles")
     add("--dataset", help="dataset whose class names and colours are used, such as cityscapes")
     return parser.parse_args()

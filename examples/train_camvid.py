@@ -20,6 +20,7 @@ What each setting is for:
 - optimizer: the backbone starts trained and the head does not; AdamW with a warm-up brings both
   forward within few epochs.
 - steps: 30 epochs of 46 steps.
+- cache_gigabytes: all training images fit, so each is decoded once.
 """
 
 from keras_fsa.commands.recipe import main
@@ -59,6 +60,7 @@ RECIPE = Recipe(
     # on the way
     validate_every=230,
     checkpoint_every=46,
+    cache_gigabytes=1.0,
 )
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from keras_fsa.compilation import xla_scope
 from keras_fsa.models.folding import fold_batch_norm
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import PRESETS
+from keras_fsa.registration import register_with_keras_hub
 from keras_fsa.segmenter import Segmenter
 from keras_fsa.sliding_window import SlidingWindow
 from keras_fsa.truncation import to_frequency, to_spatial
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         datasets,
         energy,
         flops,
+        hub,
         images,
         inference,
         large,
@@ -56,6 +58,7 @@ __all__ = [
     "energy",
     "flops",
     "fold_batch_norm",
+    "hub",
     "images",
     "inference",
     "large",
@@ -81,3 +84,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+register_with_keras_hub()

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 from keras_fsa._deprecation import renamed_arguments
-from keras_fsa.arguments import positive_int, positive_ints
+from keras_fsa.arguments import one_of, positive_int, positive_ints
+from keras_fsa.classes import ACTIVATIONS, activation_of, decide
 from keras_fsa.views import Views, mean_probabilities
 
 __all__ = ["class_map", "probabilities"]
@@ -37,6 +38,7 @@ def probabilities(
     flip: bool = False,
     align_corners: bool | None = None,
     blend: str = "mean",
+    activation: str | None = None,
 ) -> np.ndarray:
     """Probabilities of the classes at every pixel.
 
@@ -61,6 +63,8 @@ def probabilities(
         blend: how overlapping windows are weighted: `"mean"` (equally, as benchmarks do), `"hann"`
             or `"gaussian"` (less towards a window's border, so that no seams are left), see
             `keras_fsa.views`.
+        activation: `"softmax"` or `"sigmoid"`, see `keras_fsa.classes`. Default: the model's own
+            attribute, else `"softmax"`.
 
     Returns:
         float32 `(H, W, num_classes)`, or `(B, H, W, num_classes)` for a batch.
@@ -81,11 +85,12 @@ def probabilities(
             f"{model!r}. Load the file first, with keras.saving.load_model or "
             "keras_fsa.models.exporting.load_exported."
         )
+    one_of("activation", activation, (*ACTIVATIONS, None))
+    activation = activation or activation_of(model)
     images = _checked_images(images)
     if images.ndim == 3:
-        return probabilities(
-            model, images[None], size, fit, window, stride, scales, flip, align_corners, blend
-        )[0]
+        settings = (size, fit, window, stride, scales, flip, align_corners, blend)
+        return probabilities(model, images[None], *settings, activation)[0]
     if align_corners is None:
         align_corners = getattr(model, "align_corners", False)
     views = Views(window, stride, scales, flip, fit, blend, align_corners)
@@ -93,19 +98,22 @@ def probabilities(
     if size is not None:
         _NumPy.check_size("size", size)
     forward = _one_at_a_time(model) if isinstance(model, keras.Model) else model
-    return mean_probabilities(_NumPy, _checked(forward), images, size, views)
+    return mean_probabilities(_NumPy, _checked(forward), images, size, views, activation)
 
 
 @renamed_arguments(pictures="images")
-def class_map(model: keras.Model | Callable, images: np.ndarray, **settings: Any) -> np.ndarray:
+def class_map(
+    model: keras.Model | Callable, images: np.ndarray, threshold: float = 0.5, **settings: Any
+) -> np.ndarray:
     """The most probable class of every pixel: uint8 `(H, W)` or `(B, H, W)`.
+
+    With the sigmoid 1 where a class has at least the probability `threshold`, else 0: `(H, W,
+    num_classes)`, of one class `(H, W)`; and with a first axis for a batch.
 
     Args and Raises as in `probabilities`.
     """
     result = probabilities(model, images, **settings)
-    strips = range(0, result.shape[-3], _STRIP)
-    parts = [result[..., i : i + _STRIP, :, :].argmax(-1).astype("uint8") for i in strips]
-    return np.concatenate(parts, axis=-2)
+    return decide(result, settings.get("activation") or activation_of(model), threshold)
 
 
 def batches_by_size(examples: Iterable[tuple], batch: int, limit: int = 64) -> Iterator[list]:
@@ -212,6 +220,22 @@ class _NumPy:
                     "`model` must give logits of which each pixel has a finite largest one. "
                     "Received: NaN or infinite logits. Look for NaN in the model's weights, for "
                     "images beyond 0 to 255, and for overflow in half precision."
+                )
+        return logits
+
+    @staticmethod
+    def sigmoid(logits):
+        for first in range(0, logits.shape[1], _STRIP):
+            strip = logits[:, first : first + _STRIP]
+            with np.errstate(over="ignore"):
+                np.exp(-strip, out=strip)
+            strip += 1
+            np.reciprocal(strip, out=strip)
+            if np.isnan(strip.sum()):
+                raise ValueError(
+                    "`model` must give logits that are numbers. Received: NaN. Look for NaN in the "
+                    "model's weights, for images beyond 0 to 255, and for overflow in half "
+                    "precision."
                 )
         return logits
 

@@ -1,8 +1,8 @@
 """Losses of masks and logits with an ignore label and class weights.
 
 Cross entropy of all pixels or the hard ones, focal loss, the overlap losses (Dice, Tversky, focal
-Tversky, Lovasz-softmax), and weighted sums of them. The first three are means over *selected*
-pixels; ignored ones never are:
+Tversky, Lovasz-softmax), the boundary loss, and weighted sums of them. The first three are means
+over *selected* pixels; ignored ones never are:
 
     loss = sum(weight[class] * cross_entropy, selected) / sum(weight[class], selected)
 
@@ -11,6 +11,10 @@ and 0 where no pixel is selected. (PyTorch's `CrossEntropyLoss` averages in the 
 A pixel whose id is neither a class nor the ignore label makes the loss NaN, on every backend, so
 that wrong masks never train unnoticed. The gradient stays that of the other pixels: a training
 that stops at a NaN loss keeps finite weights. `keras_fsa.metrics.confusion_matrix` names such ids.
+
+All take `activation="sigmoid"` for masks with a yes or no for each class (`keras_fsa.classes`). A
+"pixel" in the formulas is then a pixel's question for one class, cross entropy that between yes and
+no; class weights weigh the questions of a class.
 """
 
 from collections.abc import Sequence
@@ -20,10 +24,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_fsa.arguments import integer, number, positive_int
+from keras_fsa.arguments import integer, number, one_of, positive_int
+from keras_fsa.classes import ACTIVATIONS
 from keras_fsa.metrics import IGNORE_LABEL, is_class
 
 __all__ = [
+    "BoundaryLoss",
     "CrossEntropy",
     "FocalLoss",
     "LovaszSoftmax",
@@ -44,9 +50,11 @@ class CrossEntropy(keras.losses.Loss):
             this file; sample weights then multiply the pixels' terms, as they do in Keras. With
             `reduction=None` the result is a map `(B, H, W)` whose mean is that formula.
         ignore_class: Keras' name of `ignore_label`, accepted in its place.
+        activation: `"softmax"` or `"sigmoid"`, that of the model: what the logits mean.
 
     Call arguments:
-        y_true: masks `(B, H, W)` or `(B, H, W, 1)`, class ids of any dtype.
+        y_true: masks `(B, H, W)` or `(B, H, W, 1)`, class ids of any dtype; for the sigmoid `(B, H,
+            W, classes)` of 0 and 1, also `(B, H, W)` for one class.
         y_pred: logits `(B, H, W, classes)`. The loss computes in float32 whatever their dtype.
 
     Raises:
@@ -63,29 +71,41 @@ class CrossEntropy(keras.losses.Loss):
         name: str = "cross_entropy",
         dtype: str = "float32",
         ignore_class: int | None = IGNORE_LABEL,
+        activation: str = "softmax",
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+        one_of("activation", activation, ACTIVATIONS)
         for argument, label in (("ignore_label", ignore_label), ("ignore_class", ignore_class)):
             integer(argument, label, -(2**31), optional=True)
         if ignore_class != IGNORE_LABEL:
             ignore_label = ignore_class
         self.class_weights = _checked_weights(class_weights)
         self.ignore_label = ignore_label
+        self.activation = activation
 
     def call(self, y_true, y_pred):
         labels, valid, wrong = self._labels(y_true, y_pred)
-        loss = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
+        each = self.activation == "sigmoid"
+        if each:
+            # Of the answer's own sign, so that a small loss is no difference of large numbers.
+            loss = ops.softplus((1 - 2 * ops.cast(labels, y_pred.dtype)) * y_pred)
+        else:
+            loss = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
         weight = ops.cast(self._selected(loss, valid), loss.dtype)
         if self.class_weights is not None:
-            weight = weight * ops.take(self._weights_of(y_pred.shape[-1]), labels, axis=0)
+            weights = self._weights_of(y_pred.shape[-1])
+            weight = weight * (weights if each else ops.take(weights, labels, axis=0))
         # A map whose mean is the weighted mean: Keras then reduces it, with sample weights and with
         # the share of this replica where there are several.
         count = ops.cast(ops.size(loss), loss.dtype)
         loss = self._terms(loss) * weight * ops.divide_no_nan(count, ops.sum(weight))
-        return ops.where(wrong, float("nan"), loss)
+        loss = ops.where(wrong, float("nan"), loss)
+        return ops.mean(loss, axis=-1) if each else loss
 
     def _labels(self, y_true, y_pred):
         """Ids as int32 with 0 where they are no class; which pixels are valid, and which wrong."""
+        if self.activation == "sigmoid":
+            return self._answers(y_true, y_pred)
         if len(y_true.shape) == len(y_pred.shape):
             y_true = ops.squeeze(y_true, axis=-1)
         sizes = zip(y_true.shape, y_pred.shape[:-1], strict=False)
@@ -97,13 +117,54 @@ class CrossEntropy(keras.losses.Loss):
                 f"{tuple(y_true.shape)} for logits of shape {tuple(y_pred.shape)}. Resize the "
                 "masks, without interpolation, to the size of the images."
             )
-        known = is_class(y_true, y_pred.shape[-1])
+        return self._valid(y_true, y_pred.shape[-1])
+
+    def _answers(self, y_true, y_pred):
+        """The same of a sigmoid, for each class."""
+        classes = y_pred.shape[-1]
+        if len(y_true.shape) == len(y_pred.shape) - 1 and classes == 1:
+            y_true = ops.expand_dims(y_true, -1)
+        sizes = zip(y_true.shape, y_pred.shape, strict=False)
+        if len(y_true.shape) != len(y_pred.shape) or any(
+            a is not None and b is not None and a != b for a, b in sizes
+        ):
+            raise ValueError(
+                "Masks of the sigmoid must have the shape of the logits. Received: masks of shape "
+                f"{tuple(y_true.shape)} for logits of shape {tuple(y_pred.shape)}. Give 0 or 1 for "
+                "each class, or use activation='softmax' for class ids."
+            )
+        return self._valid(y_true, 2)
+
+    def _valid(self, y_true, ids):
+        known = is_class(y_true, ids)
         counted = ops.ones_like(known)
         if self.ignore_label is not None:
             counted = y_true != self.ignore_label
         valid = ops.logical_and(counted, known)
         labels = ops.cast(ops.where(valid, y_true, 0), "int32")
         return labels, valid, ops.logical_and(counted, ops.logical_not(known))
+
+    def _one_hot(self, y_true, y_pred):
+        """Truth, probabilities and validity, `(B, H, W, classes)`, and whether a pixel is wrong.
+
+        Truth and probabilities are 0 where pixels do not count.
+        """
+        labels, valid, wrong = self._labels(y_true, y_pred)
+        if self.activation == "softmax":
+            truth = ops.one_hot(labels, y_pred.shape[-1], dtype=y_pred.dtype)
+            p, valid = ops.softmax(y_pred, axis=-1), ops.expand_dims(valid, -1)
+        else:
+            truth, p = ops.cast(labels, y_pred.dtype), ops.sigmoid(y_pred)
+        valid = ops.cast(valid, y_pred.dtype)
+        return truth * valid, p * valid, valid, ops.any(wrong)
+
+    def _mean_of_classes(self, terms, occurs, wrong):
+        """The weighted mean of a number for each class, over those that occur."""
+        weight = ops.cast(occurs, terms.dtype)
+        if self.class_weights is not None:
+            weight = weight * self._weights_of(terms.shape[-1])
+        loss = ops.divide_no_nan(ops.sum(weight * terms), ops.sum(weight))
+        return ops.where(wrong, float("nan"), loss)
 
     def _selected(self, loss, valid):
         """Which pixels count, a bool map. `loss` is each pixel's cross entropy."""
@@ -130,6 +191,7 @@ class CrossEntropy(keras.losses.Loss):
         return {
             **super().get_config(),
             "class_weights": self.class_weights,
+            "activation": self.activation,
             # The name in the files of 0.1.0, which reads this file, too.
             "ignore_class": self.ignore_label,
         }
@@ -153,7 +215,7 @@ class OhemCrossEntropy(CrossEntropy):
     Args:
         threshold: probability from 0 to 1.
         keep: number of pixels.
-        class_weights, ignore_label, reduction, name, dtype: of `CrossEntropy`.
+        class_weights, ignore_label, reduction, name, dtype, activation: of `CrossEntropy`.
 
     Raises:
         ValueError: for a threshold or a number out of range.
@@ -197,7 +259,7 @@ class FocalLoss(CrossEntropy):
 
     Args:
         gamma: focus, a number of at least 0.
-        class_weights, ignore_label, reduction, name, dtype: of `CrossEntropy`.
+        class_weights, ignore_label, reduction, name, dtype, activation: of `CrossEntropy`.
 
     Raises:
         ValueError: for a gamma that is negative or not finite, and as `CrossEntropy`.
@@ -239,7 +301,7 @@ class TverskyLoss(CrossEntropy):
     Args:
         alpha, beta: numbers above 0.
         gamma: exponent, a number above 0.
-        class_weights, ignore_label, reduction, name, dtype: of `CrossEntropy`.
+        class_weights, ignore_label, reduction, name, dtype, activation: of `CrossEntropy`.
 
     Raises:
         ValueError: for a number out of range, and as `CrossEntropy`.
@@ -262,23 +324,15 @@ class TverskyLoss(CrossEntropy):
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
 
     def call(self, y_true, y_pred):
-        labels, valid, wrong = self._labels(y_true, y_pred)
-        classes = y_pred.shape[-1]
+        truth, p, _, wrong = self._one_hot(y_true, y_pred)
         axes = tuple(range(len(y_pred.shape) - 1))
-        mask = ops.expand_dims(ops.cast(valid, y_pred.dtype), -1)
-        truth = ops.one_hot(labels, classes, dtype=y_pred.dtype) * mask
-        p = ops.softmax(y_pred, axis=-1) * mask
         hit, positive, true = (ops.sum(x, axes) for x in (p * truth, p, truth))
         index = hit / ops.maximum(
             hit + self.alpha * (positive - hit) + self.beta * (true - hit), 1e-7
         )
         # The smallest base keeps the gradient of a power below 1 finite.
         terms = ops.maximum(1 - index, 1e-7) ** self.gamma
-        weight = ops.cast(true > 0, y_pred.dtype)
-        if self.class_weights is not None:
-            weight = weight * self._weights_of(classes)
-        loss = ops.divide_no_nan(ops.sum(weight * terms), ops.sum(weight))
-        return ops.where(ops.any(wrong), float("nan"), loss)
+        return self._mean_of_classes(terms, true > 0, wrong)
 
     def get_config(self):
         return {
@@ -305,7 +359,7 @@ class LovaszSoftmax(CrossEntropy):
     device's pixels. It sorts all pixels once for each class.
 
     Args:
-        class_weights, ignore_label, reduction, name, dtype: of `CrossEntropy`.
+        class_weights, ignore_label, reduction, name, dtype, activation: of `CrossEntropy`.
 
     Raises:
         ValueError: as `CrossEntropy`.
@@ -322,12 +376,10 @@ class LovaszSoftmax(CrossEntropy):
         super().__init__(class_weights, name=name, **kwargs)
 
     def call(self, y_true, y_pred):
-        labels, valid, wrong = self._labels(y_true, y_pred)
+        truth, p, _, wrong = self._one_hot(y_true, y_pred)
         classes = y_pred.shape[-1]
-        mask = ops.expand_dims(ops.cast(valid, y_pred.dtype), -1)
-        truth = ops.one_hot(labels, classes, dtype=y_pred.dtype) * mask
         # Ignored pixels have no error and so come last, where they change no other term.
-        errors = ops.abs(truth - ops.softmax(y_pred, axis=-1) * mask)
+        errors = ops.abs(truth - p)
         truth, errors = (ops.transpose(ops.reshape(x, (-1, classes))) for x in (truth, errors))
         order = ops.argsort(-errors, axis=-1)
         errors, truth = (ops.take_along_axis(x, order, axis=-1) for x in (errors, truth))
@@ -338,11 +390,69 @@ class LovaszSoftmax(CrossEntropy):
         lost = 1 - ops.divide_no_nan(total - missed, total + extra)
         steps = ops.concatenate([lost[:, :1], lost[:, 1:] - lost[:, :-1]], axis=-1)
         terms = ops.sum(errors * ops.stop_gradient(steps), axis=-1)
-        weight = ops.cast(occurs > 0, y_pred.dtype)
-        if self.class_weights is not None:
-            weight = weight * self._weights_of(classes)
-        loss = ops.divide_no_nan(ops.sum(weight * terms), ops.sum(weight))
-        return ops.where(ops.any(wrong), float("nan"), loss)
+        return self._mean_of_classes(terms, occurs > 0, wrong)
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class BoundaryLoss(CrossEntropy):
+    """Boundary loss, a differentiable boundary F-score: it looks at edges only.
+
+    With `p[c]` the predicted probability of class `c`, `y[c]` its one-hot truth, and `max(x, n)`
+    the largest value of the valid pixels among the n x n around each,
+
+        b(x) = max(1 - x, 3) - (1 - x)           the inner boundary of a region
+        P[c] = sum(b(p) max(b(y), 2 t + 1)) / sum(b(p))
+        R[c] = sum(b(y) max(b(p), 2 t + 1)) / sum(b(y))
+        loss = sum(weight[c] (1 - 2 P[c] R[c] / (P[c] + R[c]))) / sum(weight[c])
+
+    summed over the valid pixels of the whole batch, over the classes that have a boundary in the
+    truth; 0 where none has. Ignored pixels form no boundary with their neighbours, nor does the
+    edge of the image, as in `keras_fsa.metrics.boundary_scores`. Distances are those of squares.
+
+    It says nothing of pixels far from edges: add it to another loss (`SumOfLosses`), as its authors
+    do. The loss is one number for a batch, so sample weights cannot weigh its pixels. On several
+    devices TensorFlow and torch take the boundaries of each device's pixels.
+
+    Args:
+        tolerance: `t`, how far a predicted boundary may lie from the true one, in pixels.
+        class_weights, ignore_label, reduction, name, dtype, activation: of `CrossEntropy`.
+
+    Raises:
+        ValueError: for a tolerance that is not a positive int, and as `CrossEntropy`.
+
+    Source: Bokhovkin and Burnaev, "Boundary loss for remote sensing imagery semantic segmentation",
+    arXiv:1905.07852.
+    """
+
+    def __init__(self, tolerance: int = 3, name: str = "boundary_loss", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        integer("tolerance", tolerance, maximum=100)
+        self.tolerance = tolerance
+
+    def call(self, y_true, y_pred):
+        truth, p, valid, wrong = self._one_hot(y_true, y_pred)
+        reach = 2 * self.tolerance + 1
+        true, predicted = (self._boundary(x, valid) for x in (truth, p))
+        axes = tuple(range(len(y_pred.shape) - 1))
+        found, missed = ops.sum(predicted, axes), ops.sum(true, axes)
+        precision = ops.sum(predicted * _largest_around(true, reach), axes)
+        recall = ops.sum(true * _largest_around(predicted, reach), axes)
+        precision = precision / ops.maximum(found, 1e-7)
+        recall = recall / ops.maximum(missed, 1e-7)
+        score = 2 * precision * recall / ops.maximum(precision + recall, 1e-7)
+        return self._mean_of_classes(1 - score, missed > 0, wrong)
+
+    @staticmethod
+    def _boundary(x, valid):
+        outside = (1 - x) * valid
+        return (_largest_around(outside, 3) - outside) * valid
+
+    def get_config(self):
+        return {**super().get_config(), "tolerance": self.tolerance}
+
+
+def _largest_around(x, size):
+    return ops.max_pool(x, size, strides=1, padding="same", data_format="channels_last")
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -382,6 +492,12 @@ class SumOfLosses(keras.losses.Loss):
             )
         for weight in weights or ():
             number("weights", weight, above=0)
+        activations = {getattr(loss, "activation", "softmax") for loss in losses}
+        if len(activations) > 1:
+            raise ValueError(
+                "`losses` must be of one activation. Received: losses of "
+                f"{' and '.join(sorted(activations))}. Give all the model's."
+            )
         self.losses = list(losses)
         self.weights = None if weights is None else [float(weight) for weight in weights]
 

@@ -1,8 +1,8 @@
 """Segmentation scores.
 
 Mean IoU for `fit`, equally fast on every backend. For benchmark tables: one confusion matrix,
-counted in integers, and the scores that follow from it; and the boundary F-score, which looks at
-edges only.
+counted in integers, and the scores that follow from it; the boundary F-score, which looks at edges
+only; and the calibration error. `keras_fsa.classes` says what masks and answers are.
 
 A pixel that cannot be scored (an id that is no class, logits that are not numbers) is never counted
 as some class: NumPy functions raise a `ValueError`, and `MeanIoU`, which runs inside compiled
@@ -15,9 +15,22 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_fsa.arguments import integer, number, optional_import, positive_int
+from keras_fsa.arguments import integer, number, one_of, optional_import, positive_int
+from keras_fsa.classes import ACTIVATIONS, by_class, decide
 
-__all__ = ["IGNORE_LABEL", "MeanIoU", "boundary_scores", "confusion_matrix", "confusion_scores"]
+__all__ = [
+    "IGNORE_LABEL",
+    "MeanBinaryIoU",
+    "MeanIoU",
+    "binary_confusions",
+    "binary_scores",
+    "boundary_scores",
+    "calibration_counts",
+    "calibration_error",
+    "confusion_matrix",
+    "confusion_scores",
+    "mean_iou",
+]
 
 IGNORE_LABEL = 255
 """The label of pixels that belong to no class, in every mask that this library makes."""
@@ -100,6 +113,107 @@ class MeanIoU(keras.metrics.MeanIoU):
                 "`confusion_matrix`, which names the ids, and the model's output for NaN."
             )
         return confusion_scores(ops.convert_to_numpy(self.total_cm))["class_iou"]
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class MeanBinaryIoU(keras.metrics.Metric):
+    """Mean IoU of masks with a yes or no for each class, of models with the sigmoid.
+
+        IoU[c] = hits / (true + predicted - hits),  of the pixels whose answer is "yes"
+
+    The mean is over the classes that occur in masks or predictions. Pixels with the ignore label or
+    the sample weight 0 do not count. The result is NaN where a pixel that counts is neither 0 nor 1
+    or has a NaN logit, until `reset_state`.
+
+    Args:
+        num_classes: number of classes.
+        threshold: least probability of a "yes".
+        ignore_class: label of pixels that do not count, or None.
+        name, dtype: of `keras.metrics.Metric`.
+
+    Raises:
+        ValueError: for a number out of its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        threshold: float = 0.5,
+        ignore_class: int | None = IGNORE_LABEL,
+        name: str = "mean_iou",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype)
+        positive_int("num_classes", num_classes)
+        number("threshold", threshold, above=0, below=1)
+        integer("ignore_class", ignore_class, -(2**31), optional=True)
+        self.num_classes, self.threshold, self.ignore_class = num_classes, threshold, ignore_class
+        # Hits, true and predicted pixels: an int32 would overflow in a long epoch, while a float32
+        # takes whole batches with a relative error of 6e-8.
+        self.counts = self.add_variable((3, num_classes), "zeros", dtype="float32", name="counts")
+        self.unscored = self.add_variable((), "zeros", dtype="float32", name="unscored")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Add masks `(B, H, W, C)` of 0 and 1 (`(B, H, W)` where C is 1) and logits."""
+        y_true, y_pred = (ops.convert_to_tensor(y) for y in (y_true, y_pred))
+        y_true = _wide(y_true)
+        if len(y_true.shape) == len(y_pred.shape) - 1 and self.num_classes == 1:
+            y_true = ops.expand_dims(y_true, -1)
+        counted = ops.ones_like(y_pred, dtype="bool")
+        if self.ignore_class is not None:
+            counted = ops.logical_and(counted, y_true != self.ignore_class)
+        if sample_weight is not None:
+            weight = ops.convert_to_tensor(sample_weight)
+            missing = len(y_pred.shape) - len(weight.shape)
+            weight = ops.reshape(weight, (*ops.shape(weight), *[1] * missing))
+            counted = ops.logical_and(counted, weight != 0)
+        known = ops.logical_and(is_class(y_true, 2), ops.logical_not(ops.isnan(y_pred)))
+        wrong = ops.logical_and(counted, ops.logical_not(known))
+        counted = ops.logical_and(counted, known)
+        true = ops.logical_and(counted, y_true == 1)
+        # In logits: log(t / (1 - t)).
+        yes = ops.logical_and(
+            counted, y_pred >= float(np.log(self.threshold / (1 - self.threshold)))
+        )
+        axes = tuple(range(len(y_pred.shape) - 1))
+        sums = [
+            ops.sum(ops.cast(answer, "int32"), axes)
+            for answer in (ops.logical_and(true, yes), true, yes)
+        ]
+        self.counts.assign_add(ops.cast(ops.stack(sums), "float32"))
+        self.unscored.assign_add(ops.sum(ops.cast(wrong, "float32")))
+
+    def result(self):
+        """Mean IoU over the classes that occurred; NaN where pixels could not be scored."""
+        hits, true, predicted = (self.counts[i] for i in range(3))
+        union = true + predicted - hits
+        occurs = ops.cast(union > 0, "float32")
+        mean = ops.divide_no_nan(ops.sum(ops.divide_no_nan(hits, union)), ops.sum(occurs))
+        return ops.where(self.unscored > 0, ops.cast(float("nan"), mean.dtype), mean)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "threshold": self.threshold,
+            "ignore_class": self.ignore_class,
+        }
+
+
+def mean_iou(num_classes: int, activation: str = "softmax") -> keras.metrics.Metric:
+    """Mean IoU of logits for `fit`, named `mean_iou`: that of `keras_fsa.classes`' activation.
+
+    Args:
+        num_classes: number of classes.
+        activation: `"softmax"` or `"sigmoid"`.
+
+    Raises:
+        ValueError: for another one.
+    """
+    one_of("activation", activation, ACTIVATIONS)
+    if activation == "sigmoid":
+        return MeanBinaryIoU(num_classes)
+    return MeanIoU(num_classes, ignore_class=IGNORE_LABEL, sparse_y_pred=False, name="mean_iou")
 
 
 def has_largest(logits: Any, axis: int = -1) -> Any:
@@ -187,6 +301,124 @@ def confusion_scores(confusion: np.ndarray) -> dict[str, Any]:
         "mean_accuracy": nan_mean(accuracy),
         "pixel_accuracy": float(_ratio(hits.sum(), confusion.sum())),
     }
+
+
+def binary_confusions(
+    masks: np.ndarray, predictions: np.ndarray, ignore_label: int = IGNORE_LABEL
+) -> np.ndarray:
+    """`confusion_matrix` of yes and no for each class: int64 `(num_classes, 2, 2)`.
+
+    Args:
+        masks: 0 and 1, or the ignore label, NumPy `(..., num_classes)`.
+        predictions: 0 and 1, of the same shape.
+        ignore_label: of the pixels that do not count, for each class by itself.
+
+    Raises:
+        ValueError: as `confusion_matrix`.
+    """
+    masks, predictions = _known_ids(masks, predictions, 2, ignore_label)
+    if not masks.ndim or not masks.shape[-1]:
+        raise ValueError(
+            "`masks` must have the classes on their last axis. Received: masks of shape "
+            f"{masks.shape}. Stack one mask for each class."
+        )
+    each = zip(*(np.moveaxis(ids, -1, 0) for ids in (masks, predictions)), strict=True)
+    return np.stack([confusion_matrix(mask, ids, 2, ignore_label) for mask, ids in each])
+
+
+def binary_scores(confusions: np.ndarray) -> dict[str, Any]:
+    """`confusion_scores` of the "yes" of each class, from `(num_classes, 2, 2)` counts.
+
+    Arrays and means have the same names and rules; `pixel_accuracy` is the share of right answers.
+
+    Raises:
+        ValueError: where there are not two classes, or something else than counts.
+    """
+    confusions = np.asarray(confusions)
+    if confusions.ndim != 3 or confusions.shape[1:] != (2, 2) or not len(confusions):
+        raise ValueError(
+            "`confusions` must be counts (num_classes, 2, 2). Received: confusions of shape "
+            f"{confusions.shape}. Pass the result of `binary_confusions`."
+        )
+    each = [confusion_scores(confusion) for confusion in confusions]
+    names = ("iou", "dice", "accuracy")
+    scores = {f"class_{name}": np.array([s[f"class_{name}"][1] for s in each]) for name in names}
+    means = {f"mean_{name}": nan_mean(scores[f"class_{name}"]) for name in names}
+    total = confusions.astype("float64").sum(0)
+    return {**scores, **means, "pixel_accuracy": float(_ratio(np.trace(total), total.sum()))}
+
+
+def calibration_counts(
+    masks: np.ndarray,
+    probabilities: np.ndarray,
+    activation: str = "softmax",
+    bins: int = 15,
+    ignore_label: int = IGNORE_LABEL,
+) -> np.ndarray:
+    """How sure the answers are, and how often they are right: float64 `(3, bins)`.
+
+    An answer's confidence is its probability: for the softmax that of the most probable class, for
+    the sigmoid `max(p, 1 - p)` of each class. Rows are the number of answers, the sum of their
+    confidences and the number of right ones; columns are bins of equal width of the confidence,
+    from 0 to 1. The counts of parts of a dataset add up.
+
+    Args:
+        masks: as `keras_fsa.classes` says, NumPy: `(...)`, or for the sigmoid `(..., num_classes)`.
+        probabilities: `(..., num_classes)`.
+        activation: `"softmax"` or `"sigmoid"`.
+        bins: number of bins.
+        ignore_label: label of the pixels that do not count.
+
+    Raises:
+        ValueError: for shapes that do not go together, ids that are not classes, values that are no
+            probabilities.
+    """
+    positive_int("bins", bins)
+    p = np.asarray(probabilities)
+    if p.dtype.kind != "f" or not p.ndim or not ((p >= 0) & (p <= 1 + 1e-5)).all():
+        raise ValueError(
+            "`probabilities` must lie in 0 to 1, with the classes on the last axis. Received: "
+            f"probabilities of dtype {p.dtype} and shape {p.shape}. Pass those of "
+            "keras_fsa.inference.probabilities."
+        )
+    answers = decide(p, activation)
+    if activation == "softmax":
+        masks, answers = _known_ids(masks, answers, p.shape[-1], ignore_label)
+        confidence = p.max(-1)
+    else:
+        masks, answers = (by_class(ids, p.shape[-1]) for ids in (masks, answers))
+        masks, answers = _known_ids(masks, answers, 2, ignore_label)
+        confidence = np.maximum(p, 1 - p)
+    valid = masks != ignore_label
+    confidence, right = confidence[valid].astype("float64"), (masks == answers)[valid]
+    place = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    return np.stack([np.bincount(place, x, bins) for x in (np.ones_like(right), confidence, right)])
+
+
+def calibration_error(counts: np.ndarray) -> float:
+    """Expected calibration error: `sum over bins n |right / n - confidence / n| / sum n`.
+
+    0 where answers of each confidence are right just as often as they claim.
+
+    Args:
+        counts: a sum of results of `calibration_counts`.
+
+    Returns:
+        From 0 to 1; NaN without any answer.
+
+    Raises:
+        ValueError: for an array of another shape.
+
+    Source: Guo et al., "On calibration of modern neural networks", arXiv:1706.04599.
+    """
+    counts = np.asarray(counts)
+    if counts.dtype.kind not in "buif" or counts.ndim != 2 or len(counts) != 3:
+        raise ValueError(
+            "`counts` must be numbers of the shape (3, bins). Received: counts of dtype "
+            f"{counts.dtype} and shape {counts.shape}. Pass the result of `calibration_counts`."
+        )
+    answers, confidence, right = counts.astype("float64")
+    return float(_ratio(np.abs(right - confidence).sum(), answers.sum()))
 
 
 def boundary_scores(

@@ -33,7 +33,8 @@ class Segmenter:
         images: `(H, W, channels)` or `(B, H, W, channels)`, 0 to 255.
 
     Output:
-        The most probable class of every pixel, uint8 `(H, W)` or `(B, H, W)`.
+        The most probable class of every pixel, uint8 `(H, W)` or `(B, H, W)`; with the sigmoid
+        what `keras_fsa.inference.class_map` gives.
 
     Raises:
         ValueError: for a wrong argument.
@@ -95,7 +96,8 @@ class Segmenter:
             filepath: the folder to write.
             output: `"log_probabilities"`, float32 `(B, H, W, num_classes)`: logarithms of the mean
                 probabilities, which are their own softmax's, so that they serve wherever logits
-                do; or `"classes"`, uint8 `(B, H, W)`, 255 where they are not numbers.
+                do (with the sigmoid log odds, `log(p / (1 - p))`, for the same reason); or
+                `"classes"`, uint8, as `FsaNet.export`, 255 where they are not numbers.
             input_dtype: `"float32"` or `"uint8"`.
             verbose: whether to print where the folder is. Default: True.
 
@@ -115,14 +117,17 @@ class Segmenter:
         if self._views.window:
             # The model's own size is that of a window.
             images.shape = (None, None, None, model.image_shape[-1])
-        engine = _tensorflow_engine(model.num_classes)
+        engine, activation = _tensorflow_engine(model.num_classes), model.activation
 
         def log_probabilities(forward, images):
-            result = mean_probabilities(engine, forward, images, None, self._views)
-            return engine.log(result)
+            result = mean_probabilities(engine, forward, images, None, self._views, activation)
+            if activation == "softmax":
+                return engine.log(result)
+            return engine.log(result) - engine.log(1 - result)
 
         with exporting.written_at_once(filepath) as path:
             exporting.write_saved_model(path, model, images, whole, log_probabilities)
+            exporting.write_description(path, model)
         if verbose or verbose is None:
             print(f"Saved the model at {str(filepath)!r}.")
 
@@ -135,6 +140,7 @@ def _tensorflow_engine(classes):
         range, take, where, floor = tf.range, tf.gather, tf.where, tf.floor
         minimum, maximum, clip = tf.minimum, tf.maximum, tf.clip_by_value
         sin, exp, sum, softmax = tf.sin, tf.exp, tf.reduce_sum, tf.nn.softmax
+        sigmoid = tf.nn.sigmoid
 
         @staticmethod
         def size(images):

@@ -1,11 +1,12 @@
 """How a model looks at an image: at scales, mirrored, in windows, and how the answers are combined.
 
-    p = mean over views of  mirror( softmax( resize( L ) ) )
+    p = mean over views of  mirror( activation( resize( L ) ) )
 
     L[i, j] = sum over windows w of  g(i - top_w) g(j - left_w) logits_w[i - top_w, j - left_w]
               / sum over windows w of  g(i - top_w) g(j - left_w)
 
-A view is the image at one scale, mirrored or not; `L` are its logits, a weighted mean over the
+A view is the image at one scale, mirrored or not; the activation is the softmax or the sigmoid, see
+`keras_fsa.classes`; `L` are its logits, a weighted mean over the
 windows that cover a pixel. The profile `g` along the `n` pixels of a window is
 
 | blend | g(i) |
@@ -96,7 +97,12 @@ class Views:
 
 
 def mean_probabilities(
-    engine: Any, forward: Callable, images: Any, size: Sequence | None, views: Views
+    engine: Any,
+    forward: Callable,
+    images: Any,
+    size: Sequence | None,
+    views: Views,
+    activation: str = "softmax",
 ) -> Any:
     """Probabilities of the classes at every pixel: the formula of this file.
 
@@ -106,6 +112,7 @@ def mean_probabilities(
         images: `(B, H, W, channels)`.
         size: height and width of the result; None for that of the images.
         views: the settings.
+        activation: `"softmax"` or `"sigmoid"`.
 
     Returns:
         float32 `(B, *size, num_classes)`.
@@ -137,7 +144,7 @@ def mean_probabilities(
         ]
         for mirrored in (False, True) if views.flip else (False,):
             view = seen[:, :, ::-1] if mirrored else seen
-            result = engine.softmax(_blended(engine, forward, view, *axes))
+            result = getattr(engine, activation)(_blended(engine, forward, view, *axes))
             result = result[:, :, ::-1] if mirrored else result
             if total is None:
                 total = result

@@ -43,6 +43,17 @@ def test_quickstart(run, small_harbour, tmp_path, capsys):
     assert Image.open(tmp_path / "prediction.png").size[0] > 1000
 
 
+def test_quickstart_from_the_preset(run, small_harbour, tmp_path, capsys, monkeypatch):
+    # As where TensorFlow is missing: the export has its test above.
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
+    flags = ("--epochs", 1, "--data-dir", tmp_path / "data", "--output", tmp_path)
+    run("quickstart.py", "--from-preset", *flags)
+    out = capsys.readouterr().out
+    assert "Training without attention" in out and "Training with" not in out
+    line = next(line.split() for line in out.splitlines() if line.split()[:1] == ["inbound"])
+    assert float(line[2]) > 0.8
+
+
 def test_ablate_frequencies(run, small_harbour, tmp_path, capsys):
     run(
         "ablate_frequencies.py",

@@ -69,12 +69,18 @@ def test_every_backbone_is_cut(rng):
         assert tiling.error(model, image, tile=16, halo=0) > 100 * EXACT
 
 
-def test_resnet(rng):
-    model = keras_fsa.FsaNet(3, "resnet18", head_channels=8, frequencies=4, output_stride=8)
+@pytest.mark.parametrize(
+    ("output_stride", "pixels"),
+    [(8, 241), (16, 265), (32, 313)][: None if BACKEND == "torch" else 1],
+)
+def test_resnet(rng, output_stride, pixels):
+    model = keras_fsa.FsaNet(
+        3, "resnet18", head_channels=8, frequencies=4, output_stride=output_stride
+    )
     randomize(model, rng, 0.1)
     model.head.get_layer("attention").gain.assign(5.0)
     halo = large.halo(model)
-    assert halo == 241
+    assert halo == pixels
     image = tiling.image_of(rng, 33, 2 * halo + 3 * 64 + 17)
     assert tiling.error(model, image, tile=256) < EXACT
 
@@ -100,6 +106,44 @@ for backbone, settings in cases:
 def test_float64():
     errors = [float(line) for line in run_python(FLOAT64, JAX_ENABLE_X64="1").split()]
     assert len(errors) == 3 and max(errors) < 1e-10
+
+
+@pytest.mark.parametrize("backbone", tiling.BACKBONES[: None if BACKEND == "torch" else 1])
+def test_kept_features(rng, backbone):
+    model = tiling.model_of(backbone, rng)
+    image = tiling.image_of(rng, 33, 141)
+    assert tiling.error(model, image, tile=24, keep_features=True) < EXACT
+    # Unseen pixels: all of a tile, all but the border of another one.
+    image[:, :50] = 0
+    settings = {"tile": 24, "nodata": 0, "output": "logits", "verbose": False}
+    want = segment(model, image, **settings)
+    got = segment(model, image, keep_features=True, **settings)
+    assert np.abs(got - want).max() < EXACT * np.abs(want).max()
+
+
+def test_kept_features_are_made_once(rng):
+    """Also with attention in the backbone, which needs a pass of its own."""
+    image = keras.Input((None, None, 3))
+    x = FrequencySelfAttention(2)(layers.Conv2D(6, 3, 2, padding="same")(image))
+    backbone = keras.Model(image, {"stage5": layers.Conv2D(6, 3, 2, padding="same")(x)})
+    model = keras_fsa.FsaNet(4, backbone, head_channels=8, frequencies=3, auxiliary_loss_weight=0)
+    randomize(model, rng)
+    pixels = tiling.image_of(rng, 40, 60)
+    assert tiling.error(model, pixels, tile=16) < EXACT
+    assert tiling.error(model, pixels, tile=16, keep_features=True) < EXACT
+    reads = []
+
+    class Reader:
+        shape, dtype = pixels.shape, pixels.dtype
+
+        def __getitem__(self, item):
+            reads.append(item)
+            return pixels[item]
+
+    segment(model, Reader(), tile=16, keep_features=True, verbose=False)
+    assert len(reads) == 2 * 12
+    with pytest.raises(ValueError, match="`keep_features` is for models with a backbone"):
+        segment(attention_twice(rng), pixels[..., :2], keep_features=True)
 
 
 def attention_twice(rng):

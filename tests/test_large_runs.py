@@ -69,6 +69,18 @@ def test_resume(case, tmp_path, monkeypatch):
     )
 
 
+def test_resume_with_kept_features(case, tmp_path, monkeypatch):
+    model, image, settings, _ = case
+    settings = {**settings, "keep_features": True}
+    want = segment(model, image, **settings)
+    monkeypatch.setattr("keras_fsa.large.journal.Journal.due", lambda self: self.folder is not None)
+    with pytest.raises(OSError, match="No space left"):
+        segment(model, Stops(image, 9), work_dir=tmp_path, **settings)
+    # All that is left to read are the other tiles, and those once.
+    got = segment(model, Stops(image, 16 - 9), work_dir=tmp_path, **settings)
+    np.testing.assert_array_equal(got, want)
+
+
 def test_resume_after_a_sink_that_failed(case, tmp_path):
     model, image, settings, want = case
     result = np.zeros(want.shape, "float32")
@@ -76,6 +88,22 @@ def test_resume_after_a_sink_that_failed(case, tmp_path):
         segment(model, image, Stops(result, 4), work_dir=tmp_path, **settings)
     segment(model, image, result, work_dir=tmp_path, **settings)
     np.testing.assert_array_equal(result, want)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="The system reserves no space.")
+def test_a_disk_without_room_for_the_result(case, tmp_path, monkeypatch):
+    """Known before the work: a mapped file that finds no space ends the process."""
+    model, image, settings, want = case
+
+    def full(file, start, size):
+        assert start == 0 and size > want.nbytes
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space left"):
+            segment(model, Stops(image, 0), work_dir=tmp_path, **settings)
+    np.testing.assert_array_equal(segment(model, image, work_dir=tmp_path, **settings), want)
 
 
 def test_another_run_is_refused(case, tmp_path, rng):
@@ -249,14 +277,81 @@ def test_slide(rng, tmp_path):
     np.testing.assert_array_equal(opened[20:70, 5:80], image[20:70, 5:80])
 
 
+def ome_zarr(path, array, names, zarr_format):
+    """An image of version 0.4 (Zarr 2) or 0.5 (Zarr 3), in micrometres of 0.5 x 0.25."""
+    import zarr
+
+    group = zarr.create_group(path, zarr_format=zarr_format)
+    group.create_array("full", data=array, chunks=array.shape)
+    axes = [
+        {"name": name, "type": "space", "unit": "micrometer"}
+        if name in "zyx"
+        else {"name": name, "type": {"t": "time", "c": "channel"}[name]}
+        for name in names
+    ]
+    scale = [{"y": 0.5, "x": 0.25}.get(name, 1.0) for name in names]
+    levels = [{"path": "full", "coordinateTransformations": [{"type": "scale", "scale": scale}]}]
+    image = {"axes": axes, "datasets": levels}
+    if zarr_format == 2:
+        group.attrs["multiscales"] = [{**image, "version": "0.4"}]
+    else:
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+
+
+@pytest.mark.parametrize(("names", "zarr_format"), [("tczyx", 2), ("cyx", 3), ("yx", 3)])
+def test_ome_zarr(rng, tmp_path, names, zarr_format):
+    import zarr
+    from ome_zarr_models.v05.image_label import ImageLabel
+
+    channels = 3 if "c" in names else 1
+    image = tiling.image_of(rng, 1030, 70, channels)
+    stored = image.transpose(2, 0, 1) if "c" in names else image[..., 0]
+    if names == "tczyx":
+        stored = stored[None, :, None]
+    ome_zarr(tmp_path / "a.zarr", stored, names, zarr_format)
+    opened = open_image(tmp_path / "a.zarr")
+    assert (opened.shape, opened.dtype) == (image.shape if "c" in names else (1030, 70), "uint8")
+    block = opened[3:40, 50:69]
+    np.testing.assert_array_equal(block.reshape(37, 19, channels), image[3:40, 50:69])
+    classes = rng.integers(0, 5, (1030, 70)).astype("uint8")
+    palette = [(10, 20, 30), (40, 50, 60)]
+    for _ in range(2):  # The second replaces the first.
+        save_classes(tmp_path / "out/b.zarr", classes, like=opened, palette=palette)
+    group = zarr.open_group(tmp_path / "out/b.zarr", mode="r")
+    # What another reader of the format makes of it.
+    label = ImageLabel.from_zarr(group).attributes.ome
+    (multiscale,) = label.multiscales
+    assert [(axis.name, axis.unit) for axis in multiscale.axes] == [
+        ("y", "micrometer"),
+        ("x", "micrometer"),
+    ]
+    scales = [item.coordinateTransformations[0].scale for item in multiscale.datasets]
+    assert scales == [[0.5, 0.25], [1.0, 0.5], [2.0, 1.0]]
+    assert label.image_label.colors[1].rgba == (40, 50, 60, 255)
+    for i, item in enumerate(multiscale.datasets):
+        np.testing.assert_array_equal(group[item.path][:], classes[:: 2**i, :: 2**i])
+    np.testing.assert_array_equal(open_image(tmp_path / "out/b.zarr")[9:20, :], classes[9:20])
+
+
 def test_files_that_are_refused(tmp_path):
+    import zarr
+
     (tmp_path / "a.xyz").touch()
     with pytest.raises(ValueError, match=r"file of a known kind.*\.svs.*a\.xyz"):
         open_image(tmp_path / "a.xyz")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         open_image(tmp_path / "b.tif")
-    with pytest.raises(ValueError, match=r"\.tif, \.tiff or \.npy.*Name one"):
-        save_classes(tmp_path / "c.png", np.zeros((3, 3), "uint8"))
+    classes = np.zeros((3, 3), "uint8")
+    with pytest.raises(ValueError, match=r"\.tif, \.tiff, \.zarr or \.npy.*Name one"):
+        save_classes(tmp_path / "c.png", classes)
+    zarr.create_group(tmp_path / "group.zarr")
+    with pytest.raises(ValueError, match=r"array or an OME-Zarr image.*without `multiscales`"):
+        open_image(tmp_path / "group.zarr")
+    with pytest.raises(ValueError, match=r"new, or a label image to replace.*holds something"):
+        save_classes(tmp_path / "group.zarr", classes)
+    ome_zarr(tmp_path / "planes.zarr", np.zeros((2, 4, 4), "uint8"), "zyx", 3)
+    with pytest.raises(ValueError, match="one plane at most.*'z': 2"):
+        open_image(tmp_path / "planes.zarr")
 
 
 def test_command(rng, tmp_path, monkeypatch, capsys):

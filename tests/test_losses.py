@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from keras_fsa.losses import (
+    BoundaryLoss,
     CrossEntropy,
     FocalLoss,
     LovaszSoftmax,
@@ -210,8 +211,134 @@ def test_a_sum_is_that_of_its_losses(rng):
     np.testing.assert_allclose(array(SumOfLosses(losses)(masks, logits)), sum(each), rtol=1e-6)
 
 
+def boundary_reference(truth, p, valid, tolerance, class_weights):
+    """Pixel by pixel. All of shape `(B, H, W, C)`."""
+    _, height, width, classes = truth.shape
+
+    def largest(x, reach):
+        result = np.zeros_like(x)
+        for i, j in np.ndindex(height, width):
+            rows, columns = (slice(max(0, n - reach), n + reach + 1) for n in (i, j))
+            result[:, i, j] = x[:, rows, columns].max((1, 2))
+        return result
+
+    def boundary(x):
+        outside = (1 - x) * valid
+        return (largest(outside, 1) - outside) * valid
+
+    true, found = (boundary(x * valid) for x in (truth, p))
+    total = weights = 0.0
+    for c in range(classes):
+        if not true[..., c].any():
+            continue
+        precision = (found * largest(true, tolerance))[..., c].sum() / found[..., c].sum()
+        recall = (true * largest(found, tolerance))[..., c].sum() / true[..., c].sum()
+        weight = 1 if class_weights is None else class_weights[c]
+        total += weight * (1 - 2 * precision * recall / (precision + recall))
+        weights += weight
+    return total / weights
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS])
+def test_boundary_equals_the_definition(rng, class_weights):
+    masks, logits = batch(rng, shape=(2, 11, 13))
+    masks[:, :6, :7] = 1  # a region, and a class that does not occur
+    masks[masks == 2] = 255
+    masks[0, 2, 3] = 255
+    wide = np.exp(logits.astype("float64"))
+    p, valid = wide / wide.sum(-1, keepdims=True), (masks != 255)[..., None] * 1.0
+    want = boundary_reference(1.0 * (masks[..., None] == np.arange(5)), p, valid, 2, class_weights)
+    loss = BoundaryLoss(2, class_weights=class_weights)
+    np.testing.assert_allclose(array(loss(masks, logits)), want, rtol=1e-5)
+
+
+def test_boundary_loss_sees_edges_only():
+    """Of certain masks: a shift within the tolerance costs nothing."""
+    masks = np.zeros((1, 23, 29), "uint8")
+    masks[:, 5:15, 7:19] = 1
+
+    def of(predicted, tolerance):
+        logits = 1000 * np.eye(2, dtype="float32")[predicted]
+        return float(array(BoundaryLoss(tolerance)(masks, logits)))
+
+    assert of(masks, 1) < 1e-6
+    shifted = np.roll(masks, 2, axis=1)
+    assert of(shifted, 2) < 1e-6 < 0.3 < of(shifted, 1)
+    assert of(np.roll(masks, 6, axis=(1, 2)), 1) > 0.5
+
+
+def answers(rng, classes, shape=(2, 7, 11), ignored=0.2):
+    masks = rng.integers(0, 2, (*shape, classes))
+    masks[rng.random(masks.shape) < ignored] = 255
+    return masks.astype("uint8"), (3 * rng.standard_normal(masks.shape)).astype("float32")
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_of_answers_equal_their_definitions(rng, classes, weighted):
+    """The sigmoid: each class of each pixel is a question by itself."""
+    masks, logits = answers(rng, classes)
+    weights = WEIGHTS[:classes] if weighted else None
+    settings = {"activation": "sigmoid", "class_weights": weights}
+    valid, yes = masks != 255, masks == 1
+    p = 1 / (1 + np.exp(-logits.astype("float64")))
+    weight = np.broadcast_to(np.array(weights or 1.0), masks.shape)[valid]
+    true = np.where(yes, p, 1 - p)[valid]
+
+    kept = true <= 0.6
+    overlap = lovasz = total = 0.0
+    for c in range(classes):
+        own, y = p[..., c][valid[..., c]], yes[..., c][valid[..., c]]
+        w = 1 if weights is None else weights[c]
+        hit, extra, missed = own[y].sum(), own[~y].sum(), (1 - own[y]).sum()
+        overlap += w * (1 - hit / (hit + 0.3 * extra + 0.7 * missed)) ** 0.75
+        # As of a softmax of two classes, of which one counts.
+        errors, wrong, iou = np.where(y, 1 - own, own), np.zeros(len(y), bool), 1.0
+        for pixel in np.argsort(-errors):
+            wrong[pixel] = True
+            left = (y & ~wrong).sum() / (y | wrong).sum()
+            lovasz += w * errors[pixel] * (iou - left)
+            iou = left
+        total += w
+    boundary = boundary_reference(1.0 * yes, p, 1.0 * valid, 1, weights)
+    for loss, want in (
+        (CrossEntropy(**settings), (weight * -np.log(true)).sum() / weight.sum()),
+        (
+            OhemCrossEntropy(0.6, 3, **settings),
+            (weight * -np.log(true))[kept].sum() / weight[kept].sum(),
+        ),
+        (
+            FocalLoss(2.0, **settings),
+            (weight * (1 - true) ** 2 * -np.log(true)).sum() / weight.sum(),
+        ),
+        (TverskyLoss(0.3, 0.7, 0.75, **settings), overlap / total),
+        (LovaszSoftmax(**settings), lovasz / total),
+        (BoundaryLoss(1, **settings), boundary),
+    ):
+        np.testing.assert_allclose(array(loss(masks, logits)), want, rtol=1e-5, err_msg=loss.name)
+        if classes == 1:
+            np.testing.assert_allclose(array(loss(masks[..., 0], logits)), want, rtol=1e-5)
+        wrong = masks.copy()
+        wrong[1, 2, 3, 0] = 2
+        assert np.isnan(array(loss(wrong, logits)))
+        assert abs(array(loss(np.full_like(masks, 255), logits))) < 1e-7
+
+
+def test_sample_weights_of_answers(rng):
+    masks, logits = answers(rng, 3)
+    loss = CrossEntropy(activation="sigmoid")
+    weights = np.eye(2, dtype="float32")[..., None, None]
+    one, other = (array(loss(masks, logits, weight)) for weight in weights)
+    np.testing.assert_allclose(one + other, array(loss(masks, logits)), rtol=1e-6)
+    assert one != other
+    # Large logits lose nothing: log(1 + exp(-30)).
+    sure = CrossEntropy(activation="sigmoid")(np.ones((1, 1, 1, 1)), np.full((1, 1, 1, 1), 30.0))
+    np.testing.assert_allclose(array(sure), np.exp(-30.0), rtol=1e-5)
+
+
 OTHERS = [
     FocalLoss(0.5),
+    BoundaryLoss(1),
     TverskyLoss(0.3, 0.7, 0.75),
     LovaszSoftmax(),
     SumOfLosses([CrossEntropy(), LovaszSoftmax()], [1, 0.5]),
@@ -303,6 +430,8 @@ def test_an_ignored_pixel_may_have_any_label(rng):
             r"`threshold` must be .* at least 0 and at most 1.*=1.5",
         ),
         (lambda: OhemCrossEntropy(keep=0), r"`keep` must be a positive int. Received: keep=0"),
+        (lambda: BoundaryLoss(0), r"`tolerance` must be a positive int. Received: tolerance=0"),
+        (lambda: CrossEntropy(activation="tanh"), r"`activation` must be one of 'softmax', 's"),
         (lambda: FocalLoss(-1), r"`gamma` must be .* at least 0. Received: gamma=-1"),
         (lambda: TverskyLoss(alpha=0), r"`alpha` must be .* above 0. Received: alpha=0"),
         (lambda: TverskyLoss(beta=np.inf), r"`beta` must be .* Received: beta=inf"),

@@ -148,7 +148,5 @@ def test_the_backbones_layers_are_keras_hubs(rng, family):
 
 
 def test_unknown_preset():
-    with pytest.raises(
-        ValueError, match=r"`name` must be one of 'ccnet_dot_r2_cityscapes', 'mmseg"
-    ):
+    with pytest.raises(ValueError, match=r"random weights: 'ccnet_dot_r2_cityscapes', 'mmseg"):
         keras_fsa.FsaNet.from_preset("resnet101")

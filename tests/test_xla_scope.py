@@ -1,7 +1,5 @@
 """Where XLA compiles, TensorFlow's layers are traced as sums, not as products."""
 
-import warnings
-
 import keras
 import numpy as np
 import pytest
@@ -139,22 +137,3 @@ def test_fsanet_learns_the_same_with_xla(rng):
         model.fit(x, y, epochs=2, verbose=0)
         logits.append(model.predict(x, verbose=0))
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-5 * np.abs(logits[0]).max())
-
-
-@pytest.mark.parametrize("jit_compile", [True, False])
-def test_depthwise_convolutions_are_slow_there(monkeypatch, jit_compile):
-    images = keras.Input((None, None, 3))
-    x = keras.layers.DepthwiseConv2D(3, padding="same", name="deep")(images)
-    x = keras.layers.Conv2D(4, 1)(x)
-    backbone = keras.Model(images, {"stage4": x, "stage5": x})
-    model = keras_fsa.FsaNet(3, backbone, head_channels=4, frequencies=2, normalization=None)
-    for gpus in ([], ["gpu:0"]):
-        monkeypatch.setattr(keras.distribution, "list_devices", lambda kind, found=gpus: found)
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            model.compile(jit_compile=jit_compile if BACKEND != "torch" else False)
-        told = [str(item.message) for item in seen if "On a CPU, XLA" in str(item.message)]
-        expected = BACKEND == "tensorflow" and jit_compile and not gpus
-        assert len(told) == expected
-        if expected:
-            assert "Received: jit_compile=True with the layer 'deep'. Leave" in told[0]

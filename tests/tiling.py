@@ -5,6 +5,7 @@ import numpy as np
 from keras import layers
 
 import keras_fsa
+from keras_fsa.backbones.padding import SamePadding2D
 from keras_fsa.large import segment
 from keras_fsa.layers import ChannelGain, FrequencyBands, FrequencySelfAttention
 from tests import test_inference
@@ -50,7 +51,14 @@ def transposed(x):
     return layers.UpSampling2D(2)(layers.MaxPooling2D(2)(x))
 
 
-BACKBONES = (same, explicit, mixed, transposed)
+def padded(x):
+    """As EfficientNet-Lite pads, strided and, where it was strided, dilated: stride 2."""
+    x = layers.Conv2D(5, 3, 2)(SamePadding2D(3, 2)(x))
+    x = layers.Conv2D(5, 3, dilation_rate=2)(SamePadding2D(3, 2, rate=2)(x))
+    return layers.DepthwiseConv2D(5, padding="same", dilation_rate=2)(x)
+
+
+BACKBONES = (same, explicit, mixed, transposed, padded)
 
 
 def model_of(backbone, rng, **settings):

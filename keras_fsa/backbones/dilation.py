@@ -16,7 +16,8 @@ def dilate(
 
     Every stride that is removed to reach the output stride dilates what follows it, so that the
     clone's features are those of `model`, computed at more positions: the values of `model` are at
-    every second, fourth, ... position. Layers keep their names, and weights carry over.
+    every second, fourth, ... position. Layers keep their names, and weights carry over. Means over
+    the whole map, as in squeeze-and-excitation, are then means over more positions.
 
     Args:
         model: a functional model of convolutions, poolings and element-wise layers, one input.
@@ -42,13 +43,23 @@ def dilate(
         config = layer.get_config()
         change = dict(changes.get(layer.name, {}))
         cls = change.pop("class", type(layer))
+        change.pop("zeros", None)
         config = {**config, **change}
         if cls is DilatedAveragePooling2D:
             config = {name: config[name] for name in ("name", "dtype", "trainable", "rate")}
         return cls.from_config(config)
 
+    def call(layer, *args, **kwargs):
+        zeros = changes.get(getattr(layer, "name", None), {}).get("zeros")
+        if zeros is None:
+            return layer(*args, **kwargs)
+        pad = SamePadding2D(*zeros, dtype=layer.dtype_policy, name=f"{layer.name}_same")
+        return layer(pad(args[0]), *args[1:], **kwargs)
+
     images = keras.Input((*image_size, model.input.shape[-1]), name="images")
-    dilated = keras.models.clone_model(model, input_tensors=images, clone_function=clone)
+    dilated = keras.models.clone_model(
+        model, input_tensors=images, clone_function=clone, call_function=call
+    )
     for layer in model.layers:
         if layer.weights:
             dilated.get_layer(layer.name).set_weights(layer.get_weights())
@@ -66,6 +77,7 @@ def _changes(model, output_stride, contract):
         sources = keras.tree.flatten(layer.input)
         stride = max(strides.get(id(source), 1) for source in sources)
         window = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
+        window = window if isinstance(window, tuple) else None  # else of a block of layers
         step = max(layer.strides) if window else 1
         before, after = (max(1, n // output_stride) for n in (stride, stride * step))
         rate = before if contract else after
@@ -82,16 +94,24 @@ def _changes(model, output_stride, contract):
             change["dilation_rate"] = tuple(rate * n for n in layer.dilation_rate)
             padding = makers.get(id(sources[0]))
             if isinstance(padding, keras.layers.ZeroPadding2D):
-                scaled = tuple(tuple(rate * n for n in side) for side in padding.padding)
-                changes[padding.name] = {"padding": scaled}
+                # Where it pads less than the window takes, as MobileNet does before a stride, zeros
+                # follow, so that the map still covers the image.
+                scaled = []
+                for size, (front, behind) in zip(window, padding.padding, strict=True):
+                    missing = max(0, size - 1 - front - behind) if step > 1 else 0
+                    scaled.append((rate * front, rate * (behind + missing)))
+                changes[padding.name] = {"padding": tuple(scaled)}
             elif isinstance(padding, SamePadding2D):
                 changes[padding.name] = {"rate": rate * padding.rate}
+            if contract and layer.padding == "same" and step > 1 and len(set(window)) == 1:
+                # The zeros that the strided network adds, whose number depends on the size.
+                change.update(padding="valid", zeros=(window[0], step, before))
         elif _is_average_of_two(layer):
             changes[layer.name] = {"class": DilatedAveragePooling2D, "rate": before}
         else:
             raise ValueError(
                 "A layer beyond the output stride must be a convolution, or an average pooling of "
-                f"2 x 2 with 'same' padding. Received: layer={layer.name!r}, a "
+                f"2 x 2. Received: layer={layer.name!r}, a "
                 f"{type(layer).__name__}, at stride {stride} with output_stride={output_stride}. "
                 "Choose a larger output stride, or pass a model whose outputs are a dict of the "
                 "features, and leave `output_stride` out."
@@ -102,7 +122,7 @@ def _changes(model, output_stride, contract):
 def _is_average_of_two(layer):
     return (
         isinstance(layer, keras.layers.AveragePooling2D)
-        and (layer.padding, layer.data_format) == ("same", "channels_last")
+        and layer.data_format == "channels_last"
         and tuple(layer.pool_size) == tuple(layer.strides) == (2, 2)
     )
 
@@ -113,7 +133,8 @@ class DilatedAveragePooling2D(keras.layers.Layer):
 
     Position `i` of an axis averages `i` and `i + rate`, or is itself where that is beyond the map.
     At every position that is a multiple of `2 * rate` this is what `AveragePooling2D(2, 2, "same")`
-    makes of every `rate`-th position.
+    makes of every `rate`-th position. With "valid" padding that makes nothing of the last position
+    of an odd size, which is kept here, so that the map still covers the image.
 
     Args:
         rate: distance, a positive int.

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from typing import NoReturn
 
 import keras
@@ -12,6 +11,7 @@ from keras_fsa.backbones import imagenet
 from keras_fsa.backbones.dilation import dilate
 from keras_fsa.backbones.efficientnet_lite import SCALES, efficientnet_lite
 from keras_fsa.backbones.resnet import BLOCKS, OUTPUT_STRIDES, STAGES, features_by_name, resnet
+from keras_fsa.backbones.stages import find_stages, strided_blocks
 from keras_fsa.checkpoints import PYTORCH_FILES, check_values, load_pytorch_weights
 from keras_fsa.types import DType, Path, Shape
 
@@ -46,8 +46,7 @@ def build_backbone(
     - such a one, the features are taken;
     - a ResNet by the names of its layers (KerasHub's, resnet_vd too, KerasCV's, and those of
       `keras.applications`), the last feature of each stage is taken;
-    - any other of KerasHub with a feature pyramid, its coarsest levels are taken: the last is
-      stage 5.
+    - any other, what `find_stages` finds.
 
     Where the features are coarser than the output stride, a copy of the model is dilated, with its
     weights; any functional model of convolutions will do, see `dilate`.
@@ -77,21 +76,47 @@ def build_backbone(
 
 
 def _features(backbone, image_shape, output_stride, stages):
-    if not isinstance(getattr(backbone, "output", None), dict) or "stage5" not in backbone.output:
-        features = features_by_name(backbone, stages=stages)
-        if features is not None:
-            return dilate(features, output_stride or 8, image_shape[:2])
-        levels = getattr(backbone, "pyramid_outputs", {})
-        names = [name for name in levels if re.fullmatch(r"P\d+", name)]
-        if len(names) < 2:
+    output = getattr(backbone, "output", None)
+    if isinstance(output, dict) and "stage5" in output:
+        if output_stride is None:
             return backbone
-        coarsest_first = sorted(names, key=lambda name: -int(name[1:]))
-        found = {f"stage{5 - i}": levels[name] for i, name in enumerate(coarsest_first)}
-        outputs = {stage: found[stage] for stage in stages if stage in found}
-        backbone = keras.Model(backbone.input, outputs, name=backbone.name)
-    if output_stride is None:
+        return _at_stride(backbone, image_shape, output_stride)
+    features = features_by_name(backbone, stages=stages)
+    if features is not None:
+        return dilate(features, output_stride or 8, image_shape[:2])
+    found = find_stages(backbone)
+    if not found:
         return backbone
-    return _at_stride(backbone, image_shape, output_stride)
+    missing = [stage for stage in stages if stage not in found]
+    if missing:
+        raise ValueError(
+            f"`backbone` must have the maps {stages}. Received: backbone={backbone.name!r}, "
+            f"which has {sorted(found)}. Take another `low_level`, or none."
+        )
+    outputs = {stage: found[stage] for stage in stages}
+    features = keras.Model(_input_of(outputs["stage5"]), outputs, name=backbone.name)
+    if output_stride is not None:
+        features = _at_stride(features, image_shape, output_stride)
+    _check_size(features, image_shape)
+    return features
+
+
+def _input_of(tensor):
+    """The input that a tensor of a functional model with one input comes from."""
+    (images,) = (t for t in keras.utils.get_source_inputs(tensor) if len(t.shape) == 4)
+    return images
+
+
+def _check_size(backbone, image_shape):
+    """Transformers are built for one size, where the others take any."""
+    size = tuple(backbone.input.shape[1:3])
+    if None not in size and size != tuple(image_shape[:2]):
+        raise ValueError(
+            "`image_shape` must have the size that the backbone is built for. Received: "
+            f"image_shape={tuple(image_shape)} for backbone={backbone.name!r} of {size}. Pass "
+            f"image_shape=({size[0]}, {size[1]}, {image_shape[-1]}), or build the backbone for "
+            "None, None where it allows that."
+        )
 
 
 def _at_stride(backbone, image_shape, output_stride):
@@ -111,6 +136,9 @@ def _at_stride(backbone, image_shape, output_stride):
         reject(f"whose stage 5 is finer, at stride {stride}")
     if not hasattr(backbone, "operations"):
         reject(f"at stride {stride}: a {type(backbone).__name__}, not a functional model")
+    blocks = strided_blocks(backbone)
+    if blocks:
+        reject(f"at stride {stride}: strides within {', '.join(blocks)} cannot be removed")
     dilated = dilate(backbone, output_stride, image_shape[:2])
     if _stride(dilated, image_shape) != output_stride:
         reject(f"at stride {stride}, which has more than the layers that `dilate` knows")

@@ -45,10 +45,10 @@ class SamePadding2D(keras.layers.Layer):
 
     def call(self, inputs):
         _, height, width, _ = ops.shape(inputs)
-        return ops.pad(inputs, [(0, 0), self._zeros(height), self._zeros(width), (0, 0)])
+        return ops.pad(inputs, [(0, 0), self.zeros(height), self.zeros(width), (0, 0)])
 
-    def _zeros(self, size):
-        """Before and after an axis; the size may be a scalar tensor."""
+    def zeros(self, size: Any) -> tuple[Any, Any]:
+        """Before and after an axis of a map; its size is an int or a scalar tensor."""
         n = -(-size // self.rate)
         total = self.window - 1 - (n - 1) % self.stride
         # Where the stride exceeds the window, some positions are read by nobody.

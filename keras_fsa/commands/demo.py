@@ -26,6 +26,7 @@ import numpy as np
 
 from keras_fsa.arguments import optional_import
 from keras_fsa.attention_map import attention_at
+from keras_fsa.classes import activation_of, counted
 from keras_fsa.commands.command import command
 from keras_fsa.commands.models import load_keras_model
 from keras_fsa.commands.predict import attention_layer, position_of_pixel
@@ -143,7 +144,8 @@ class Viewer:
         with self._lock:
             pixels = self._image(image)
             ids = class_map(self._model(frequencies), pixels)
-        shares = 100 * np.bincount(ids.reshape(-1), minlength=len(self.names)) / ids.size
+        ids, counts = counted(ids, len(self.names), activation_of(self.model))
+        shares = 100 * counts / (ids.shape[0] * ids.shape[1])
         rows = [
             {"name": self.names[i], "colour": self.palette[i].tolist(), "share": float(shares[i])}
             for i in np.argsort(-shares[: len(self.names)], kind="stable")

@@ -14,8 +14,12 @@ on, see `keras_fsa export`) that takes images of any size and gives logits.
 
 What comes out, in the folder of --output:
 
-- `scores.json`: IoU, accuracy and boundary F-score of each class, their means, pixel accuracy;
+- `scores.json`: IoU, Dice score, accuracy and boundary F-score of each class, their means, pixel
+  accuracy and expected calibration error;
 - `confusion.png`: what the pixels of each class were taken for.
+
+Models of several classes at a pixel, or of one class only (`keras_fsa/classes.py`), are scored by
+the pixels of each class that are above --threshold; there is no confusion.png.
 
 For the server of Cityscapes, give the folder of the test images alone; subfolders are searched:
 
@@ -36,22 +40,34 @@ import keras
 import numpy as np
 
 from keras_fsa.arguments import optional_import
+from keras_fsa.classes import activation_of, answers, by_class, decide, names_of
 from keras_fsa.commands.command import command
+from keras_fsa.commands.data import Source, image_reader
 from keras_fsa.commands.models import load_model, num_classes_of
 from keras_fsa.commands.predict import Names
 from keras_fsa.files import whole_file
-from keras_fsa.images import MAX_PIXELS, read_image
-from keras_fsa.inference import batches_by_size, class_map
-from keras_fsa.metrics import boundary_scores, confusion_matrix, confusion_scores, nan_mean
+from keras_fsa.images import MAX_PIXELS
+from keras_fsa.inference import batches_by_size, probabilities
+from keras_fsa.metrics import (
+    binary_confusions,
+    binary_scores,
+    boundary_scores,
+    calibration_counts,
+    calibration_error,
+    confusion_matrix,
+    confusion_scores,
+    nan_mean,
+)
 from keras_fsa.settings import (
     Count,
-    ExistingFolder,
+    ExistingFile,
     ExistingPath,
     Label,
     OutputFolder,
     Pixels,
     Real,
     Scale,
+    Threshold,
 )
 from keras_fsa.training.devices import keep_tensorflow_off_gpus
 
@@ -72,12 +88,16 @@ class Evaluate:
     """Score without its broken files."""
     split: str | None = None
     """Its name; none: the one that the dataset is evaluated on."""
-    images: ExistingFolder | None = None
-    """Instead of a dataset: folder of images."""
-    masks: ExistingFolder | None = None
-    """Folder of their masks; none for predictions only."""
+    images: ExistingPath | None = None
+    """Instead of a dataset: a folder, or a CSV file of images and masks."""
+    masks: ExistingPath | None = None
+    """Masks of the images, as for keras_fsa train; none for predictions only."""
+    colour_table: ExistingFile | None = None
+    """Where masks are colours: file of red, green, blue and name in each line."""
+    id_table: ExistingFile | None = None
+    """Where masks have other ids: CSV file of old and new ones."""
     class_names: Names | None = None
-    """For --images: such as sky,road,car; none: class 0, class 1, ..."""
+    """For --images: such as sky,road,car; none: those of the model."""
     ignore_label: Label = 255
     """For --masks: id of the pixels of no class."""
     mode: Literal["whole", "slide"] = "whole"
@@ -94,6 +114,8 @@ class Evaluate:
     """Long and short side to resize to, before the scales."""
     align_corners: bool | None = None
     """When logits are resized; none: as the model does."""
+    threshold: Threshold = 0.5
+    """Least probability of a class, for models of several classes at a pixel, or of one."""
     boundary_tolerance: Annotated[float, Real(above=0, maximum=1e5)] = 3.0
     """In pixels, or below 1 as a share of the diagonal."""
     batch: Count = 1
@@ -112,7 +134,7 @@ class Evaluate:
         wrong = (
             (not self.images and not self.dataset, "give --dataset or --images"),
             (
-                self.images and not self.masks and not self.submission,
+                self.images and self.images.is_dir() and not self.masks and not self.submission,
                 "--images without --masks needs --submission: there is nothing to score",
             ),
             (self.masks and not self.images, "--masks needs the --images they belong to"),
@@ -154,8 +176,8 @@ def evaluate(settings: Evaluate) -> None:
                 "`class_names` or `dataset` must be given for an exported model. Received: "
                 f"neither, for {settings.model}. Name every class once."
             )
-        names = [f"class {i}" for i in range(count)]
-    view = {
+        names = names_of(model, count)
+    view: dict[str, Any] = {
         "window": settings.window if settings.mode == "slide" else None,
         "stride": settings.stride if settings.mode == "slide" else None,
         "scales": settings.scales,
@@ -166,47 +188,82 @@ def evaluate(settings: Evaluate) -> None:
     n = len(names)
     if (found := num_classes_of(model)) not in (n, None):
         raise ValueError(f"The model has {found} classes, the data {n}. Correct --class-names.")
-    examples, count, has_masks = _open_data(settings, split, n)
-    confusion, boundaries = np.zeros((n, n), "int64"), []
+    activation = activation_of(model)
+    examples, count, has_masks = _open_data(settings, split, names, model)
+    scores = _Scores(n, activation, settings.boundary_tolerance)
     bar = keras.utils.Progbar(count, interval=1, verbose=not settings.quiet, unit_name="image")
     for batch in batches_by_size(examples, settings.batch, limit=4 * settings.batch):
         images = np.stack([image for image, _, _ in batch])
-        for (_, mask, name), ids in zip(batch, class_map(model, images, **view), strict=True):
+        for (_, mask, name), p in zip(batch, probabilities(model, images, **view), strict=True):
+            ids = decide(p, activation, settings.threshold)
             if settings.submission:
                 _write_submission(settings.submission, name, ids, settings.dataset)
             if has_masks:
-                confusion += confusion_matrix(mask, ids, n)
-                boundaries.append(boundary_scores(mask, ids, n, settings.boundary_tolerance))
+                scores.add(mask, ids, p)
         bar.add(len(batch))
     if settings.submission:
         print(f"Predictions for {count} images are in {settings.submission}")
     if has_masks:
-        _report(confusion, boundaries, count, names, settings)
+        _report(scores, count, names, settings)
 
 
-def class_iou(predict: Callable, batches: Any, num_classes: int) -> np.ndarray:
+class _Scores:
+    """The scores of a dataset, image by image."""
+
+    def __init__(self, num_classes, activation, tolerance):
+        self.num_classes, self.activation, self.tolerance = num_classes, activation, tolerance
+        self.confusion: Any = 0
+        self.calibration: Any = 0
+        self.boundaries: list[np.ndarray] = []
+
+    def add(self, mask, ids, p):
+        n = self.num_classes
+        self.calibration += calibration_counts(mask, p, self.activation)
+        if self.activation == "softmax":
+            self.confusion += confusion_matrix(mask, ids, n)
+            self.boundaries.append(boundary_scores(mask, ids, n, self.tolerance))
+            return
+        mask, ids = by_class(mask, n), by_class(ids, n)
+        self.confusion += binary_confusions(mask, ids)
+        each = [boundary_scores(mask[..., i], ids[..., i], 2, self.tolerance) for i in range(n)]
+        self.boundaries.append(np.array([of_no_and_yes[1] for of_no_and_yes in each]))
+
+    def result(self):
+        """The scores, and the boundary F-score of each class."""
+        of = confusion_scores if self.activation == "softmax" else binary_scores
+        return of(self.confusion), nan_mean(self.boundaries, axis=0)
+
+
+def class_iou(
+    predict: Callable, batches: Any, num_classes: int, activation: str = "softmax"
+) -> np.ndarray:
     """The IoU of each class over batches of images and masks; NaN for a class that never occurs.
 
     Args:
         predict: a function from images `(B, H, W, channels)` to logits `(B, H, W, num_classes)`,
             such as `model.predict_on_batch`.
-        batches: of images and masks `(B, H, W)`, whose label 255 is ignored.
+        batches: of images and masks (`keras_fsa.classes`), whose label 255 is ignored.
         num_classes: number of classes.
+        activation: `"softmax"` or `"sigmoid"`.
     """
-    confusion = np.zeros((num_classes, num_classes), "int64")
+    confusion: Any = 0
     for images, masks in batches:
-        logits = np.asarray(predict(np.asarray(images)))
-        confusion += confusion_matrix(np.asarray(masks), logits.argmax(-1), num_classes)
-    return confusion_scores(confusion)["class_iou"]
+        ids, masks = answers(np.asarray(predict(np.asarray(images))), activation), np.asarray(masks)
+        if activation == "softmax":
+            confusion += confusion_matrix(masks, ids, num_classes)
+        else:
+            confusion += binary_confusions(by_class(masks, num_classes), ids)
+    return (confusion_scores if activation == "softmax" else binary_scores)(confusion)["class_iou"]
 
 
-def _open_data(settings, split, num_classes) -> tuple[Iterator, int, bool]:
+def _open_data(settings, split, names, model) -> tuple[Iterator, int, bool]:
     """`(image, mask or None, name)` of each example; their number; whether there are masks."""
-    from keras_fsa.datasets import folder_dataset, load
-    from keras_fsa.datasets.folder import EXTENSIONS, match_pairs
+    from keras_fsa.datasets import load
+    from keras_fsa.datasets.folder import EXTENSIONS
 
-    if settings.images and not settings.masks:
-        folder = settings.images
+    limit = settings.max_pixels
+    if settings.images and settings.images.is_dir() and not settings.masks:
+        folder, read = settings.images, image_reader(model, limit)
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
         if not files:
             raise ValueError(f"`--images` must hold images. Received: {folder} without one.")
@@ -215,14 +272,22 @@ def _open_data(settings, split, num_classes) -> tuple[Iterator, int, bool]:
                 f"`--images` must hold one image of a name. Received: {folder} with images of one "
                 "name in subfolders. Rename one."
             )
-        limit = settings.max_pixels
-        stream = ((read_image(path, max_pixels=limit), None, path.stem) for path in files)
-        return stream, len(files), False
+        return ((read(path), None, path.stem) for path in files), len(files), False
     if settings.images:
-        pairs = match_pairs(settings.images, settings.masks)
-        images, masks = zip(*pairs, strict=True)
-        label, limit = settings.ignore_label, settings.max_pixels
-        data = folder_dataset(images, masks, num_classes, None, label, max_pixels=limit)
+        tables = settings.colour_table, settings.id_table
+        polygons = settings.masks and (
+            settings.masks.is_file() or any(settings.masks.glob("*.json"))
+        )
+        reader = None if polygons else image_reader(model, limit)
+        data = Source(
+            settings.images,
+            settings.masks,
+            activation_of(model),
+            settings.ignore_label,
+            *tables,
+            reader,
+            limit,
+        ).open(list(names))
     else:
         data = load(
             settings.dataset,
@@ -250,28 +315,31 @@ def _write_submission(folder, name, ids, dataset):
         image.fromarray(ids).save(unfinished)
 
 
-def _report(confusion, boundaries, count, names, settings):
+def _report(found, count, names, settings):
     """Print the table, write the JSON and the figure."""
     from keras_fsa.visualize import plot_confusion
 
-    scores = confusion_scores(confusion)
-    boundary = nan_mean(boundaries, axis=0)
+    scores, boundary = found.result()
     columns = {
         "iou": scores["class_iou"],
+        "dice": scores["class_dice"],
         "accuracy": scores["class_accuracy"],
         "boundary_f": boundary,
     }
     means = {
         "mean_iou": scores["mean_iou"],
+        "mean_dice": scores["mean_dice"],
         "mean_accuracy": scores["mean_accuracy"],
         "mean_boundary_f": nan_mean(boundary),
         "pixel_accuracy": scores["pixel_accuracy"],
+        "calibration_error": calibration_error(found.calibration),
     }
-    print(f"\n{'class':>24}     IoU  accuracy  boundary F")
+    print(f"\n{'class':>24}     IoU    Dice  accuracy  boundary F")
     rows = [*zip(names, *columns.values(), strict=True), ("mean", *means.values())]
-    for name, iou, accuracy, boundary_f, *_ in rows:
-        print(f"{name[:24]:>24}  {iou:6.4f}    {accuracy:6.4f}      {boundary_f:6.4f}")
+    for name, iou, dice, accuracy, boundary_f, *_ in rows:
+        print(f"{name[:24]:>24}  {iou:6.4f}  {dice:6.4f}    {accuracy:6.4f}      {boundary_f:6.4f}")
     print(f"{'pixel accuracy':>24}  {means['pixel_accuracy']:6.4f}")
+    print(f"{'calibration error':>24}  {means['calibration_error']:6.4f}")
 
     def number(value):
         # JSON has no NaN.
@@ -284,10 +352,11 @@ def _report(confusion, boundaries, count, names, settings):
             for i, name in enumerate(names)
         },
         "images": count,
-        "pixels": int(confusion.sum()),
+        "pixels": int(found.calibration[0].sum()),
         "arguments": dataclasses.asdict(settings),
     }
     with whole_file(settings.output / "scores.json") as unfinished:
         unfinished.write_text(json.dumps(result, indent=2, default=str) + "\n")
-    plot_confusion(confusion, names, settings.output / "confusion.png")
+    if found.activation == "softmax":
+        plot_confusion(found.confusion, names, settings.output / "confusion.png")
     print(f"Written to {settings.output}")

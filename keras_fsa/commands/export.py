@@ -206,14 +206,17 @@ def _export_views(model, settings):
         output="classes" if settings.classes else "log_probabilities",
         input_dtype="uint8" if settings.uint8 else "float32",
     )
-    serve = load_exported(settings.output)
+    serve, softmax = load_exported(settings.output), predict.model.activation == "softmax"
     rng = np.random.default_rng(0)
 
     def difference(size):
         shape = (1, *size, predict.model.image_shape[-1])
         images = rng.integers(0, 256, shape).astype("uint8")
-        served = serve(images) if settings.classes else np.exp(serve(images))
-        return deviation(served, predict.probabilities(images))
+        served = serve(images)
+        if not settings.classes:
+            served = np.exp(served) if softmax else 1 / (1 + np.exp(-served))
+        p = predict.probabilities(images)
+        return deviation(served, p, predict.model.activation, threshold=0.5)
 
     return _compare(difference, SIZES), 1e-4
 

@@ -1,20 +1,16 @@
 """Models from files, as the commands take them."""
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from keras_fsa.models.exporting import load_exported
+from keras_fsa.models.trained import load_keras_file
 
 
 def load_keras_model(path: Path) -> keras.Model:
     """The segmentation model in a `.keras` file, not compiled.
-
-    Nothing of the optimizer is loaded: it may name classes of the engine that the model was trained
-    on, whose import behind another engine can abort the process.
 
     Raises:
         ValueError: for a file that is no complete `.keras` file, or another kind of model.
@@ -24,16 +20,7 @@ def load_keras_model(path: Path) -> keras.Model:
             f"`--model` must be a .keras file. Received: {path}. Write one with "
             "model.save('model.keras')."
         )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            archive.getinfo("config.json")
-        model = keras.saving.load_model(path, compile=False)
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(
-            f"`--model` does not load. Received: {path} ({reason[0][:300]}). Give a complete "
-            ".keras file of a model of this library."
-        ) from error
+    model = load_keras_file(path, "--model")
     shapes = [getattr(model, name, None) for name in ("input_shape", "output_shape")]
     images = getattr(model, "image_shape", None)
     if images is None and not all(isinstance(shape, tuple) and len(shape) == 4 for shape in shapes):
@@ -83,27 +70,3 @@ def num_classes_of(model: keras.Model | Callable) -> int | None:
     if hasattr(model, "num_classes"):
         return model.num_classes
     return model.output_shape[-1] if isinstance(model, keras.Model) else None
-
-
-def with_policy(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
-    """A new model of the same configuration under another dtype policy, in every layer.
-
-    Args:
-        model: any Keras model.
-        policy: name of a dtype policy.
-        **changes: other values of its configuration.
-
-    Returns:
-        The new model. Its weights are random.
-    """
-
-    def convert(config):
-        if isinstance(config, dict):
-            if config.get("class_name") == "DTypePolicy":
-                return keras.dtype_policies.serialize(keras.DTypePolicy(policy))
-            return {key: convert(value) for key, value in config.items()}
-        if isinstance(config, (list, tuple)):
-            return type(config)(map(convert, config))
-        return config
-
-    return type(model).from_config({**convert(model.get_config()), **changes})

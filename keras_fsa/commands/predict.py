@@ -19,7 +19,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import keras
 import numpy as np
@@ -27,16 +27,18 @@ from tyro.conf import Positional
 from tyro.constructors import PrimitiveConstructorSpec
 
 from keras_fsa.attention_map import softmax_twin
+from keras_fsa.classes import activation_of, counted, decide
 from keras_fsa.commands.command import command
+from keras_fsa.commands.data import image_reader
 from keras_fsa.commands.models import load_model, num_classes_of
 from keras_fsa.files import whole_file
-from keras_fsa.images import MAX_PIXELS, read_image
+from keras_fsa.images import MAX_PIXELS
 from keras_fsa.inference import probabilities
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.models.fsanet import FsaNet
-from keras_fsa.settings import Count, ExistingPath, OutputFolder, Pixels
+from keras_fsa.settings import Count, ExistingPath, OutputFolder, Pixels, Threshold
 from keras_fsa.types import Tensor
-from keras_fsa.visualize import plot_attention, plot_overlay, plot_spectrum
+from keras_fsa.visualize import as_rgb, plot_attention, plot_overlay, plot_spectrum
 
 
 def _pixel(words):
@@ -84,7 +86,9 @@ class Predict:
     dataset: str | None = None
     """Dataset whose class names and colours are used, such as cityscapes."""
     class_names: Names | None = None
-    """Such as sky,road,car."""
+    """Such as sky,road,car; none: those of the model."""
+    threshold: Threshold = 0.5
+    """Least probability of a class, for models of several classes at a pixel, or of one."""
     window: Pixels | None = None
     """Side of a sliding window in pixels, for large images."""
     spectrum: bool = False
@@ -122,6 +126,7 @@ def predict(settings: Predict) -> None:
     model = load_model(settings.model)
     known, palette = class_table(settings, model)
     names: Sequence[str] = known or ()
+    activation, read = activation_of(model), image_reader(model, settings.max_pixels)
     inspects = settings.spectrum or settings.attention_at
     if inspects and not isinstance(model, keras.Model):
         raise ValueError(
@@ -135,18 +140,18 @@ def predict(settings: Predict) -> None:
     bar = keras.utils.Progbar(len(images), unit_name="image", verbose=len(images) > 1)
     rows = []
     for number, (file, name) in enumerate(images, start=1):
-        image = read_image(file, max_pixels=settings.max_pixels)
+        image = read(file)
         result = probabilities(model, image, window=settings.window)
         num_classes = result.shape[-1]
         names = names or [f"class {i}" for i in range(num_classes)]
         _check_names(names, num_classes)
-        mask = result.argmax(axis=-1)
+        mask = decide(result, activation, settings.threshold)
+        mask, counts = counted(mask, num_classes, activation)
         target = settings.output / name
         plot_overlay(image, mask, names, palette, f"{target}_overlay.png")
         if inspects:
             draw_attention(model, image, file, target, settings.spectrum, settings.attention_at)
-        counts = np.bincount(mask.reshape(-1), minlength=num_classes)
-        rows.append((file, 100 * counts / mask.size))
+        rows.append((file, 100 * counts / (image.shape[0] * image.shape[1])))
         bar.update(number)
     write_shares(settings.output / "shares.csv", names, rows)
 
@@ -163,6 +168,7 @@ def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
 
     Image.init()
     readable = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    readable |= {".npy"}
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
@@ -184,10 +190,13 @@ def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     return [(file, name) for name, file in found.items()]
 
 
-def class_table(settings: Predict, model: object) -> tuple[Sequence[str] | None, np.ndarray | None]:
-    """Names and colours of the classes, None where nothing is known of them."""
-    names: Sequence[str] | None = settings.class_names
-    palette = None
+def class_table(settings: Predict, model: object) -> tuple[Sequence[str] | None, Any]:
+    """Names and colours of the classes, None where nothing is known of them.
+
+    Those of flags come before those of the model.
+    """
+    names: Sequence[str] | None = settings.class_names or getattr(model, "class_names", None)
+    palette = getattr(model, "palette", None)
     if settings.dataset:
         from keras_fsa.datasets import describe
 
@@ -264,7 +273,8 @@ def draw_attention(
         if layer.affinity.name != "softmax" or layer.low_pass is not None:
             layers = {f"this model: {title}": layer for title in layers}
             layers["softmax, all frequencies"] = softmax_twin(layer)
-        plot_attention(feature_map, layers, row, column, image, f"{target}_attention.png")
+        shown = as_rgb(image)
+        plot_attention(feature_map, layers, row, column, shown, f"{target}_attention.png")
 
 
 def write_shares(path: Path, names: Sequence[str], rows: Sequence[tuple]) -> None:

@@ -1,5 +1,7 @@
 """A recipe as a command, whose flags override its settings."""
 
+from collections.abc import Callable
+
 import keras
 
 from keras_fsa.commands.command import command
@@ -40,8 +42,16 @@ def parse(recipe: Recipe, description: str, arguments: list[str] | None = None) 
     return parse_flags(recipe, arguments or [], description=description)
 
 
-def train_recipe(recipe: Recipe) -> keras.Model:
-    """Train by a recipe on the dataset that it names."""
+def train_recipe(
+    recipe: Recipe, build: Callable | None = None, choose: Callable | None = None
+) -> keras.Model:
+    """Train by a recipe on the dataset that it names.
+
+    Args:
+        recipe: a `Recipe`.
+        build: of `keras_fsa.training.train`.
+        choose: a function from the training examples to those that are taken.
+    """
     check_writable(recipe.output)
     # TensorFlow Datasets takes seconds to import; `--help` and other data do without.
     from keras_fsa.datasets import describe, load
@@ -60,6 +70,11 @@ def train_recipe(recipe: Recipe) -> keras.Model:
         for split in (splits[0], splits[-1])
     )
 
+    if choose is not None:
+        training = choose(training)
+    if recipe.cache_gigabytes:
+        training = training.in_memory(recipe.cache_gigabytes)
+
     def batches(step, part):
         return training_batches(
             training,
@@ -76,4 +91,4 @@ def train_recipe(recipe: Recipe) -> keras.Model:
         )
 
     names = about.class_names
-    return train(recipe, len(names), batches, validation, class_names=names, palette=about.palette)
+    return train(recipe, len(names), batches, validation, build, names, about.palette)

@@ -8,6 +8,16 @@ A mask has the name of its image (`0001.jpg`, `0001.png`) and holds one class id
 num-classes - 1, or the ignore label. Without --val-images, a tenth of the images is kept for
 validation; frames of one video belong in folders of their own, since they look alike.
 
+With --num-classes 1 the masks hold 1 where the class is, and 0. Where a pixel may have several
+classes, --activation sigmoid: --masks then holds a folder of such masks for each class, whose name
+is that of the class (`masks/road/0001.png`, `masks/wet/0001.png`).
+
+--images may also be a CSV file of images and masks; --masks a COCO file, or a folder of Labelme's
+JSON files (whose class 0 is the background). --colour-table is for masks that are coloured,
+--id-table for those with other ids. --channels reads TIFF, PNG or .npy files of any number of
+channels, 16 bits and floats, in the values that they store, and normalizes these by their mean and
+standard deviation, which are saved with the model.
+
 A training that was killed, at any moment, resumes at its last epoch when the same command is given
 again. In the folder of --output there are
 
@@ -18,7 +28,9 @@ again. In the folder of --output there are
 - `recipe.json`: all settings, for --recipe; `checkpoint.npz`: the state to resume from.
 
 To fine-tune: --init model.keras starts from a trained network, whose last layers are new where it
-has other classes; --freeze-backbone trains the head only.
+has other classes; --freeze-backbone trains the head only, --backbone-rate 0.1 the backbone slowly.
+--early-stopping ends where nothing improves, --ema averages the weights, --accumulate makes large
+batches of small ones. A training resumes exactly with any of these.
 
 It runs on TensorFlow, JAX and torch: set KERAS_BACKEND.
 """
@@ -27,23 +39,27 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import keras
 import numpy as np
 
 import keras_fsa
+from keras_fsa import losses
 from keras_fsa.arguments import optional_import
+from keras_fsa.classes import answers, by_class, choose_activation
 from keras_fsa.commands.command import command
+from keras_fsa.commands.data import Source
 from keras_fsa.commands.evaluate import class_iou
-from keras_fsa.commands.models import load_keras_model, with_policy
+from keras_fsa.commands.models import load_keras_model
 from keras_fsa.commands.predict import Names
 from keras_fsa.files import whole_file
+from keras_fsa.models.trained import adapted, load_keras_file
 from keras_fsa.settings import (
     Classes,
     Count,
     ExistingFile,
-    ExistingFolder,
+    ExistingPath,
     Label,
     NotNegative,
     OutputFolder,
@@ -55,8 +71,8 @@ from keras_fsa.settings import (
 
 # What may differ when a training resumes.
 MAY_CHANGE = (
-    "images", "masks", "val_images", "val_masks", "class_names", "output", "devices", "tensorboard",
-    "init", "weights",
+    "images", "masks", "val_images", "val_masks", "colour_table", "id_table", "class_names",
+    "output", "devices", "tensorboard", "init", "weights", "early_stopping", "cache_gigabytes",
 )  # fmt: skip
 # What a model of --init brings along.
 ARCHITECTURE = (
@@ -69,24 +85,32 @@ ARCHITECTURE = (
 class Train:
     """Train FsaNet on your own images and masks, which lie in two folders."""
 
-    images: ExistingFolder
-    """Folder of the training images."""
-    masks: ExistingFolder
-    """Folder of their masks."""
+    images: ExistingPath
+    """Folder of the training images, or a CSV file of images and masks."""
     num_classes: Classes
     """The ids are 0 to this number - 1."""
-    val_images: ExistingFolder | None = None
-    """Folder of the validation images."""
-    val_masks: ExistingFolder | None = None
-    """Folder of their masks."""
+    masks: ExistingPath | None = None
+    """Folder of their masks, or a COCO file."""
+    val_images: ExistingPath | None = None
+    """Folder of the validation images, or a CSV file."""
+    val_masks: ExistingPath | None = None
+    """Folder of their masks, or a COCO file."""
     val_fraction: Annotated[float, Real(above=0, below=1)] = 0.1
     """Part kept for validation where there is no --val-images."""
     size: tuple[Pixels, Pixels] = (240, 320)
     """Height and width that images are resized to, in pixels."""
     ignore_label: Label = 255
     """Id in the masks of pixels of no class."""
+    colour_table: ExistingFile | None = None
+    """Where masks are colours: file of red, green, blue and name in each line."""
+    id_table: ExistingFile | None = None
+    """Where masks have other ids: CSV file of old and new ones."""
+    channels: Count | None = None
+    """Of the images, read in the values that files store; none: RGB in 8 bits."""
     class_names: Names | None = None
-    """Such as sky,road,car."""
+    """Such as sky,road,car; saved with the model. With folders of classes: their order."""
+    activation: Literal["softmax", "sigmoid"] | None = None
+    """One class at a pixel, or any number; none: softmax, and for one class sigmoid."""
 
     init: ExistingFile | None = None
     """A trained .keras file to start from; it may have other classes."""
@@ -96,7 +120,9 @@ class Train:
     """Name of the backbone, or a .keras file of one."""
     weights: str | None = None
     """The backbone's: imagenet, or a file; none: random."""
-    normalization: Literal["auto", "imagenet", "caffe", "ccnet"] | None = "auto"
+    normalization: (
+        Literal["auto", "imagenet", "caffe", "ccnet", "tf", "efficientnet_lite"] | None
+    ) = "auto"
     """Of the images; auto: what the weights want."""
     output_stride: Literal[8, 16, 32] | None = None
     """Ratio of the image's size to the feature map's."""
@@ -123,16 +149,30 @@ class Train:
     """At the end of the poly decay; none: a hundredth of that at the start."""
     weight_decay: NotNegative = 0.0
     """Of the optimizer: for sgd an L2 term in the gradient, for adamw decoupled."""
+    backbone_rate: Annotated[float, Real(minimum=0, maximum=100)] = 1.0
+    """Factor of the backbone's learning rate."""
+    loss: tuple[Literal["cross_entropy", "focal", "dice", "lovasz", "boundary"], ...] = (
+        "cross_entropy",
+    )
+    """One, or several to be added."""
+    ema: Annotated[float, Real(above=0, below=1)] | None = None
+    """Validate and save moving averages of the weights, with this share kept in a step."""
     batch: Count = 8
     """Images per step."""
+    accumulate: Count = 1
+    """Steps whose gradients are averaged before the weights change."""
     epochs: Count = 60
     """Passes over the training images."""
+    early_stopping: Count | None = None
+    """End after so many epochs without a better validation."""
     mixed_precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Dtype policy."""
     devices: Literal["one", "all"] = "one"
     """Devices to train on."""
     tensorboard: bool = False
     """Log for TensorBoard, too."""
+    cache_gigabytes: NotNegative = 2.0
+    """Memory for images once they are read and resized; 0: read them in each epoch."""
     seed: Seed = 0
     """Of the weights, the split and the augmentation."""
     output: OutputFolder = Path("outputs/folder")
@@ -140,13 +180,15 @@ class Train:
 
     def check(self) -> None:
         """Raise a `ValueError` for flags that do not go together."""
-        if bool(self.val_images) != bool(self.val_masks):
+        in_file = self.val_images and self.val_images.is_file()
+        if not in_file and bool(self.val_images) != bool(self.val_masks):
             raise ValueError("--val-images and --val-masks go together. Give both, or none.")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"`class_names` must be one for each class. Received: {len(self.class_names)} "
                 f"names for --num-classes {self.num_classes}. Name every class once."
             )
+        choose_activation(self.activation, self.num_classes)
         changed = [name for name in ARCHITECTURE if getattr(self, name) != getattr(Train, name)]
         if self.init and changed:
             raise ValueError(
@@ -174,32 +216,50 @@ def main(
 
 def train(settings: Train) -> None:
     """Train, or resume, and write what became of it."""
-    from keras_fsa.datasets import folder_dataset
     from keras_fsa.datasets.augment import training_batches
+    from keras_fsa.datasets.rasters import statistics
     from keras_fsa.training import fit, split_examples
     from keras_fsa.training.devices import find_devices
+    from keras_fsa.training.memory import least_memory
 
-    def examples(images, masks):
-        classes, label = settings.num_classes, settings.ignore_label
-        return folder_dataset(images, masks, classes, settings.size, label)
+    activation = choose_activation(settings.activation, settings.num_classes)
 
+    def source(images, masks):
+        return Source(
+            images,
+            masks,
+            activation,
+            settings.ignore_label,
+            settings.colour_table,
+            settings.id_table,
+            _image_reader(settings),
+        )
+
+    given = source(settings.images, settings.masks)
+    names = class_names(settings, given)
     devices = find_devices(settings.devices)
+    normalization: Any = settings.normalization
+    training = None
+    if settings.channels and normalization == "auto" and not settings.init:
+        training = given.open(names, settings.size)
+        normalization = statistics(training)
     # Whatever is wrong with the model shows before thousands of images are read.
     with devices.scope():
         keras.utils.set_random_seed(settings.seed)
-        model = build_model(settings)
-    training = examples(settings.images, settings.masks)
+        model = build_model(settings, names, normalization)
+    training = training or given.open(names, settings.size)
     if settings.val_images:
-        validation = examples(settings.val_images, settings.val_masks)
+        validation = source(settings.val_images, settings.val_masks).open(names, settings.size)
     else:
         training, validation = split_examples(training, settings.val_fraction, settings.seed)
+    if settings.cache_gigabytes:
+        training = training.in_memory(settings.cache_gigabytes)
     steps = len(training) // settings.batch
     if not steps:
         raise ValueError(
             f"`batch` must be at most the number of training images. Received: {settings.batch} "
             f"for {len(training)} images. Lower it."
         )
-    names = settings.class_names or [f"class {i}" for i in range(settings.num_classes)]
 
     def batches(step, part):
         return training_batches(
@@ -215,7 +275,17 @@ def train(settings: Train) -> None:
         )
 
     with devices.scope():
-        model.compile(optimizer=_optimizer(settings, settings.epochs * steps))
+        optimizer = _optimizer(settings, settings.epochs * steps, model)
+        model.compile(optimizer, _loss(settings.loss, activation))
+        if devices.process == 0:
+            share = max(1, settings.batch // devices.count)
+            need = least_memory(model, settings.size, share)
+            print(
+                f"A step needs at least {sum(need.values()) / 1e9:.2g} GB on each device: "
+                f"{need['weights'] / 1e9:.2g} for weights, gradients and the optimizer, "
+                f"{need['maps'] / 1e9:.2g} for the maps of its images.",
+                flush=True,
+            )
         fit(
             model,
             batches,
@@ -227,16 +297,42 @@ def train(settings: Train) -> None:
             class_names=names,
             tensorboard=settings.tensorboard,
             devices=devices,
+            patience=settings.early_stopping,
         )
     if devices.process == 0:
         write_recipe(settings, settings.output / "recipe.json")
         _report(settings, names, len(training), validation)
 
 
-def build_model(settings: Train) -> keras_fsa.FsaNet:
+def class_names(settings: Train, source: Source) -> list[str]:
+    """The names of the classes: those given, those that the files say, else numbers."""
+    if settings.class_names:
+        return list(settings.class_names)
+    count = settings.num_classes
+    found = source.class_names() or [f"class {i}" for i in range(count)]
+    if len(found) != count:
+        raise ValueError(
+            f"`num_classes` must be that of the files. Received: {count}, and they have "
+            f"{len(found)}: {', '.join(found)[:300]}. Correct it, or name the classes by "
+            "--class-names."
+        )
+    return found
+
+
+def _image_reader(settings):
+    if settings.channels is None:
+        return None
+    from keras_fsa.datasets.rasters import read_raster
+
+    return lambda path: read_raster(path, settings.channels)
+
+
+def build_model(
+    settings: Train, names: Sequence[str] | None = None, normalization: Any = "auto"
+) -> keras_fsa.FsaNet:
     """The network that the settings describe, or that of --init with their classes."""
     if settings.init:
-        model = _with_classes(load_keras_model(settings.init), settings)
+        model = _with_classes(load_keras_model(settings.init), settings, names)
     else:
         backbone = settings.backbone
         if backbone.endswith(".keras"):
@@ -245,12 +341,13 @@ def build_model(settings: Train) -> keras_fsa.FsaNet:
                     f"`backbone` must be a name or a file that exists. Received: {backbone}. "
                     "Correct the path."
                 )
-            backbone = keras.saving.load_model(backbone, compile=False)
+            backbone = load_keras_file(Path(backbone), "backbone")
         model = keras_fsa.FsaNet(
             num_classes=settings.num_classes,
             backbone=backbone,
             backbone_weights=settings.weights,
-            normalization=settings.normalization,
+            image_shape=(None, None, settings.channels or 3),
+            normalization=normalization,
             output_stride=settings.output_stride,
             attention=settings.attention,
             affinity=settings.affinity,
@@ -259,40 +356,61 @@ def build_model(settings: Train) -> keras_fsa.FsaNet:
             head_channels=settings.head_channels,
             low_level=settings.low_level,
             auxiliary_loss_weight=settings.auxiliary_loss_weight,
+            activation=settings.activation,
+            class_names=names,
             dtype=settings.mixed_precision,
         )
     model.backbone.trainable = not settings.freeze_backbone
     return model
 
 
-def _with_classes(model, settings):
+def _with_classes(model, settings, names):
     """A trained network, with another number of classes where wanted: its last layers are new."""
     if not isinstance(model, keras_fsa.FsaNet):
         raise ValueError(f"`init` must be an FsaNet. Received: {settings.init}. Take another file.")
-    changes = {"num_classes": settings.num_classes}
-    copy = with_policy(model, settings.mixed_precision, **changes)
-    for new, old in zip(copy.weights, model.weights, strict=True):
-        if new.shape == old.shape:
-            new.assign(old)
-    return copy
+    changes = {"num_classes": settings.num_classes, "activation": settings.activation}
+    same = model.num_classes == settings.num_classes
+    if settings.class_names or not (same and model.class_names):
+        changes["class_names"] = names
+    return adapted(model, settings.mixed_precision, **changes)
 
 
-def _optimizer(settings, steps):
+def _optimizer(settings, steps, model):
+    from keras_fsa.training.optimizer import SGD, AdamW, backbone_rates, poly_decay
+
     start = settings.learning_rate or {"sgd": 0.01, "adamw": 3e-4}[settings.optimizer]
     end = settings.final_learning_rate
     end = start / 100 if end is None else end
-    from keras_fsa.training.optimizer import SGD, poly_decay
-
     rate = poly_decay(start, end, steps)
+    further: dict[str, Any] = {}
+    if settings.backbone_rate != 1:
+        further["rates"] = backbone_rates(model, settings.backbone_rate)
+    if settings.ema is not None:
+        further |= {"use_ema": True, "ema_momentum": settings.ema}
+    if settings.accumulate > 1:
+        further["gradient_accumulation_steps"] = settings.accumulate
     if settings.optimizer == "sgd":
-        return SGD(rate, 0.9, l2=settings.weight_decay)
-    return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+        return SGD(rate, 0.9, l2=settings.weight_decay, **further)
+    return AdamW(rate, settings.weight_decay, **further)
+
+
+def _loss(names, activation):
+    kinds = {
+        "cross_entropy": losses.CrossEntropy,
+        "focal": losses.FocalLoss,
+        "dice": losses.TverskyLoss,
+        "lovasz": losses.LovaszSoftmax,
+        "boundary": losses.BoundaryLoss,
+    }
+    parts = [kinds[name](activation=activation) for name in names]
+    return parts[0] if len(parts) == 1 else losses.SumOfLosses(parts)
 
 
 def _report(settings, names, count, validation):
     """Score `best.keras`; print, write and draw that."""
     model = keras.saving.load_model(settings.output / "best.keras", compile=False)
-    iou = class_iou(model.predict_on_batch, validation.batch(settings.batch), len(names))
+    batches = validation.batch(settings.batch)
+    iou = class_iou(model.predict_on_batch, batches, len(names), model.activation)
     mean = float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
     for name, value in zip(names, iou, strict=True):
         print(f"{name:>20}  {'absent' if np.isnan(value) else f'{value:.4f}'}")
@@ -314,10 +432,12 @@ def _report(settings, names, count, validation):
         unfinished.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
     optional_import("matplotlib", "tools")
     images, masks = map(np.stack, zip(*validation.take(4), strict=True))
+    if model.activation == "sigmoid":
+        masks = by_class(masks, len(names))
     keras_fsa.visualize.comparison(
         images,
         masks,
-        np.argmax(model.predict_on_batch(images), axis=-1),
+        answers(np.asarray(model.predict_on_batch(images)), model.activation),
         class_names=names,
         path=settings.output / "predictions.png",
     )

@@ -75,7 +75,8 @@ def training_batches(
     Returns:
         A `keras.utils.PyDataset` without end: `batches[i]`, its i-th batch, and what iterating and
         `model.fit` (with `steps_per_epoch`) get, is `(images, masks)`, uint8 `(batch, *crop, 3)`
-        and uint8 `(batch, *crop)`, with 255 for ignored pixels. Threads decode and augment the
+        and uint8 `(batch, *crop)`, with 255 for ignored pixels (or what `augment` makes of others).
+        Threads decode and augment the
         examples of the next batches ahead, one thread for each core.
 
     Raises:
@@ -170,12 +171,15 @@ def augment(
     - Where the scaled image is smaller than `crop`, `pad_color` and 255 fill right and bottom.
       mmsegmentation fills the normalised image with 0 there, which is the mean color.
 
+    Images of other channels or types are filled with their own mean, and keep their type; their
+    colors do not vary. Of masks `(height, width, num_classes)` every window is taken.
+
     Images are scaled bilinearly, without antialiasing, masks to the nearest neighbor: pixel `x` of
     the scaled image shows the place `(x + 0.5) / scale - 0.5` of the image.
 
     Args:
-        image: uint8 array `(height, width, 3)`.
-        mask: uint8 array `(height, width)`.
+        image: array `(height, width, channels)`, uint8, uint16 or float32.
+        mask: uint8 array `(height, width)`, or `(height, width, num_classes)` of 0 and 1.
         seed: Int, or a sequence of ints; the same seed does the same.
         crop: `(height, width)` of the result.
         scales: Smallest and largest ratio. Default: 0.5 and 2.
@@ -187,7 +191,7 @@ def augment(
         pad_color: RGB of what the image does not fill, 0 to 255. Default: `MEAN_COLOR`.
 
     Returns:
-        `(image, mask)`, uint8 `(*crop, 3)` and uint8 `crop`.
+        `(image, mask)`, such as uint8 `(*crop, 3)` and uint8 `crop`.
 
     Raises:
         ValueError: If an argument is out of its range, or image and mask do not belong together.
@@ -195,9 +199,16 @@ def augment(
     """
     settings = _settings(crop, **augmentation)
     image, mask = np.asarray(image), np.asarray(mask)
-    if image.dtype != "uint8" or mask.dtype != "uint8" or image.shape != (*mask.shape, 3):
+    if (
+        image.dtype not in ("uint8", "uint16", "float32")
+        or mask.dtype != "uint8"
+        or image.ndim != 3
+        or mask.ndim not in (2, 3)
+        or image.shape[:2] != mask.shape[:2]
+    ):
         raise ValueError(
-            "`image` must be uint8 (height, width, 3) and `mask` uint8 (height, width). Received: "
+            "`image` must be (height, width, channels) of uint8, uint16 or float32, and `mask` "
+            "uint8 (height, width), or (height, width, num_classes). Received: "
             f"image {image.dtype} {image.shape}, mask {mask.dtype} {mask.shape}. Convert them."
         )
     return _augment(image, mask, np.random.default_rng(seed), settings)
@@ -280,24 +291,27 @@ def _augment(image, mask, random, settings):
     ratio, flip, *colors = random.random(11)
     places = random.random((_TRIES + 1, 2))
 
-    old = mask.shape
+    old = mask.shape[:2]
     new = _scaled_size(old, ratio, settings)
     size = np.minimum(new, crop)
     offsets = np.minimum((places * (new - size + 1)).astype(int), new - size)
+    share = 1 if mask.ndim == 3 else settings["max_class_share"]
     for offset in offsets:
         window = _window_of_mask(mask, new, size, offset)
-        if settings["max_class_share"] == 1 or _is_mixed(window, settings["max_class_share"]):
+        if share == 1 or _is_mixed(window, share):
             break
     image = _window_of_image(image, old, new, size, offset)
-    if settings["photometric"]:
+    is_rgb = image.dtype == np.uint8 and image.shape[-1] == 3
+    if settings["photometric"] and is_rgb:
         image = _photometric(image, colors[:5], colors[5:])
     step = -1 if flip < settings["flip"] else 1
 
     height, width = size
-    whole = np.empty((*crop, 3), "uint8")
-    whole[height:] = whole[:height, width:] = settings["pad_color"]
+    whole = np.empty((*crop, image.shape[-1]), image.dtype)
+    filling = settings["pad_color"] if is_rgb else image.mean(axis=(0, 1))
+    whole[height:] = whole[:height, width:] = filling
     whole[:height, :width] = image[:, ::step]
-    labels = np.full(crop, IGNORE_LABEL, "uint8")
+    labels = np.full((*crop, *mask.shape[2:]), IGNORE_LABEL, "uint8")
     labels[:height, :width] = window[:, ::step]
     return whole, labels
 
@@ -329,7 +343,7 @@ def _window_of_mask(mask, new, size, offset):
 
 def _window_of_image(image, old, new, size, offset):
     """What `image`, resized to the size `new`, shows in a window; only the part seen is resized."""
-    cv2 = _opencv()
+    cv2, channels = _opencv(), image.shape[-1]
     scale = new / np.array(old)
     first = (offset + 0.5) / scale - 0.5
     last = (offset + size - 0.5) / scale - 0.5
@@ -337,13 +351,15 @@ def _window_of_image(image, old, new, size, offset):
     stop = np.minimum(np.floor(last).astype(int) + 3, old)
     # Resizing cannot shift; the matrix gives the place (x, y) in the part of each pixel.
     (top, left), (down, right) = first - start, 1 / scale
-    return cv2.warpAffine(
+    window = cv2.warpAffine(
         image[start[0] : stop[0], start[1] : stop[1]],
         np.array([[right, 0, left], [0, down, top]]),
         (int(size[1]), int(size[0])),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
+    # OpenCV drops an axis of one channel.
+    return window.reshape(*window.shape[:2], channels)
 
 
 def _is_mixed(mask, max_class_share):

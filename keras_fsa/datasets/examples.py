@@ -19,7 +19,9 @@ from keras_fsa.arguments import boolean, integer, number, optional_import
 from keras_fsa.types import Dataset
 
 Pair = tuple[np.ndarray, np.ndarray]
-"""An image, uint8 `(height, width, channels)`, and its mask, uint8 `(height, width)`."""
+"""An image `(height, width, channels)`, uint8 or of the type that its file stores; and its mask,
+uint8 `(height, width)`, or `(height, width, num_classes)` where a pixel may be of several classes.
+"""
 
 # What `tf.data.Dataset` offers and earlier versions returned.
 _TF_DATA = frozenset(
@@ -188,14 +190,22 @@ class Examples(_AsBefore, Sequence):
     def _as_tf_dataset(self, shuffle_seed=None):
         tf = optional_import("tensorflow", "tensorflow")
 
+        # Channels and types are those of the first example.
+        first = self[0] if len(self) else (np.zeros((1, 1, 3), "uint8"), np.zeros((1, 1), "uint8"))
+
         def read(index):
-            image, mask = tf.numpy_function(
-                lambda index: self[int(index)], [index], [tf.uint8, tf.uint8], stateful=False
+            parts = tf.numpy_function(
+                lambda index: self[int(index)],
+                [index],
+                [part.dtype for part in first],
+                stateful=False,
             )
-            height, width = self.size or (None, None)
-            return tf.ensure_shape(image, (height, width, 3)), tf.ensure_shape(
-                mask, (height, width)
+            size = self.size or (None, None)
+            image, mask = (
+                tf.ensure_shape(part, (*size, *like.shape[2:]))
+                for part, like in zip(parts, first, strict=True)
             )
+            return image, mask
 
         with tf.device("CPU"):
             numbers = tf.data.Dataset.range(len(self))
@@ -263,8 +273,8 @@ class Batches(_AsBefore, keras.utils.PyDataset):
         dataset = tf.data.Dataset.from_generator(
             lambda: iter(self),
             output_signature=(
-                tf.TensorSpec((None, *images.shape[1:]), tf.uint8),
-                tf.TensorSpec((None, *masks.shape[1:]), tf.uint8),
+                tf.TensorSpec((None, *images.shape[1:]), images.dtype),
+                tf.TensorSpec((None, *masks.shape[1:]), masks.dtype),
             ),
         )
         count = tf.data.INFINITE_CARDINALITY if self.num_batches is None else self.num_batches

@@ -21,7 +21,7 @@ from keras_fsa.datasets.examples import Examples, Pair, in_order
 from keras_fsa.images import MAX_PIXELS, ImageError, decode_image, read_mask
 from keras_fsa.metrics import IGNORE_LABEL
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".npy")
 """Endings of the files that are read, in lower case; the case of a file's own ending is free."""
 
 
@@ -67,6 +67,8 @@ def check_pairs(
     num_classes: int,
     ignore_label: int = IGNORE_LABEL,
     max_pixels: int | None = MAX_PIXELS,
+    image_reader: Callable | None = None,
+    mask_reader: Callable | None = None,
 ) -> None:
     """Opens every image and every mask once, and reports all that would break a training.
 
@@ -81,6 +83,7 @@ def check_pairs(
         ignore_label: Id of the pixels that belong to no class. It may lie among the classes, and
             is ignored then.
         max_pixels: Most pixels that an image may have; `None` for any number.
+        image_reader, mask_reader: As in `folder_dataset`.
 
     Raises:
         ValueError: If any file is wrong: one error for all files, with the first ten problems and
@@ -95,7 +98,9 @@ def check_pairs(
 
     def check(pair):
         image_path, mask_path = pair
-        found = read_pair(image_path, mask_path, num_classes, ignore_label, max_pixels=max_pixels)
+        found = read_pair(
+            image_path, mask_path, num_classes, ignore_label, mask_reader, max_pixels, image_reader
+        )
         return found.mode, found.problems
 
     pairs = list(pairs)
@@ -131,6 +136,8 @@ def folder_dataset(
     ignore_label: int = IGNORE_LABEL,
     check: bool = True,
     max_pixels: int | None = MAX_PIXELS,
+    image_reader: Callable | None = None,
+    mask_reader: Callable | None = None,
 ) -> Examples:
     """Images and masks of two folders, ready for `model.fit` once they are batched.
 
@@ -154,6 +161,11 @@ def folder_dataset(
         ignore_label: Id in the files of the pixels that belong to no class. It becomes 255.
         check: Whether to call `check_pairs` at once.
         max_pixels: Most pixels that an image may have; `None` for any number.
+        image_reader: Function from the path of an image to `(height, width, channels)`, such as
+            `lambda path: read_raster(path, channels=6)` of `keras_fsa.datasets.rasters`. Default:
+            RGB in 8 bits.
+        mask_reader: Function from the path of a mask to its ids, such as those of
+            `keras_fsa.datasets.masks`. Default: the ids that the file stores.
 
     Returns:
         `Examples`, sorted by name (lists keep their order): pairs of the image, uint8 RGB
@@ -171,11 +183,13 @@ def folder_dataset(
     integer("max_pixels", max_pixels, optional=True)
     pairs = _pairs(images, masks)
     if check:
-        check_pairs(pairs, num_classes, ignore_label, max_pixels)
+        check_pairs(pairs, num_classes, ignore_label, max_pixels, image_reader, mask_reader)
 
     def read(index):
         image_path, mask_path = pairs[index]
-        pair = read_pair(image_path, mask_path, num_classes, ignore_label, max_pixels=max_pixels)
+        pair = read_pair(
+            image_path, mask_path, num_classes, ignore_label, mask_reader, max_pixels, image_reader
+        )
         if pair.problems:
             raise ValueError(
                 "Images and masks must open, be of equal size, and the masks hold one channel with "
@@ -193,12 +207,21 @@ def folder_dataset(
 def resized(image: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> Pair:
     """An image resized bilinearly with antialiasing, and its mask to the nearest neighbor."""
     pillow = optional_import("PIL.Image", "tools")
-    methods = pillow.Resampling.BILINEAR, pillow.Resampling.NEAREST
-    image, mask = (
-        np.asarray(pillow.fromarray(pixels).resize(size[::-1], method))
-        for pixels, method in zip((image, mask), methods, strict=True)
-    )
-    return image, mask
+
+    def one(pixels, method):
+        return np.asarray(pillow.fromarray(pixels).resize(size[::-1], method))
+
+    bilinear, nearest = pillow.Resampling.BILINEAR, pillow.Resampling.NEAREST
+    if mask.ndim == 3:
+        mask = np.stack([one(part, nearest) for part in np.moveaxis(mask, -1, 0)], axis=-1)
+    else:
+        mask = one(mask, nearest)
+    if image.dtype == np.uint8 and image.shape[-1] == 3:
+        return one(image, bilinear), mask
+    # Pillow resizes other types one channel at a time, as float32.
+    parts = [one(part.astype("float32"), bilinear) for part in np.moveaxis(image, -1, 0)]
+    values = np.stack(parts, axis=-1)
+    return (values if image.dtype.kind == "f" else np.round(values).astype(image.dtype)), mask
 
 
 def _pairs(images, masks):
@@ -281,6 +304,7 @@ def read_pair(
     ignore_label: int,
     ids_of: Callable | None = None,
     max_pixels: int | None = MAX_PIXELS,
+    image_of: Callable | None = None,
 ) -> FilePair:
     """Decodes an image and its mask; what is wrong is returned, not raised.
 
@@ -291,12 +315,17 @@ def read_pair(
         ignore_label: Id of the pixels of no class.
         ids_of: Function from the path of a mask to its ids; `None` stands for `read_mask`.
         max_pixels: Most pixels that an image may have; `None` for any number.
+        image_of: Function from the path of an image to its pixels; `None` stands for
+            `decode_image`.
     """
     image = mask = mode = None
     unchanged, problems = False, []
     try:
-        image, mode, upright = decode_image(image_path, max_pixels=max_pixels)
-        unchanged = upright and mode in ("RGB", "L")
+        if image_of:
+            image, unchanged = image_of(image_path), True
+        else:
+            image, mode, upright = decode_image(image_path, max_pixels=max_pixels)
+            unchanged = upright and mode in ("RGB", "L")
     except (ValueError, OSError) as error:
         problems.append(f"{image_path}: {_reason(error)}")
     try:

@@ -154,11 +154,7 @@ def draw_scene(
     Raises:
         ValueError: `signal` is no colour of the lamp.
     """
-    if signal is not None and signal not in SIGNALS:
-        raise ValueError(
-            f"signal must be one of {tuple(SIGNALS)} or None. Received: signal={signal!r}. "
-            "Pass the name of a colour of the lamp, or None to draw it at random."
-        )
+    check_signal(signal)
     lamp = rng.uniform(11, WIDTH - 11), rng.uniform(*LAMP_ROWS)
     mood = _mix(rng, MOODS) * rng.uniform(0.92, 1.06)
     light = mood[3] / 255
@@ -194,6 +190,15 @@ def draw_scene(
     glass = gloss[..., None] * np.array(SIGNALS[signal], "float32")
     image = _over(image, glass, disc[..., None])
     return np.clip(image + sensor, 0, 255).astype("uint8"), mask
+
+
+def check_signal(signal: str | None) -> None:
+    """Raises a `ValueError` if `signal` is no colour of the lamp and not None."""
+    if signal is not None and signal not in SIGNALS:
+        raise ValueError(
+            f"signal must be one of {tuple(SIGNALS)} or None. Received: signal={signal!r}. "
+            "Pass the name of a colour of the lamp, or None to draw it at random."
+        )
 
 
 def _mix(rng, colours):
@@ -298,7 +303,7 @@ def _landscape(rng, land, mood):
     return image, mask, ripples
 
 
-def _paint(things, light, supersample=SUPERSAMPLE):
+def _paint(things, light, supersample=SUPERSAMPLE, shape=(HEIGHT, WIDTH)):
     """Paints polygons, later ones over earlier ones.
 
     Args:
@@ -306,13 +311,14 @@ def _paint(things, light, supersample=SUPERSAMPLE):
             label `None` a thing leaves the mask as it is.
         light: Colour of the light, about 1.
         supersample: Odd number of samples to a side of a pixel.
+        shape: Height and width of the image.
 
     Returns:
-        Colours `(96, 128, 3)`, cover `(96, 128, 1)` from 0 to 1, and the labels `(96, 128)`,
-        taken at the centres of the pixels, `UNLABELLED` where nothing is.
+        Colours `(height, width, 3)`, cover `(height, width, 1)` from 0 to 1, and the labels
+        `(height, width)`, taken at the centres of the pixels, `UNLABELLED` where nothing is.
     """
     pillow, drawing = (optional_import(f"PIL.{name}", "tools") for name in ("Image", "ImageDraw"))
-    size = WIDTH * supersample, HEIGHT * supersample
+    size = shape[1] * supersample, shape[0] * supersample
     image, labels = pillow.new("RGBA", size), pillow.new("L", size, UNLABELLED)
     draw, draw_label = drawing.Draw(image), drawing.Draw(labels)
     for label, shapes in things:

@@ -1,6 +1,6 @@
-"""Which pixels a position of a feature map sees, read off a network's graph.
+"""Which pixels a position of a feature map sees, derived from a network's graph.
 
-Along each axis, a map whose positions are `stride` pixels apart has at position `i` a value that
+Along each axis, where the positions of a map are `stride` pixels apart, the value at position `i`
 depends on the pixels
 
     stride * i + low  ..  stride * i + high
@@ -28,6 +28,7 @@ import keras
 from keras import layers
 
 from keras_fsa.backbones.dilation import DilatedAveragePooling2D
+from keras_fsa.backbones.padding import SamePadding2D
 from keras_fsa.layers import FrequencyBands, FrequencySelfAttention
 
 GLOBAL = (FrequencySelfAttention, FrequencyBands)
@@ -136,6 +137,39 @@ def views(model: keras.Model, view: View, axis: int) -> dict[int, View]:
     return found
 
 
+def known(view: View, size: int) -> View:
+    """The view of a map that is known everywhere: its positions see the first of their pixels.
+
+    Args:
+        view: of the map.
+        size: of the image.
+    """
+    return _view(View(size), view.size, view.stride, Fraction(0), Fraction(0))
+
+
+def grid(model: keras.Model, found: dict[int, View]) -> int:
+    """The pixels that tiles must be a multiple of apart: the least common one of all strides.
+
+    A dilated layer that pads as its strided original did asks for the stride of that one.
+
+    Args:
+        model: as of `views`.
+        found: what `views` found in it.
+    """
+    strides = [view.stride for view in found.values()]
+    pending, seen = list(keras.tree.flatten(model.output)), set()
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        layer, sources = maker(tensor)
+        if isinstance(layer, SamePadding2D):
+            strides.append(found[id(tensor)].stride * layer.rate * layer.stride)
+        pending += sources
+    return math.lcm(*(stride.numerator for stride in strides))
+
+
 def maker(tensor: keras.KerasTensor) -> tuple[Any, list]:
     """The operation that makes a tensor of a graph, and the tensors it reads."""
     node = _node(tensor)
@@ -143,7 +177,8 @@ def maker(tensor: keras.KerasTensor) -> tuple[Any, list]:
 
 
 def _node(tensor):
-    # A layer may be called several times: only the tensor's own history knows the call.
+    # A layer may be called several times, and only the tensor's own history, which Keras keeps
+    # private, knows the call. Tracing the graph by `clone_model` would leave calls on the layers.
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
 
@@ -182,6 +217,9 @@ def _through(operation, before, axis):
         return _resized(view, Fraction(factor), view.size * factor, *reach)
     if isinstance(operation, layers.ZeroPadding2D):
         before, after = operation.padding[axis]
+        return _moved(view, view.size + before + after, -before, -before)
+    if isinstance(operation, SamePadding2D):
+        before, after = operation.zeros(view.size)
         return _moved(view, view.size + before + after, -before, -before)
     if isinstance(operation, layers.Cropping2D):
         before, after = operation.cropping[axis]

@@ -1,10 +1,10 @@
-"""Images as files: opened so that a slice of them reads no more than that slice.
+"""Large image files, opened so that a slice reads no more of the file than it needs.
 
 | file                                                                             | read by   |
 | -------------------------------------------------------------------------------- | --------- |
 | GeoTIFF, and what else GDAL reads: `.tif`, `.tiff`, `.jp2`, `.vrt`, `.png`, `.jpg` | rasterio  |
 | whole slides: `.svs`, `.ndpi`, `.mrxs`, `.scn`, `.bif`, `.vms`, `.svslide`       | OpenSlide |
-| `.zarr` (an array)                                                               | zarr      |
+| `.zarr`: OME-Zarr 0.4 and 0.5, or an array                                       | zarr      |
 | `.npy`                                                                           | NumPy     |
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from keras_fsa.arguments import optional_import
-from keras_fsa.files import whole_file
+from keras_fsa.files import whole_file, whole_folder
 from keras_fsa.metrics import IGNORE_LABEL
 from keras_fsa.types import Path
 
@@ -31,7 +31,7 @@ class Raster:
 
     Attributes:
         shape, dtype: as of an array.
-        nodata: the value of pixels that were not seen, or None.
+        nodata: the value of pixels that the camera did not see, or None.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,6 +71,58 @@ class Slide:
         return np.where(pixels[..., 3:] > 0, pixels[..., :3], 255).astype("uint8")
 
 
+class OmeZarr:
+    """An OME-Zarr image at full size, `(H, W, channels)`, or `(H, W)` where it has no channels.
+
+    Args:
+        group: the Zarr group of the image, one point in time and one plane.
+
+    Attributes:
+        shape, dtype: as of an array.
+        axes: of rows and columns, as its metadata describes them.
+        scale: of rows and columns, the size of a pixel in the axes' units.
+
+    Raises:
+        ValueError: for a group that is no such image.
+    """
+
+    def __init__(self, group: Any) -> None:
+        described = group.attrs.get("ome", group.attrs)  # Version 0.5, else 0.4.
+        if not described.get("multiscales"):
+            raise ValueError(
+                "A .zarr file must be an array or an OME-Zarr image. Received: a group at "
+                f"{group.store_path} without `multiscales`. Name the image in it."
+            )
+        image = described["multiscales"][0]
+        level = image["datasets"][0]
+        self.array = group[level["path"]]
+        axes = {axis["name"]: axis for axis in image["axes"]}
+        sizes = dict(zip(axes, self.array.shape, strict=True))
+        if not {"y", "x"} <= set(sizes) or any(
+            size > 1 for name, size in sizes.items() if name not in ("y", "x", "c")
+        ):
+            raise ValueError(
+                "An OME-Zarr image must have the axes y and x, and one point in time and one plane "
+                f"at most. Received: axes of sizes {sizes} at {group.store_path}. Open its array "
+                "with zarr, and pass what slices as (H, W, channels)."
+            )
+        self.axes = [axes["y"], axes["x"]]
+        scales = dict(zip(axes, level["coordinateTransformations"][0]["scale"], strict=True))
+        self.scale = [scales["y"], scales["x"]]
+        self.names = tuple(axes)
+        self.kept = tuple(name for name in ("y", "x", "c") if name in axes)
+        self.shape = tuple(sizes[name] for name in self.kept)
+        self.dtype = self.array.dtype
+
+    def __getitem__(self, item: tuple[slice, ...]) -> np.ndarray:
+        wanted = dict(zip(self.kept, item, strict=False))
+        index = tuple(
+            wanted.get(name, slice(None) if name in self.kept else 0) for name in self.names
+        )
+        stored = [name for name in self.names if name in self.kept]
+        return np.asarray(self.array[index]).transpose([stored.index(name) for name in self.kept])
+
+
 def _bounds(part, size):
     start, stop, _ = part.indices(size)
     return start, stop
@@ -102,7 +154,9 @@ def open_image(path: Path) -> Any:
     if ending in SLIDES:
         return Slide(path)
     if ending == ".zarr":
-        return optional_import("zarr", "large").open_array(path, mode="r")
+        zarr = optional_import("zarr", "large")
+        found = zarr.open(path, mode="r")
+        return found if isinstance(found, zarr.Array) else OmeZarr(found)
     if ending == ".npy":
         return np.load(path, mmap_mode="r")
     raise ValueError(
@@ -118,26 +172,33 @@ def save_classes(
     """Write classes as a file that is there when it is complete.
 
     A GeoTIFF is tiled, compressed, a BigTIFF where it must be, and has the georeference of the
-    image it belongs to, 255 for nodata, colours, and overviews.
+    image it belongs to, 255 for nodata, colours, and overviews. OME-Zarr 0.5 is a label image with
+    the size of the image's pixels, colours, and a pyramid, each level every second pixel of the
+    finer one.
 
     Args:
-        path: `.tif`, `.tiff` or `.npy`.
+        path: `.tif`, `.tiff`, `.zarr` or `.npy`.
         classes: uint8 `(H, W)`, anything that slices.
-        like: the image, from `open_image`: if it is a `Raster`, its georeference is kept.
-        palette: a colour (red, green, blue) for each class, for TIFF.
+        like: the image, from `open_image`: where a `Raster`, its georeference is kept in TIFF;
+            where an `OmeZarr`, its axes and scale in OME-Zarr.
+        palette: a colour (red, green, blue) for each class, for TIFF and OME-Zarr.
 
     Raises:
-        ValueError: for another kind of file.
-        ImportError: where rasterio is missing, with the pip command.
+        ValueError: for another kind of file, or a `.zarr` that is there and no label image.
+        ImportError: where rasterio or zarr is missing, with the pip command.
     """
     check_output(path)
     height, width = classes.shape
-    with whole_file(path) as unfinished:
-        if pathlib.Path(path).suffix.lower() == ".npy":
+    ending = pathlib.Path(path).suffix.lower()
+    with (whole_folder if ending == ".zarr" else whole_file)(path) as unfinished:
+        if ending == ".npy":
             target = np.lib.format.open_memmap(unfinished, "w+", "uint8", classes.shape)
             for rows in _strips(height):
                 target[rows] = classes[rows]
             target.flush()
+            return
+        if ending == ".zarr":
+            _save_ome_zarr(unfinished, classes, like, palette)
             return
         rasterio = optional_import("rasterio", "large")
         profile = {
@@ -167,16 +228,63 @@ def save_classes(
 
 
 def check_output(path: Path) -> None:
-    """Raise a `ValueError` unless `save_classes` writes files of this kind."""
-    if pathlib.Path(path).suffix.lower() not in (".npy", ".tif", ".tiff"):
+    """Raise a `ValueError` unless `save_classes` writes a file of this name."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() == ".zarr" and path.exists():
+        # It would be replaced, with all that is in it.
+        found = optional_import("zarr", "large").open(path, mode="r")
+        if "image-label" not in found.attrs.get("ome", {}):
+            raise ValueError(
+                "A .zarr to write must be new, or a label image to replace. Received: path="
+                f"{str(path)!r}, which holds something else. Name another, or remove it."
+            )
+    if path.suffix.lower() not in (".npy", ".tif", ".tiff", ".zarr"):
         raise ValueError(
-            "Classes are written as .tif, .tiff or .npy. "
+            "Classes are written as .tif, .tiff, .zarr or .npy. "
             f"Received: path={str(path)!r}. Name one of these."
         )
 
 
-def _strips(height):
-    return [slice(start, min(start + 256, height)) for start in range(0, height, 256)]
+def _save_ome_zarr(folder, classes, like, palette):
+    """A label image of OME-Zarr 0.5: https://ngff.openmicroscopy.org/0.5."""
+    group = optional_import("zarr", "large").create_group(folder)
+    axes = [{"name": name, "type": "space"} for name in ("y", "x")]
+    scale = [1.0, 1.0]
+    if isinstance(like, OmeZarr):
+        axes, scale = like.axes, like.scale
+    levels: list[dict] = []
+    shape, finer = classes.shape, None
+    while finer is None or max(finer.shape) > 512:
+        name, step = str(len(levels)), 1 if finer is None else 2
+        source = classes if finer is None else finer
+        shape = tuple(-(-n // step) for n in source.shape)
+        level = group.create_array(
+            name,
+            shape=shape,
+            chunks=tuple(min(n, 1024) for n in shape),
+            dtype="uint8",
+            dimension_names=("y", "x"),
+        )
+        for rows in _strips(shape[0], 1024):
+            level[rows] = np.asarray(source[rows.start * step : rows.stop * step])[::step, ::step]
+        sizes = [n * 2 ** len(levels) for n in scale]
+        levels.append(
+            {"path": name, "coordinateTransformations": [{"type": "scale", "scale": sizes}]}
+        )
+        finer = level
+    colours = [
+        {"label-value": i, "rgba": [*map(int, colour), 255]}
+        for i, colour in enumerate(() if palette is None else palette)
+    ]
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [{"axes": axes, "datasets": levels, "type": "nearest"}],
+        "image-label": {"colors": colours},
+    }
+
+
+def _strips(height, rows=256):
+    return [slice(start, min(start + rows, height)) for start in range(0, height, rows)]
 
 
 def overview(image: Any, side: int = 1024) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How far a run has come, kept on the disk so that a run that is killed goes on from there."""
+"""The progress of a run, kept on the disk so that a killed run can continue from there."""
 
 import json
 import pathlib
@@ -17,9 +17,9 @@ class Journal:
     """A folder that belongs to one run.
 
     Args:
-        folder: the folder, or None for a run that cannot go on.
-        settings: what the run is: a folder of a run with others is refused.
-        every: seconds at least from one note to the next.
+        folder: the folder, or None for a run that keeps nothing.
+        settings: what identifies the run: the folder of a run with other settings is refused.
+        every: least number of seconds between two notes.
 
     Raises:
         ValueError: where the folder is that of another run.
@@ -50,7 +50,7 @@ class Journal:
                 unfinished.write_text(json.dumps(settings, indent=1))
 
     def read(self, name: str) -> dict[str, np.ndarray] | None:
-        """The note of that name, or None; one that is damaged is left out with a warning."""
+        """The note of that name, or None. A damaged one counts as none, with a warning."""
         path = None if self.folder is None else self.folder / f"{name}.npz"
         if path is None or not path.exists():
             return None
@@ -83,7 +83,7 @@ class Journal:
         return known
 
     def write(self, name: str, last: bool = True, **arrays: Any) -> bool:
-        """Keep a note; unless it is the last one, not more often than `every` seconds.
+        """Keep a note. Unless it is the `last` of its name, not before the next one is `due`.
 
         Returns:
             Whether it was kept.
@@ -96,5 +96,5 @@ class Journal:
         return True
 
     def due(self) -> bool:
-        """Whether the next note may be kept."""
+        """Whether `every` seconds have passed since the last note."""
         return self.folder is not None and time.monotonic() - self.last >= self.every

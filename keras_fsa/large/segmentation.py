@@ -1,14 +1,16 @@
 """Images of any size: the attention of the whole image, tile by tile.
 
-A window knows nothing beyond its border. For frequency self-attention it need not be so: what the
-whole image contributes to a position are the tokens, a *sum over tiles*,
+A network that sees an image window by window knows nothing beyond each window. Frequency
+self-attention has no such limit: all that the whole image contributes to a position are the tokens,
+and they are a *sum over tiles*,
 
     X = D_H^T x D_W = sum over tiles of D_H[rows]^T x[rows, columns] D_W[columns]
 
-So the image passes twice. First each tile runs up to the attention, and its share of the tokens is
-added up; the tokens attend, as often as the recurrence says; then each tile runs again, with the
-attention's output written for its rows and columns, and on to the logits. The result is that of the
-whole image at once, to rounding, where tiles read as much around them as the convolutions see.
+So the image passes through the network twice. In the first pass each tile runs up to the attention,
+and the tiles' shares of the tokens are added up. The tokens then attend, as often as the recurrence
+says. In the second pass each tile runs again: the attention's output is synthesised for its rows
+and columns, and the tile runs on to the logits. Up to rounding, the result is that of the whole
+image at once, provided that tiles read as much around them as the convolutions see.
 
 | affinity, recurrence R  | passes over the image | passes over positions, without the image |
 | ----------------------- | --------------------- | ---------------------------------------- |
@@ -18,24 +20,27 @@ whole image at once, to rounding, where tiles read as much around them as the co
 | `FrequencyBands`        | 2                     | 0                                        |
 | no attention            | 1                     | 0                                        |
 
-A pass over positions writes low-frequency maps of a few tokens, tile by tile, and takes a sum over
-them: unit keys for `linear_softmax`, and, from the second recurrence on, the map after a round.
-(A linear softmax whose band lacks the constant frequency takes a pass more in each round.) A model
-with attention in several places needs one more pass over the image for each.
+A pass over positions synthesises low-frequency maps from a few tokens, tile by tile, and sums over
+them: unit keys for `linear_softmax` and, from the second recurrence on, the map after a round.
+(`linear_softmax` on a band without the constant frequency needs one more such pass in each round.)
+A model with attention in several places needs one more pass over the image for each of them. With
+`keep_features`, only the first pass runs the backbone; the others begin at its features.
 
 Source: arXiv:2211.15595 for the attention; tiles are this library's.
 """
 
 import hashlib
+import os
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_fsa.arguments import boolean, integer, one_of, positive_int
+from keras_fsa.arguments import boolean, integer, one_of, optional_import, positive_int
+from keras_fsa.files import whole_file
 from keras_fsa.large import tiles
 from keras_fsa.large.journal import Journal
-from keras_fsa.large.network import OUTPUTS, Network
+from keras_fsa.large.network import FEATURES, LOGITS, OUTPUTS, Network
 from keras_fsa.large.workers import Pass, Workers, digest_of
 from keras_fsa.metrics import IGNORE_LABEL
 from keras_fsa.types import Path
@@ -50,6 +55,7 @@ def segment(
     halo: int | None = None,
     output: str = "classes",
     nodata: float | None = None,
+    keep_features: bool = False,
     work_dir: Path | None = None,
     executor: Any = None,
     verbose: bool = True,
@@ -64,30 +70,36 @@ def segment(
             array, or what `keras_fsa.large.open_image` opens.
         sink: where the result goes, block by block: anything that takes `sink[rows, columns] =
             block`, such as a memory map or a Zarr array, `(H, W)` for classes, else `(H, W,
-            num_classes)`. Default: a new array.
-        tile: side of the tiles in pixels; it is made a multiple of the model's coarsest stride.
-            Memory grows with it: a tile costs what an image of `tile + 2 halo` pixels does.
+            num_classes)`, also for the classes of a model of several sigmoids. Default: a new
+            array.
+        tile: side of the tiles in pixels, rounded down to a multiple of the model's coarsest
+            stride. A tile takes the memory of an image of `tile + 2 halo` pixels.
         halo: pixels that a tile reads around its own. Default: as many as the network sees, which
-            makes the result exact: see `keras_fsa.large.halo`. Less is an approximation.
+            makes the result exact: see `keras_fsa.large.halo`. With fewer it is an approximation.
         output: `"classes"`, uint8 (uint16 from 256 classes on); `"probabilities"`, or `"logits"`,
             float32.
-        nodata: the value, NaN for one, that all channels of a pixel have where the camera saw
-            nothing. Such pixels are zero behind the normalisation, and get the class 255, and
-            probabilities and logits of 0. What the attention reads of its map is weighted at each
-            position by the share of seen pixels among its own, so that they say nothing. Default:
-            `image.nodata`, where there is such an attribute, else all pixels count.
-        work_dir: a folder that keeps sums and progress, so that the same call goes on where a
-            killed one was. `sink` must then be one that keeps, or None for `result.npy` there.
-        executor: who computes: None for this process, a `concurrent.futures` executor, or a
-            `dask.distributed` client. The model travels to each worker once; tiles travel from
-            here. The result is the same to rounding, and is put together in one order.
+        nodata: the value, NaN included, that all channels of a pixel have where the camera saw
+            nothing. Such pixels are set to zero after normalisation; their class is 255, their
+            probabilities and logits are 0. Each position of the map that the attention reads is
+            weighted by the share of its pixels that were seen, so that the others contribute
+            nothing. Default: `image.nodata` if there is such an attribute; else all pixels count.
+        keep_features: whether to keep what the backbone of an `FsaNet` makes of the image, so that
+            it runs once instead of in every pass: `H W C / stride ** 2` numbers, in memory, or with
+            a `work_dir` in `features.zarr` there.
+        work_dir: a folder for sums and progress: the same call continues there after the process
+            was killed. `sink` must then be something that outlives the process; by default it is
+            the file `result.npy` in the folder.
+        executor: where tiles are computed: None for this process, a `concurrent.futures` executor,
+            or a `dask.distributed` client. Each worker receives the model once; this process reads
+            the image, sends the tiles, and adds up the sums in a fixed order. So the result does
+            not depend on the number of workers, only their machines' rounding.
         verbose: whether to show a progress bar.
 
     Returns:
         The sink.
 
-    Memory: what the model takes for a tile; the tokens; for each tile on its way to a worker, its
-    pixels.
+    Memory: what the model takes for a tile, the tokens, and the pixels of the tiles on their way to
+    workers.
 
     Raises:
         ValueError: for a wrong argument; a model that cannot be computed tile by tile, naming the
@@ -95,7 +107,8 @@ def segment(
         FloatingPointError: where pixels, or a tile's share of the tokens, are not finite, naming
             the tile.
         ImportError: where workers lack this package.
-        OSError: where the sink cannot be written. Finished tiles stay.
+        OSError: where the sink cannot be written, or the disk has no room for `result.npy`.
+            Finished tiles stay.
 
     Example:
     >>> import numpy as np
@@ -108,8 +121,15 @@ def segment(
     one_of("output", output, OUTPUTS)
     positive_int("tile", tile)
     integer("halo", halo, 0, optional=True)
+    boolean("keep_features", keep_features)
     boolean("verbose", verbose)
     network = Network(model)
+    if keep_features and len(network.graphs) == 1:
+        raise ValueError(
+            "`keep_features` is for models with a backbone: an FsaNet. Received: keep_features="
+            f"True with model={model!r}. Leave it out: the image then passes through the whole "
+            "model each time."
+        )
     size = _image_size(image, network.channels)
     nodata = getattr(image, "nodata", None) if nodata is None else nodata
     settings = {}
@@ -121,14 +141,17 @@ def segment(
             "halo": halo,
             "output": output,
             "nodata": None if nodata is None else repr(nodata),
+            "keep_features": keep_features,
         }
     journal = Journal(work_dir, settings)
-    sink = _checked_sink(sink, journal, output, size, network.num_classes)
+    sink = _checked_sink(sink, journal, output, size, network)
     job = _Job(network, image, size, tile, halo, output, nodata, journal, verbose)
     workers = Workers(model, executor)
     try:
         sums: list[list[Any]] = []
         for layer in range(len(network.attention)):
+            if keep_features and layer == network.in_backbone:
+                job.keep_features(workers, sums)
             sums.append([])
             job.gather(workers, layer, sums)
         job.write(workers, sums, sink)
@@ -152,7 +175,7 @@ def halo(model: keras.Model, size: tuple[int, int] = (4096, 4096)) -> int:
 
 
 class _Job:
-    """One image on its way through one network."""
+    """The passes of one image through one network."""
 
     def __init__(self, network, image, size, tile, halo, output, nodata, journal, verbose):
         self.network, self.image, self.output = network, image, output
@@ -161,13 +184,16 @@ class _Job:
         found = [network.views(n, axis) for axis, n in enumerate(size)]
         self.views, grids = [list(item) for item in zip(*found, strict=True)]
         self.size, self.grids = size, grids
+        # An array `(h, w, C)`, once they are kept.
+        self.features = None
         if tile < max(grids):
             raise ValueError(
                 "`tile` must be at least the model's coarsest stride. Received: "
                 f"tile={tile}, with a stride of {max(grids)}. Take tile={64 * max(grids)}."
             )
         self.tiles = [tile // grid * grid for grid in grids]
-        self.sizes = tuple(zip(*([v.size for v in views] for views in self.views), strict=True))
+        self.map_sizes = list(zip(*([v.size for v in views] for views in self.views), strict=True))
+        self.sizes = tuple(self.map_sizes[: len(network.attention)])
 
     def plans(self, target):
         """The tiles of a pass, along rows and along columns."""
@@ -180,8 +206,46 @@ class _Job:
             )
         ]
 
+    def keep_features(self, workers, sums):
+        """Run the image through the backbone, and keep its features."""
+        axes = self.plans(FEATURES)
+        grid = _grid(axes)
+        task = Pass(self.sizes, FEATURES, self.output)
+        done = int((self.journal.read("features") or {"done": 0})["done"])
+        shape = (*self.map_sizes[FEATURES], self.network.features.shape[-1])
+        features = self._feature_store(shape, done)
+        inputs = (self._tile_inputs(axes, at, sums, FEATURES) for at in grid[done:])
+        bar = self._bar(len(grid), "features")
+        for number, block in enumerate(workers.map(task, inputs), start=done):
+            own, inside = [], []
+            for axis, i in zip(axes, grid[number], strict=True):
+                (start, stop), first = axis.owned[i], axis.first(i, FEATURES)
+                own.append(slice(start, stop))
+                inside.append(slice(start - first, stop - first))
+            features[tuple(own)] = block[0][tuple(inside)]
+            self.journal.write("features", number + 1 == len(grid), done=number + 1)
+            bar(number + 1)
+        self.features = features
+        self.views = [
+            self.network.views(n, axis, from_features=True)[0] for axis, n in enumerate(self.size)
+        ]
+
+    def _feature_store(self, shape, done):
+        dtype = keras.backend.standardize_dtype(self.network.features.dtype)
+        if dtype == "bfloat16":  # which NumPy lacks
+            dtype = "float32"
+        if self.journal.folder is None:
+            return np.empty(shape, dtype)
+        zarr = optional_import("zarr", "large")
+        path = self.journal.folder / "features.zarr"
+        if done:
+            return zarr.open_array(path, mode="r+")
+        return zarr.create_array(
+            path, shape=shape, chunks=(32, 32, shape[-1]), dtype=dtype, overwrite=True
+        )
+
     def gather(self, workers, layer, sums):
-        """Fill `sums[layer]` with all that the layer asks for."""
+        """Fill `sums[layer]` with all sums that the layer asks for."""
         asked = 1
         while len(sums[layer]) < asked:
             name = f"sums_{layer}_{len(sums[layer])}"
@@ -193,7 +257,7 @@ class _Job:
             sums[layer] = [*sums[layer], *_numbered(found)]
 
     def _one_pass(self, workers, layer, sums, name):
-        """One sum, or what a layer reads of its input: several for bands."""
+        """One more sum; of a layer's input, all of its bands at once."""
         axes = self.plans(layer)
         grid = _grid(axes)
         name = f"{name}_partial"
@@ -202,11 +266,11 @@ class _Job:
         totals = _numbered(note)
         if sums[layer]:
             shape = tuple(max(stop - start for start, stop in axis.owned) for axis in axes)
-            task = Pass(self.sizes[:-1], layer, self.output, shape)
+            task = Pass(self.sizes, layer, self.output, shape)
             inputs = (self._position_inputs(axes, at, sums, layer, shape) for at in grid[done:])
         else:
-            task = Pass(self.sizes[:-1], layer, self.output)
-            inputs = (self._image_inputs(axes, at, sums, layer) for at in grid[done:])
+            task = Pass(self.sizes, layer, self.output)
+            inputs = (self._tile_inputs(axes, at, sums, layer) for at in grid[done:])
         bar = self._bar(len(grid), f"attention {layer + 1}, sum {len(sums[layer]) + 1}")
         for number, result in enumerate(workers.map(task, inputs), start=done):
             if result is not None:
@@ -227,12 +291,12 @@ class _Job:
 
     def write(self, workers, sums, sink):
         """The last pass: from tiles to blocks of the result."""
-        axes = self.plans(len(self.network.attention))
+        axes = self.plans(LOGITS)
         grid = _grid(axes)
-        task = Pass(self.sizes[:-1], None, self.output)
+        task = Pass(self.sizes, LOGITS, self.output)
         note = self.journal.read("result") or {"done": 0}
         done = int(note["done"])
-        inputs = (self._image_inputs(axes, at, sums, None) for at in grid[done:])
+        inputs = (self._tile_inputs(axes, at, sums, LOGITS) for at in grid[done:])
         bar = self._bar(len(grid), "result")
         for number, block in enumerate(workers.map(task, inputs), start=done):
             rows, columns = (
@@ -247,16 +311,15 @@ class _Job:
 
     def _block(self, result, rows, columns):
         """What is written of a tile's result, which is None where no pixel was seen."""
-        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        size = (rows.stop - rows.start, columns.stop - columns.start)
+        shape = _result_shape(self.output, size, self.network)
         if self.output == "classes":
             block = np.full(shape, IGNORE_LABEL, _result_dtype("classes", self.network.num_classes))
         else:
-            block = np.zeros(
-                (*shape, self.network.num_classes), getattr(result, "dtype", "float32")
-            )
+            block = np.zeros(shape, getattr(result, "dtype", "float32"))
         if result is not None:
             seen = slice(None) if self.nodata is None else self._read(rows, columns)[1]
-            block[seen] = result[0, : shape[0], : shape[1]][seen]
+            block[seen] = result[0, : size[0], : size[1]][seen]
         return block
 
     def _read(self, rows, columns):
@@ -269,39 +332,48 @@ class _Job:
         seen = ~empty.all(axis=-1)
         return np.where(seen[..., None], pixels, 0), seen
 
-    def _image_inputs(self, axes, at, sums, target):
+    def _tile_inputs(self, axes, at, sums, target):
         """Inputs of a `TileModel` for one tile; None where it has no pixel that was seen."""
-        spans = [
-            slice(axis.starts[i], axis.starts[i] + axis.reads)
-            for axis, i in zip(axes, at, strict=True)
-        ]
-        pixels, seen = self._read(*spans)
-        # Looked for here, because what a rectifier makes of NaN depends on the engine.
-        _check_finite([pixels], axes, at, "The pixels that a tile reads")
+        pairs = list(zip(axes, at, strict=True))
         layers = range(len(self.network.attention))
         inputs = {
-            "image": pixels[None],
             "places": np.array([_place(axes, at, i, i == target) for i in layers], "int32"),
-            "sums": sums[: len(layers) if target is None else target + 1],
+            "sums": sums[: target + 1 if target in layers else len(sums)],
         }
-        if target is None:
-            for name, axis, i in zip(("rows", "columns"), axes, at, strict=True):
+        seen = None
+        if self.features is None or self.nodata is not None:
+            pixels, seen = self._read(
+                *(slice(axis.starts[i], axis.starts[i] + axis.reads) for axis, i in pairs)
+            )
+        if self.features is None:
+            # Looked for here, because what a rectifier makes of NaN depends on the engine.
+            _check_finite([pixels], axes, at, "The pixels that a tile reads")
+            inputs["image"] = pixels[None]
+        else:
+            rows, columns = (
+                slice(first, first + axis.count(FEATURES))
+                for axis, first in ((axis, axis.first(i, FEATURES)) for axis, i in pairs)
+            )
+            inputs["features"] = np.asarray(self.features[rows, columns])[None]
+        if target == LOGITS:
+            for name, (axis, i) in zip(("rows", "columns"), pairs, strict=True):
                 inputs[name] = tiles.resizing(axis, i, self.network.align_corners)
-        if seen is not None:
-            own = seen[
-                tuple(
-                    slice(axis.own[i][0] - axis.starts[i], axis.own[i][1] - axis.starts[i])
-                    for axis, i in zip(axes, at, strict=True)
-                )
-            ]
-            if not own.any():
-                return None
+        if seen is None:
+            return inputs
+        own = seen[
+            tuple(
+                slice(axis.own[i][0] - axis.starts[i], axis.own[i][1] - axis.starts[i])
+                for axis, i in pairs
+            )
+        ]
+        # Features of unseen pixels count too: the tiles beside read them.
+        if target != FEATURES and not own.any():
+            return None
+        if self.features is None:
             inputs["seen"] = seen[None, :, :, None]
-            if target is not None:
-                rows, columns = (
-                    tiles.weights(axis, i, target) for axis, i in zip(axes, at, strict=True)
-                )
-                inputs["weight"] = (rows @ seen @ columns.T)[None, :, :, None]
+        if target in layers:
+            down, across = (tiles.weights(axis, i, target) for axis, i in pairs)
+            inputs["weight"] = (down @ seen @ across.T)[None, :, :, None]
         return inputs
 
     def _position_inputs(self, axes, at, sums, layer, shape):
@@ -327,9 +399,7 @@ def _grid(axes):
 
 def _place(axes, at, layer, target):
     """A row of `"places"`, see `TileModel`."""
-    firsts = [
-        int(axis.starts[i] / axis.views[layer].stride) for axis, i in zip(axes, at, strict=True)
-    ]
+    firsts = [axis.first(i, layer) for axis, i in zip(axes, at, strict=True)]
     own = [axis.owned[i] if target else (0, 0) for axis, i in zip(axes, at, strict=True)]
     return [*firsts, *own[0], *own[1]]
 
@@ -371,15 +441,26 @@ def _result_dtype(output, num_classes):
     return "uint8" if num_classes <= IGNORE_LABEL else "uint16"
 
 
-def _checked_sink(sink, journal, output, size, num_classes):
-    shape = size if output == "classes" else (*size, num_classes)
-    dtype = _result_dtype(output, num_classes)
+def _result_shape(output, size, network):
+    one_answer = network.activation == "softmax" or network.num_classes == 1
+    return size if output == "classes" and one_answer else (*size, network.num_classes)
+
+
+def _checked_sink(sink, journal, output, size, network):
+    shape = _result_shape(output, size, network)
+    dtype = _result_dtype(output, network.num_classes)
     if sink is None and journal.folder is None:
         return np.empty(shape, dtype)
     if sink is None:
         path = journal.folder / "result.npy"
-        mode = "r+" if path.exists() else "w+"
-        return np.lib.format.open_memmap(path, mode, dtype, shape)
+        if not path.exists():
+            with whole_file(path) as unfinished:
+                np.lib.format.open_memmap(unfinished, "w+", dtype, shape)
+                # Where the disk fills up later, writing to a mapped file ends the process.
+                if hasattr(os, "posix_fallocate"):
+                    with open(unfinished, "rb+") as file:
+                        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        return np.lib.format.open_memmap(path, "r+")
     writeable = getattr(getattr(sink, "flags", None), "writeable", True)
     if not hasattr(sink, "__setitem__") or not writeable:
         raise ValueError(

@@ -1,8 +1,8 @@
-"""Where tiles lie: what each owns, and what it must read for that.
+"""Where tiles lie: which pixels each owns, and which it must read for that.
 
-Along each axis the image is cut at multiples of the tile's size. What a tile owns is its share of
-the image; what it reads is wider, and has one size for all tiles of a pass, so that a network is
-compiled for one shape: near a border of the image a tile reads more on the other side.
+Along each axis the image is cut at multiples of the tile's size. Each pixel is owned by one tile.
+What a tile reads is wider, and is of one size for all tiles of a pass, so that the network is
+compiled for one shape only: at a border of the image a tile reads more on the other side.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from keras_fsa.large.geometry import View
-from keras_fsa.large.network import interpolation
+from keras_fsa.large.network import LOGITS, interpolation
 from keras_fsa.resize import positions
 
 
@@ -46,6 +46,10 @@ class Axis:
         view = self.views[layer]
         return view.size - int((self.size - self.reads) / view.stride)
 
+    def first(self, index: int, layer: int) -> int:
+        """The first of a map's positions that a tile has."""
+        return int(self.starts[index] / self.views[layer].stride)
+
 
 def plan(
     size: int,
@@ -62,11 +66,11 @@ def plan(
         size: of the image.
         views, grid: of the network, see `Network.views`.
         tile: pixels that a tile owns, a multiple of the grid.
-        target: index of the map.
+        target: index of the map, see `Network.views`.
         halo: pixels that a tile reads beyond its own. Default: as many as the map sees.
         align_corners: of the resizing of logits.
     """
-    view, result = views[target], target == len(views) - 1
+    view, result = views[target], target == LOGITS
     own = cuts(size, tile)
     if result:
         read = positions(view.size, size, align_corners)
@@ -94,14 +98,13 @@ def margin(views: list[View]) -> int:
 def resizing(axis: Axis, index: int, align_corners: bool) -> np.ndarray:
     """The interpolation of a tile's logits to its pixels, `(pixels of a tile, positions)`.
 
-    Of a tile that the image's border cuts off, the rows beyond are zero.
+    For a tile that the image's border cuts off, the rows beyond it are zero.
     """
-    view, count = axis.views[-1], axis.count(-1)
+    size, count = axis.views[LOGITS].size, axis.count(LOGITS)
     (start, stop), (first_start, first_stop) = axis.own[index], axis.own[0]
     matrix = np.zeros((first_stop - first_start, count))
-    first = int(axis.starts[index] / view.stride)
     matrix[: stop - start] = interpolation(
-        view.size, axis.size, start, stop, first, count, align_corners
+        size, axis.size, start, stop, axis.first(index, LOGITS), count, align_corners
     )
     return matrix
 
@@ -109,8 +112,8 @@ def resizing(axis: Axis, index: int, align_corners: bool) -> np.ndarray:
 def weights(axis: Axis, index: int, layer: int) -> np.ndarray:
     """How much of each position's cell each pixel that a tile reads makes up.
 
-    The cell of position `i` are the `stride` pixels from `stride * i` on, as far as the image goes;
-    the last pixel, for a position beyond the image.
+    The cell of position `i` is the `stride` pixels from `stride * i` on that lie in the image; for
+    a position beyond the image, the last pixel.
 
     Returns:
         float64 `(positions, pixels)`, whose rows sum to one for the positions that the tile owns.

@@ -1,8 +1,8 @@
-"""Who computes a tile: this process, or workers that have the model from its file.
+"""Where tiles are computed: in this process, or by workers that load the model from its file.
 
-Workers are an executor of `concurrent.futures`, or a client of `dask.distributed`, which is one to
-many machines. The image stays where it is: tiles travel to the workers and blocks come back, so a
-worker that dies takes nothing along, and Dask gives its tiles to another.
+Workers are an executor of `concurrent.futures`, or a client of `dask.distributed`, for one machine
+or many. This process alone reads the image and writes the result: tiles travel to the workers and
+blocks come back. So nothing is lost with a worker that dies: Dask gives its tiles to another one.
 """
 
 import collections
@@ -26,17 +26,17 @@ from keras_fsa.large.network import Network, SumModel, TileModel
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """What is to be done with tiles: hashable, and small enough to go with each.
+    """What is to be done with each tile. It is hashable, and small enough to be sent with each.
 
     Attributes:
         sizes: height and width of each attention layer's map.
-        layer: index of the attention layer whose sums are wanted, or None for the result.
+        stop: what is wanted, see `TileModel`.
         output: what the result is: see `keras_fsa.large.segment`.
         shape: of a tile of the layer's map, for sums that need no image; else None.
     """
 
     sizes: tuple
-    layer: int | None
+    stop: int
     output: str
     shape: tuple[int, int] | None = None
 
@@ -52,24 +52,24 @@ class Engine:
 
     def _compiled(self, task):
         if task.shape is None:
-            return TileModel(self.network, task.sizes, task.layer, task.output)
-        layer = self.network.attention[task.layer]
+            return TileModel(self.network, task.sizes, task.stop, task.output)
+        layer = self.network.attention[task.stop]
         return SumModel(
-            layer, task.sizes[task.layer], task.shape, self.network.attention_channels[task.layer]
+            layer, task.sizes[task.stop], task.shape, self.network.attention_channels[task.stop]
         )
 
     def run(self, task: Pass, inputs: dict) -> Any:
-        """What the pass makes of a tile, as NumPy arrays."""
+        """The output of a pass for one tile, as NumPy arrays."""
         if "image" in inputs:
             inputs = {**inputs, "image": inputs["image"].astype("float32")}
         with self.lock:
             return self.compiled(task).predict_on_batch(inputs)
 
 
-# Of a worker: the engine of the model that it had last.
 LOSSES = 10
 """How often a tile may lose its worker before the run is given up."""
 
+# Of a worker: the engine of the model that it had last.
 _engine: tuple[str | None, Engine | None] = (None, None)
 _loading = threading.Lock()
 
@@ -155,7 +155,7 @@ class Workers:
             )
 
     def map(self, task: Pass, inputs: Iterable[dict | None]) -> Iterator[Any]:
-        """What the pass makes of each tile, in the order of the tiles; None of None."""
+        """The output of a pass for each tile, in the order of the tiles; None for None."""
         if self.executor is None:
             for item in inputs:
                 yield None if item is None else self.engine.run(task, item)

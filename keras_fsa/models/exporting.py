@@ -5,6 +5,7 @@ reads a file in its own runtime to compare it with the model.
 """
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from keras import ops
 
 from keras_fsa import types
 from keras_fsa.arguments import boolean, one_of, optional_import
+from keras_fsa.classes import activation_of
 from keras_fsa.files import flush, replace, temporary_folder
 from keras_fsa.metrics import IGNORE_LABEL
 
@@ -88,22 +90,32 @@ def image_spec(
 
 
 def with_classes(model: keras.Model, images: keras.InputSpec) -> keras.Model:
-    """The model that gives the class of each pixel, uint8 `(B, H, W)`, instead of logits.
+    """The model that gives answers (`keras_fsa.classes`), uint8, instead of logits.
 
     A pixel with a NaN logit has no class, nor has any pixel of an image that holds NaN: they get
     the ignore label 255.
     """
     inputs = keras.Input(tuple(images.shape)[1:], dtype=images.dtype, name="pictures")
     logits = model(inputs)
+    each = activation_of(model) == "sigmoid"
     # Of integers: with floats, under TensorFlow, it looks at bits, which LiteRT cannot.
-    is_best = ops.cast(logits >= ops.max(logits, -1, keepdims=True), "int32")
-    # No logit is the largest where one is NaN. At most 255 classes: a map has the type of a mask.
-    is_number = ops.max(is_best, -1) * ops.min(ops.cast(ops.equal(logits, logits), "int32"), -1)
+    bound = 0.0 if each else ops.max(logits, -1, keepdims=True)
+    is_best = ops.cast(logits >= bound, "int32")
+    is_number = ops.cast(ops.equal(logits, logits), "int32")
+    if each:
+        best = is_best
+    else:
+        # No logit is the largest where one is NaN. At most 255 classes, as in a mask.
+        is_number = ops.max(is_best, -1) * ops.min(is_number, -1)
+        best = ops.argmax(is_best, -1)
     if "float" in keras.backend.standardize_dtype(inputs.dtype):
         # Activations may turn NaN into 0 on the way, and attention sees the whole image.
         finite = ops.cast(ops.equal(inputs, inputs), "int32")
-        is_number = is_number * ops.min(finite, axis=(1, 2, 3), keepdims=True)[..., 0]
-    best = ops.where(is_number > 0, ops.argmax(is_best, -1), IGNORE_LABEL)
+        finite = ops.min(finite, axis=(1, 2, 3), keepdims=True)
+        is_number = is_number * (finite if each else finite[..., 0])
+    best = ops.where(is_number > 0, best, IGNORE_LABEL)
+    if each and best.shape[-1] == 1:
+        best = best[..., 0]
     return keras.Model(inputs, ops.cast(best, "uint8"), name=f"{model.name}_classes")
 
 
@@ -151,12 +163,18 @@ def write_saved_model(
 
     def classes(images):
         scores = logits(images)
-        best = tf.cast(tf.argmax(scores, axis=-1), tf.uint8)
+        wrong = tf.math.is_nan(scores)
+        if activation_of(model) == "softmax":
+            best, wrong = tf.argmax(scores, axis=-1), tf.reduce_any(wrong, axis=-1)
+        else:
+            best = scores >= 0
+            if model.num_classes == 1:
+                best, wrong = best[..., 0], wrong[..., 0]
         # An activation may turn NaN into 0 on the way, and attention sees the whole image.
         nan = tf.math.is_nan(tf.cast(images, tf.float32))
-        wrong = tf.reduce_any(nan, axis=(1, 2, 3))[:, None, None]
-        wrong |= tf.reduce_any(tf.math.is_nan(scores), axis=-1)
-        return tf.where(wrong, tf.cast(IGNORE_LABEL, tf.uint8), best)
+        nan = tf.reduce_any(nan, axis=(1, 2, 3))
+        wrong |= tf.reshape(nan, (-1, *[1] * (len(wrong.shape) - 1)))
+        return tf.where(wrong, tf.cast(IGNORE_LABEL, tf.uint8), tf.cast(best, tf.uint8))
 
     def decode(file):
         # As Pillow does it; TensorFlow's default is faster, and off by up to 14 levels of 255.
@@ -183,6 +201,45 @@ def write_saved_model(
         if name == "serve":
             archive.add_endpoint("serving_default", function)
     archive.write_out(path, verbose=False)
+
+
+def write_description(path: types.Path, model: Any) -> None:
+    """Write what an exported file cannot hold: of the classes and of the images.
+
+    Args:
+        path: the exported file, or the folder of a SavedModel.
+        model: an `FsaNet`.
+    """
+    file = _description(path)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(
+        json.dumps({name: getattr(model, name) for name in _DESCRIBED}, indent=2) + "\n"
+    )
+
+
+_DESCRIBED = (
+    "num_classes", "activation", "class_names", "palette", "image_shape", "normalization",
+)  # fmt: skip
+
+
+def _description(path):
+    path = Path(path)
+    # TensorFlow's name for files of others in a SavedModel.
+    return path / "assets.extra" / "fsanet.json" if path.is_dir() else Path(f"{path}.json")
+
+
+def _read_description(path):
+    file = _description(path)
+    if not file.exists():  # of an earlier version, or moved without it
+        return {}
+    try:
+        found = json.loads(file.read_text())
+        return {name: found[name] for name in _DESCRIBED}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            "The description of an exported model must be what `export` wrote. Received: "
+            f"{file} ({type(error).__name__}: {error}). Export the model again."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -230,7 +287,9 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
 
     Returns:
         A function from images `(B, H, W, channels)`, which it casts to the file's input type
-        (rounded, where that is uint8), to what the file gives.
+        (rounded, where that is uint8), to what the file gives. Its attributes `num_classes`,
+        `activation`, `class_names`, `palette`, `image_shape` and `normalization` are the model's,
+        where the JSON file that `export` wrote is still beside it.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -264,6 +323,7 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
             images = np.clip(np.round(images), 0, 255)
         return run(np.ascontiguousarray(images, dtype))
 
+    vars(serve).update(_read_description(path))
     return serve
 
 
@@ -345,7 +405,8 @@ def largest_deviation(
 
     Returns:
         For logits the largest absolute difference. For classes the largest amount by which the
-        model's logit of the served class lies below its highest logit: 0 where all classes agree.
+        model's logit of the served class lies below its highest logit, or beyond 0 on the other
+        side for the sigmoid: 0 where all classes agree.
     """
     height, width, channels = model.image_shape
     rng = np.random.default_rng(seed)
@@ -353,12 +414,17 @@ def largest_deviation(
     for h, w in sizes or ([(height, width)] if height and width else SIZES):
         images = rng.integers(0, 256, (1, height or h, width or w, channels)).astype("uint8")
         logits = np.asarray(model.predict_on_batch(images), "float32")
-        largest = max(largest, deviation(serve(images), logits))
+        largest = max(largest, deviation(serve(images), logits, activation_of(model)))
     return largest
 
 
-def deviation(served: np.ndarray, scores: np.ndarray) -> float:
-    """The same for one batch: served scores `(B, H, W, C)` or classes `(B, H, W)`, and scores."""
+def deviation(
+    served: np.ndarray, scores: np.ndarray, activation: str = "softmax", threshold: float = 0.0
+) -> float:
+    """The same for one batch: served scores `(B, H, W, C)` or classes, uint8, and scores."""
+    if activation == "sigmoid" and served.dtype == np.uint8:
+        no = served.reshape(scores.shape) == 0
+        return float(np.maximum(np.where(no, scores - threshold, threshold - scores), 0).max())
     if served.ndim == 3:
         chosen = np.take_along_axis(scores, served[..., None].astype("int64"), axis=-1)[..., 0]
         return float((scores.max(axis=-1) - chosen).max())

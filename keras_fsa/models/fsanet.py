@@ -1,5 +1,6 @@
 """FsaNet: an image in, logits at its size out."""
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from keras_fsa.arguments import (
     boolean,
     floating_dtype,
     integer,
+    interpreted,
     is_integer,
     number,
     one_of,
@@ -21,15 +23,17 @@ from keras_fsa.arguments import (
 )
 from keras_fsa.backbones.features import build_backbone, feature_shapes
 from keras_fsa.backbones.resnet import STAGES
+from keras_fsa.classes import checked_names, checked_palette, choose_activation
 from keras_fsa.compilation import announces_xla, warn_of_slow_xla
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.losses import CrossEntropy
-from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
+from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models import exporting, quantizing
 from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
-from keras_fsa.models.presets import preset_arguments
+from keras_fsa.models.presets import PRESETS, is_hub_preset, preset_arguments, preset_file
 from keras_fsa.models.torch_layout import avoid_copies
+from keras_fsa.models.trained import adapted, load_keras_file
 from keras_fsa.portable import portable_config
 from keras_fsa.resize import resize_bilinear
 from keras_fsa.spectral import parse_frequencies
@@ -89,6 +93,11 @@ class FsaNet(keras.Model):
         low_level: `"stage2"` or `"stage3"`: a finer stage (of stride 4 or 8) which the head joins
             before the logits, for thin things and edges, see `keras_fsa.models.heads.fsa_head`.
             Default: None.
+        activation: `"softmax"`: a pixel has one class; or `"sigmoid"`: any number of them, see
+            `keras_fsa.classes`. The output is logits either way. Default: `"sigmoid"` for one
+            class, which is a binary task, else `"softmax"`.
+        class_names: a name for each class, or None. Plots, scores and commands use it.
+        palette: RGB colours of the classes, `(num_classes, 3)` of 0 to 255, or None.
         **kwargs: of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -135,6 +144,9 @@ class FsaNet(keras.Model):
         auxiliary_use_bias: bool = False,
         head: keras.Model | None = None,
         low_level: str | None = None,
+        activation: str | None = None,
+        class_names: Sequence[str] | None = None,
+        palette: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"name": "fsanet", **kwargs, "autocast": False})
@@ -158,6 +170,9 @@ class FsaNet(keras.Model):
         boolean("auxiliary_use_bias", auxiliary_use_bias)
         one_of("low_level", low_level, (*LOW_LEVELS, None))
         _check_head(head, low_level)
+        self.activation = choose_activation(activation, num_classes)
+        self.class_names = checked_names(class_names, num_classes)
+        self.palette = checked_palette(palette, num_classes)
         self.num_classes = num_classes
         self.image_shape = tuple(image_shape)
         self.output_stride = output_stride
@@ -213,20 +228,59 @@ class FsaNet(keras.Model):
         avoid_copies(self)
 
     @classmethod
-    def from_preset(cls, name: str, **arguments: Any) -> "FsaNet":
-        """The network of a published setting, with random weights.
+    def from_preset(cls, name: Path, **arguments: Any) -> "FsaNet":
+        """A trained network, or the network of a published setting with random weights.
 
-        `keras_fsa.load_pytorch_weights` brings in the authors' weights of that setting, or, into
-        its `backbone`, the ImageNet weights that their training starts from.
+        | `name` | what comes |
+        | --- | --- |
+        | `"signal_harbor"` | the quickstart's network, trained, from this package |
+        | a path: a `.keras` file, or a folder with `model.keras` | the trained network there |
+        | a preset of KerasHub: its folder, `"hf://..."`, `"kaggle://..."` | see `keras_fsa.hub` |
+        | a key of `keras_fsa.PRESETS`, such as `"ccnet_dot_r2_cityscapes"` | random weights |
+
+        Into a published setting, `keras_fsa.load_pytorch_weights` brings the authors' weights, or,
+        into its `backbone`, the ImageNet weights that their training starts from.
 
         Args:
-            name: a key of `keras_fsa.PRESETS`, such as `"ccnet_dot_r2_cityscapes"`.
-            **arguments: of `FsaNet`, instead of the preset's.
+            name: see the table.
+            **arguments: of `FsaNet`, instead of the preset's. A trained network takes
+                `num_classes`, whose change gives the last layers random weights, and `dtype`; a
+                preset of KerasHub those of `keras_fsa.hub.load_fsanet`.
 
         Raises:
-            ValueError: for an unknown name, with the known ones.
+            ValueError: for an unknown name, with the known ones; another argument for a trained
+                network; and a file that is damaged or holds another kind of model. No code in a
+                file is run.
+            ImportError: where KerasHub is needed and missing, with the pip command.
+
+        Example:
+        >>> model = keras_fsa.FsaNet.from_preset("signal_harbor")
+        >>> model.num_classes
+        10
         """
-        return cls(**preset_arguments(name, **arguments))
+        if isinstance(name, str) and name in PRESETS:
+            return cls(**preset_arguments(name, **arguments))
+        if is_hub_preset(name):
+            # Above this room, and not to be imported without need: KerasHub comes with it.
+            return importlib.import_module("keras_fsa.hub").load_fsanet(name, **arguments)
+        path = preset_file(name)
+        if unknown := sorted(arguments.keys() - {"num_classes", "dtype"}):
+            raise ValueError(
+                "A trained network has the settings of its file, but for `num_classes` and `dtype`."
+                f" Received: {unknown[0]}={arguments[unknown[0]]!r} for name={name!r}. Leave it "
+                "out, or build FsaNet(...) and train it."
+            )
+        model = load_keras_file(path, "name")
+        if not isinstance(model, cls):
+            raise ValueError(
+                f"`name` must lead to an FsaNet. Received: {path} with a {type(model).__name__}. "
+                "Open other models with keras.saving.load_model."
+            )
+        if not arguments:
+            return model
+        policy = arguments.pop("dtype", None) or model.dtype_policy.name
+        policy = interpreted("dtype", policy, keras.dtype_policies.get).name
+        return adapted(model, policy, **arguments)
 
     def attention_layer(self) -> keras.layers.Layer | None:
         """The attention layer in the head, whether built from a name or given; None without one.
@@ -296,27 +350,33 @@ class FsaNet(keras.Model):
             optimizer: default `keras.optimizers.SGD(0.01, momentum=0.9)`. For the usual
                 poly decay, pass it as the learning rate:
                 `keras.optimizers.schedules.PolynomialDecay(0.01, steps, 1e-4, power=0.9)`.
-            loss: a loss of masks and logits. Default: `keras_fsa.losses.CrossEntropy()`, which
-                ignores the label 255 and is NaN where a mask has an id that is no class. The
-                auxiliary head's logits enter the same loss, with their weight.
+            loss: a loss of masks and logits. Default: `keras_fsa.losses.CrossEntropy` of the
+                model's activation, which ignores the label 255 and is NaN where a mask has an id
+                that is no class. The auxiliary head's logits enter the same loss, with their
+                weight.
             metrics: default: mean IoU that ignores the label 255. `[]` for none.
+
+        Raises:
+            ValueError: for a loss of this library that is of another activation than the model.
             **kwargs: of `keras.Model.compile`.
         """
         if optimizer is None:
             optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
         if loss is None:
-            loss = CrossEntropy()
-        if metrics is None:
-            metrics = [
-                MeanIoU(
-                    self.num_classes,
-                    ignore_class=IGNORE_LABEL,
-                    sparse_y_pred=False,
-                    name="mean_iou",
+            loss = CrossEntropy(activation=self.activation)
+        for part in getattr(loss, "losses", (loss,)):
+            found = getattr(part, "activation", self.activation)
+            if isinstance(part, CrossEntropy) and found != self.activation:
+                raise ValueError(
+                    "`loss` must be of the model's activation. Received: "
+                    f"{type(part).__name__}(activation={found!r}) for a model with activation="
+                    f"{self.activation!r}. Pass activation={self.activation!r} to the loss."
                 )
-            ]
+        if metrics is None:
+            metrics = [mean_iou(self.num_classes, self.activation)]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
-        warn_of_slow_xla(self)
+        if kwargs.get("jit_compile") is True:
+            warn_of_slow_xla(self)
         function = keras.losses.get(loss)
         self._auxiliary_loss = (
             function if isinstance(function, keras.losses.Loss) else _FunctionLoss(function)
@@ -331,7 +391,7 @@ class FsaNet(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        _check_masks(y, x)
+        check_masks(y, x, self.num_classes, self.activation)
         if not isinstance(y_pred, dict):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
@@ -348,7 +408,7 @@ class FsaNet(keras.Model):
         # Of a `tf.data.Dataset`.
         spec = None if isinstance(x, keras.utils.PyDataset) else getattr(x, "element_spec", None)
         images, masks = spec[:2] if isinstance(spec, tuple) and len(spec) > 1 else (x, y)
-        _check_masks(masks, images)
+        check_masks(masks, images, self.num_classes, self.activation)
         return super().fit(x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -364,7 +424,7 @@ class FsaNet(keras.Model):
         return super().predict(x, *args, **kwargs)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        _check_masks(y, x)
+        check_masks(y, x, self.num_classes, self.activation)
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
         return super().compute_metrics(x, y, logits, sample_weight)
 
@@ -396,6 +456,9 @@ class FsaNet(keras.Model):
         channel is dropped, marks of orientation are not read. The images of one call must have
         one size: send others one at a time.
 
+        A JSON file beside it (`.json` behind its name; in a SavedModel's folder `assets.extra`)
+        says the activation, names and colours of the classes, for `load_exported`.
+
         To put windows, scales and mirroring into the file, see `keras_fsa.segmenter.Segmenter`; to
         fold batch norms into the convolutions, `keras_fsa.models.folding.fold_batch_norm`.
 
@@ -404,8 +467,9 @@ class FsaNet(keras.Model):
             format: see the table.
             verbose: whether to print the destination. Default: True.
             input_signature: default: one image batch of `image_shape` and `input_dtype`.
-            output: `"logits"`, float32 `(B, H, W, num_classes)`, or `"classes"`, the class of each
-                pixel, uint8 `(B, H, W)`, 255 where the logits or the image hold NaN.
+            output: `"logits"`, float32 `(B, H, W, num_classes)`, or `"classes"`, the answer of
+                `keras_fsa.classes` at the threshold 1/2: uint8, for the softmax the class of each
+                pixel, `(B, H, W)`; 255 where the logits or the image hold NaN.
             input_dtype: `"float32"` or `"uint8"`.
             calibration: images `(H, W, channels)` of 0 to 255 like those to come, for a file whose
                 convolutions compute in int8, the rest in float32; `"onnx"`, `"litert"` and
@@ -438,6 +502,7 @@ class FsaNet(keras.Model):
                     quantizing.quantize_onnx(path, batches)
                 elif batches is not None:
                     quantizing.quantize_openvino(path, batches, self._attention_name)
+            exporting.write_description(path, self)
         if verbose or verbose is None:
             print(f"Saved the model at {str(filepath)!r}.")
             if format == "openvino":
@@ -473,6 +538,9 @@ class FsaNet(keras.Model):
             "auxiliary_channels": self.auxiliary_channels,
             "auxiliary_use_bias": self.auxiliary_use_bias,
             "low_level": self.low_level,
+            "activation": self.activation,
+            "class_names": self.class_names,
+            "palette": self.palette,
             **(
                 {"head": keras.saving.serialize_keras_object(self.head)} if self._given_head else {}
             ),
@@ -536,20 +604,23 @@ def _check_image_shape(image_shape):
         )
 
 
-def _check_masks(masks, images):
-    """Raise a `ValueError` where masks cannot fit the images, as far as their shapes are known."""
+def check_masks(masks: Any, images: Any, num_classes: int, activation: str) -> None:
+    """Raise a `ValueError` where masks cannot fit the images, as far as shapes are known."""
     shape, expected = _known_shape(masks), _known_shape(images)
     if not shape or not expected:
         return
-    fits = len(shape) in (3, 4) and all(
+    each = activation == "sigmoid" and num_classes > 1
+    last = num_classes if each else None
+    fits = len(shape) in ((4,) if each else (3, 4)) and all(
         size is None or want is None or size == want
-        for size, want in zip(shape[:3], expected[:3], strict=False)
+        for size, want in zip(shape, (*expected[:3], last), strict=False)
     )
     if not fits:
+        rule = f"(B, H, W, {last})" if each else "(B, H, W) or (B, H, W, 1)"
         raise ValueError(
-            "Masks must have the height and width of their images, (B, H, W) or (B, H, W, 1). "
-            f"Received: masks of shape {shape} for images of shape {expected}. Resize the masks "
-            "with the nearest-neighbour method, or crop both alike."
+            f"Masks must have the height and width of their images, {rule}. "
+            f"Received: masks of shape {shape} for images of shape {expected}. Resize the "
+            "masks with the nearest-neighbour method, or crop both alike."
         )
 
 

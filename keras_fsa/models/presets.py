@@ -1,6 +1,13 @@
-"""The published settings: a name for each network that the authors trained.
+"""What `FsaNet.from_preset` takes: a name or a path.
 
-Preset names keep the authors' words. Their "linear" is not this library's `affinity="linear"`:
+| given | it is | weights |
+| --- | --- | --- |
+| a key of `PRESETS` | the settings of a network that the authors published | random |
+| a name in `trained_presets()` | a network that comes with this package | trained |
+| a path | a `.keras` file, or a folder with `model.keras` and a card, `README.md` | trained |
+
+Names of published settings keep the authors' words. Their "linear" is not this library's
+`affinity="linear"`:
 
 | in a preset's name | `affinity` of the network | affinity of position n to m |
 | --- | --- | --- |
@@ -10,11 +17,17 @@ Preset names keep the authors' words. Their "linear" is not this library's `affi
 The library's `"linear"`, the first-order expansion of softmax, is in no preset.
 """
 
+import os
+import pathlib
 from typing import Any
 
 from keras_fsa.arguments import one_of
 from keras_fsa.backbones.resnet import STAGES, deep_stem_resnet
 from keras_fsa.layers import FrequencySelfAttention
+from keras_fsa.types import Path
+
+PACKAGED = pathlib.Path(__file__).parent.parent / "presets"
+"""Folder of the trained networks that come with this package, each in a folder of its name."""
 
 CLASSES = {"cityscapes": 19, "ade20k": 150, "voc_aug": 21}
 # The authors' names of affinities, and this library's.
@@ -60,6 +73,38 @@ for _dataset in CLASSES:
             _name = f"mmseg_{_affinity}_r{_recurrence}_{_dataset}"
             _frequencies = 10 if _name == "mmseg_linear_r2_voc_aug" else 5
             PRESETS[_name] = _preset("mmseg", _affinity, _recurrence, _dataset, _frequencies)
+
+
+def trained_presets() -> tuple[str, ...]:
+    """Names of the trained networks that come with this package."""
+    return tuple(sorted(path.parent.name for path in PACKAGED.glob("*/model.keras")))
+
+
+def preset_file(name: Path) -> pathlib.Path:
+    """The `.keras` file of a trained network.
+
+    Args:
+        name: one of `trained_presets()`; the path of a `.keras` file; or that of a folder with
+            `model.keras` in it.
+
+    Raises:
+        ValueError: for anything else. It lists what there is, and where that comes from.
+    """
+    path = pathlib.Path(name) if isinstance(name, (str, os.PathLike)) and name else None
+    if path is not None:
+        if str(name) in trained_presets():
+            return PACKAGED / path / "model.keras"
+        if path.suffix == ".keras" and path.is_file():
+            return path
+        if (path / "model.keras").is_file():
+            return path / "model.keras"
+    raise ValueError(
+        "`name` must be a trained network, published settings, or a path. "
+        f"Received: name={name!r}. Trained, in this package: "
+        f"{', '.join(map(repr, trained_presets()))}. Published settings with random weights: "
+        f"{', '.join(map(repr, PRESETS))}. A path is that of a .keras file, or of a folder with "
+        "model.keras in it."
+    )
 
 
 def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
@@ -111,3 +156,10 @@ def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
             name="attention",
         )
     return arguments
+
+
+def is_hub_preset(name: Any) -> bool:
+    """Whether a name is that of a preset of KerasHub: a handle or a preset's folder."""
+    if not isinstance(name, (str, os.PathLike)):
+        return False
+    return "://" in os.fspath(name) or os.path.isfile(os.path.join(name, "task.json"))

@@ -7,7 +7,9 @@
 | `JoinMetrics` | | makes the figures those of all processes |
 | `Validation` | | adds `val_...` to the figures |
 | `DrawPredictions` | | draws images with their truth and prediction |
+| `SwapAverages` | | exchanges the weights and their moving averages |
 | `BestModel` | | saves the model if its figure is the best so far |
+| `StopEarly` | | stops where a figure has not improved for long |
 | `History` | | appends a row to a CSV file |
 | `TensorBoardByStep` | | writes the figures for TensorBoard |
 | `Report` | | prints a line |
@@ -51,6 +53,7 @@ import numpy as np
 
 from keras_fsa import types
 from keras_fsa.arguments import integer, optional_import, positive_ints
+from keras_fsa.classes import activation_of, answers, by_class
 from keras_fsa.files import whole_file
 from keras_fsa.metrics import IGNORE_LABEL
 from keras_fsa.resize import positions
@@ -172,7 +175,7 @@ class Validation(StepCallback):
 
     Args:
         examples: `keras_fsa.datasets.examples.Examples`, a list or a `tf.data.Dataset` of images
-            `(H, W, channels)` and masks `(H, W)`, uint8.
+            `(H, W, channels)` and masks `(H, W)`, uint8, or as `keras_fsa.classes` says.
         size: `(height, width)` that all are fitted into by `fit_into`, for which the step is
             compiled once. Default: as they are.
         every, start_step: as in `StepCallback`.
@@ -212,7 +215,7 @@ class Validation(StepCallback):
         height, width = self.size or (None, None)
         signature = (
             tf.TensorSpec((count, height, width, channels), image.dtype),
-            tf.TensorSpec((count, height, width), mask.dtype),
+            tf.TensorSpec((count, height, width, *mask.shape[3:]), mask.dtype),
         )
         return tf.data.Dataset.from_generator(self._batches, output_signature=signature)
 
@@ -272,7 +275,9 @@ class DrawPredictions(StepCallback):
         for image in images:
             same = np.repeat(image[None], count, axis=0)
             logits = self.model.predict(same, batch_size=count, verbose=0)
-            ids.append(np.argmax(logits[0], axis=-1))
+            ids.append(answers(logits[0], activation_of(self.model)))
+        if activation_of(self.model) == "sigmoid":
+            masks = by_class(masks, ids[0].shape[-1])
         path = self.folder / f"step_{self.step:06}.png"
         comparison(images, masks, ids, self.class_names, self.palette, path=path)
 
@@ -320,6 +325,60 @@ class BestModel(keras.callbacks.Callback):
             self.best = float(value)
             with whole_file(self.note) as temporary:
                 temporary.write_text(json.dumps({self.monitor: self.best}) + "\n")
+
+
+class SwapAverages(keras.callbacks.Callback):
+    """Exchanges the weights and their averages, where the optimizer keeps some (`use_ema=True`).
+
+    It stands twice in the list: before the callbacks that are to see the averages, such as
+    `Validation` and `BestModel`, and behind them, so that the training and its checkpoint go on
+    with the weights themselves.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._swap = keras.callbacks.SwapEMAWeights()
+        self._swapped = False
+
+    def set_model(self, model):
+        super().set_model(model)
+        self._swap.set_model(model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # Keras' callback remembers which are in the model.
+        (self._swap.on_test_end if self._swapped else self._swap.on_test_begin)()
+        self._swapped = not self._swapped
+
+
+class StopEarly(keras.callbacks.Callback):
+    """Stops a training whose figure has not improved for a number of validations.
+
+    Unlike `keras.callbacks.EarlyStopping` it goes on counting where an earlier run stopped.
+
+    Args:
+        monitor: name of the figure in the logs; higher is better. Epochs without it do not count.
+        patience: number of validations without a better one.
+        rows: of a `History`: those of earlier runs.
+    """
+
+    def __init__(self, monitor: str, patience: int, rows: Sequence[dict] = ()) -> None:
+        super().__init__()
+        integer("patience", patience)
+        self.monitor, self.patience = monitor, patience
+        self.values = [row[monitor] for row in rows if row.get(monitor) is not None]
+
+    def on_epoch_end(self, epoch, logs=None):
+        value = (logs or {}).get(self.monitor)
+        if value is not None:
+            self.values.append(float(value))
+            if self.is_over():
+                self.model.stop_training = True
+
+    def is_over(self) -> bool:
+        """Whether the last `patience` values are no better than the best before."""
+        known = np.nan_to_num(np.array(self.values), nan=-np.inf)
+        before, last = known[: -self.patience], known[-self.patience :]
+        return bool(len(before)) and bool(last.max() <= before.max())
 
 
 class History(StepCallback):
@@ -485,20 +544,22 @@ def fit_into(
     """Shrink an image and its mask to fit into a size, if larger, and fill up to that size.
 
     The image is resized bilinearly without antialiasing, as in training, the mask to the nearest
-    pixel. Added pixels have ImageNet's mean colour and the ignore label.
+    pixel. Added pixels have ImageNet's mean colour (or the mean of an image that is not RGB in 8
+    bits) and the ignore label.
 
     Args:
-        image: uint8 `(H, W, channels)`.
-        mask: uint8 `(H, W)`.
+        image: `(H, W, channels)`.
+        mask: uint8 `(H, W)`, or `(H, W, num_classes)`.
         size: `(height, width)`.
 
     Returns:
-        The same as `(*size, channels)` and `size`.
+        The same in this size.
     """
-    scale = min(1.0, *(new / old for new, old in zip(size, mask.shape, strict=True)))
-    small = [max(1, round(scale * old)) for old in mask.shape]
+    height, width, *classes = mask.shape
+    scale = min(1.0, *(new / old for new, old in zip(size, (height, width), strict=True)))
+    small = [max(1, round(scale * old)) for old in (height, width)]
     values = image
-    for axis, (old, new) in enumerate(zip(mask.shape, small, strict=True)):
+    for axis, (old, new) in enumerate(zip((height, width), small, strict=True)):
         if old == new:
             continue
         position = positions(old, new)
@@ -509,12 +570,11 @@ def fit_into(
         upper = values.take(np.minimum(lower + 1, old - 1), axis)
         values = values.take(lower, axis) * (1 - weight) + upper * weight
         mask = mask.take(np.floor((np.arange(new) + 0.5) * old / new).astype(int), axis)
-    channels = image.shape[-1]
-    colour = MEAN_COLOUR if channels == len(MEAN_COLOUR) else round(np.mean(MEAN_COLOUR))
-    filled = np.empty((*size, channels), "uint8")
-    filled[:] = colour
-    filled[: small[0], : small[1]] = np.round(values)
-    labels = np.full(size, IGNORE_LABEL, "uint8")
+    channels, is_rgb = image.shape[-1], image.dtype == np.uint8 and image.shape[-1] == 3
+    filled = np.empty((*size, channels), image.dtype)
+    filled[:] = MEAN_COLOUR if is_rgb else values.mean(axis=(0, 1))
+    filled[: small[0], : small[1]] = values if image.dtype.kind == "f" else np.round(values)
+    labels = np.full((*size, *classes), IGNORE_LABEL, "uint8")
     labels[: small[0], : small[1]] = mask
     return filled, labels
 

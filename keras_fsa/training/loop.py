@@ -16,7 +16,7 @@ from keras_fsa import types
 from keras_fsa.arguments import integer, number
 from keras_fsa.files import locked_folder
 from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
-from keras_fsa.metrics import IGNORE_LABEL, MeanIoU
+from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import preset_arguments
 from keras_fsa.settings import write_recipe
@@ -51,6 +51,7 @@ def fit(
     tensorboard: bool = False,
     monitor: str = "val_mean_iou",
     devices: Devices | None = None,
+    patience: int | None = None,
 ) -> keras.Model:
     """Train a compiled model; called again after a kill, it resumes as if nothing had happened.
 
@@ -102,7 +103,8 @@ def fit(
         settings: what must be equal when the training resumes, of JSON's types: it is compared with
             the checkpoint's.
         validation: single examples: `keras_fsa.datasets.examples.Examples`, another sequence, or a
-            `tf.data.Dataset`, of images `(H, W, channels)` and masks `(H, W)`, uint8.
+            `tf.data.Dataset`, of images `(H, W, channels)` and masks `(H, W)`, uint8 (other types
+            and masks as `keras_fsa.datasets.examples` and `keras_fsa.classes` say).
         validate_every: steps between validations, a multiple of `checkpoint_every`. Default:
             `checkpoint_every`.
         validation_size: `(height, width)` that validation images are fitted into, for one
@@ -114,6 +116,11 @@ def fit(
         monitor: the figure that decides which model is the best; higher is better.
         devices: what `find_devices` returned, for several. The model must then be built, compiled
             and fitted within `devices.scope()`.
+        patience: number of validations without a better figure after which the training ends.
+            Default: it never ends early.
+
+    Where the optimizer averages the weights (`use_ema=True`), validations, `best.keras` and
+    `model.keras` are those of the averages.
 
     Returns:
         The model, trained.
@@ -142,6 +149,7 @@ def fit(
             palette=palette,
             tensorboard=tensorboard,
             monitor=monitor,
+            patience=patience,
         )
         return _fit(model, batches, plan, devices)
 
@@ -167,7 +175,7 @@ def train(
         num_classes: number of classes.
         batches, validation, class_names, palette: as in `fit`.
         build: a function from the recipe and the number of classes to the model. Default:
-            `build_model`.
+            `build_model`, with the names and colours of the classes.
 
     Returns:
         The trained `FsaNet`.
@@ -187,11 +195,13 @@ def train(
         validation = validation.take(recipe.validation_images)
     with _held(recipe.output, devices), devices.scope():
         keras.utils.set_random_seed(recipe.seed)
-        model = (build or build_model)(recipe, num_classes)
+        if build is None:
+            model = build_model(recipe, num_classes, class_names=class_names, palette=palette)
+        else:
+            model = build(recipe, num_classes)
         use_moving_statistics(model, recipe.batch_norm == "moving")
         synchronize(model, recipe.batch_norm == "batch" and devices.count > 1)
-        iou = MeanIoU(num_classes, ignore_class=IGNORE_LABEL, sparse_y_pred=False, name="mean_iou")
-        model.compile(build_optimizer(recipe), build_loss(recipe), [iou])
+        model.compile(build_optimizer(recipe), build_loss(recipe), [mean_iou(num_classes)])
         plan = _Plan(
             output=Path(recipe.output),
             steps=recipe.steps,
@@ -255,33 +265,37 @@ def split_examples(
     return part(sorted(order[kept:])), part(sorted(order[:kept]))
 
 
-def build_model(recipe: Recipe, num_classes: int) -> FsaNet:
-    """The network of a recipe: the head of its preset on its backbone."""
-    own: dict[str, str | None] = (
-        {} if recipe.backbone == "preset" else {"backbone": recipe.backbone}
-    )
+def build_model(recipe: Recipe, num_classes: int, **changes: Any) -> FsaNet:
+    """The network of a recipe: the head of its preset on its backbone.
+
+    Args:
+        recipe: a `Recipe`.
+        num_classes: number of classes.
+        **changes: arguments of `FsaNet` in place of the recipe's, such as an attention layer,
+            or names of the classes.
+    """
+    own: dict[str, Any] = {} if recipe.backbone == "preset" else {"backbone": recipe.backbone}
     if recipe.attention != "frequency":
         # A preset may have a layer of its own.
         own["attention"] = None if recipe.attention == "none" else recipe.attention
-    arguments = preset_arguments(
-        recipe.preset,
-        num_classes=num_classes,
-        backbone_weights=recipe.weights,
-        output_stride=recipe.output_stride,
-        affinity=recipe.affinity,
-        frequencies=recipe.frequencies,
-        recurrence=recipe.recurrence,
-        head_channels=recipe.head_channels,
-        dropout=recipe.dropout,
-        low_level=recipe.low_level,
-        auxiliary_loss_weight=recipe.auxiliary_loss_weight,
-        align_corners=recipe.align_corners,
-        dtype=recipe.mixed_precision,
-        **own,
-    )
+    given: dict[str, Any] = {
+        "num_classes": num_classes,
+        "backbone_weights": recipe.weights,
+        "output_stride": recipe.output_stride,
+        "affinity": recipe.affinity,
+        "frequencies": recipe.frequencies,
+        "recurrence": recipe.recurrence,
+        "head_channels": recipe.head_channels,
+        "dropout": recipe.dropout,
+        "low_level": recipe.low_level,
+        "auxiliary_loss_weight": recipe.auxiliary_loss_weight,
+        "align_corners": recipe.align_corners,
+        "dtype": recipe.mixed_precision,
+    }
+    arguments = preset_arguments(recipe.preset, **{**given, **own, **changes})
     if "backbone" in own:
         # A preset's normalization is that of its own backbone.
-        arguments["normalization"] = "auto"
+        arguments["normalization"] = changes.get("normalization", "auto")
     return FsaNet(**arguments)
 
 
@@ -327,8 +341,15 @@ class _Plan:
     palette: np.ndarray | None
     tensorboard: bool
     monitor: str = "val_mean_iou"
+    patience: int | None = None
 
     def __post_init__(self):
+        integer("patience", self.patience, optional=True)
+        if self.patience and self.validation is None:
+            raise ValueError(
+                "`patience` needs a validation. Received: patience="
+                f"{self.patience}, validation=None. Give examples to validate on."
+            )
         integer("steps", self.steps)
         integer("checkpoint_every", self.checkpoint_every)
         integer("validate_every", self.validate_every)
@@ -353,12 +374,25 @@ def _fit(model, batches, plan, devices):
         duties.StopAtNonFinite(step, devices),
         duties.JoinMetrics(devices),
     ]
+    over = False
     if plan.validation is not None:
-        callbacks += _validation_callbacks(plan, step, devices)
+        swap = [duties.SwapAverages()] if _averages(model) else []
+        callbacks += [*swap, *_validation_callbacks(plan, step, devices)]
+        if writes:
+            best = _best_before(history.rows, plan.monitor)
+            callbacks.append(duties.BestModel(plan.output / "best.keras", plan.monitor, best=best))
+        callbacks += swap
+        if plan.patience:
+            early = duties.StopEarly(plan.monitor, plan.patience, history.rows)
+            callbacks.append(early)
+            over = early.is_over()
     if writes:
         callbacks += _writing_callbacks(plan, step, history)
         callbacks.append(checkpoint)
-    if step < plan.steps:
+    if over or step >= plan.steps:
+        # As at the end of `model.fit`: a checkpoint holds weights and averages apart.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+    else:
         data = batches(step, devices.part)
         duties.check_examples("batches", data)
         if keras.backend.backend() == "tensorflow" and isinstance(data, Iterator):
@@ -379,6 +413,12 @@ def _fit(model, batches, plan, devices):
     return model
 
 
+def _averages(model):
+    """Whether the optimizer averages the weights."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return getattr(optimizer, "use_ema", False)
+
+
 def _validation_callbacks(plan, step, devices):
     """Callbacks that run the model on the validation images."""
     every = {"every": plan.validate_every, "start_step": step, "devices": devices}
@@ -397,12 +437,8 @@ def _validation_callbacks(plan, step, devices):
 
 
 def _writing_callbacks(plan, step, history):
-    """Callbacks that record figures and the best model, in the one process that writes files."""
-    callbacks = []
-    if plan.validation is not None:
-        best = _best_before(history.rows, plan.monitor)
-        callbacks.append(duties.BestModel(plan.output / "best.keras", plan.monitor, best=best))
-    callbacks.append(history)
+    """Callbacks that record figures, in the one process that writes files."""
+    callbacks = [history]
     if plan.tensorboard:
         callbacks += duties.optional_callback(
             lambda: duties.TensorBoardByStep(plan.output / "tensorboard", step), "TensorBoard"

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as PyTorch, the authors' framework, defines it."""
+"""Optimizers: SGD as PyTorch, the authors' framework, defines it, and rates of single weights."""
 
 import numbers
 from typing import Any
@@ -10,8 +10,58 @@ from keras import ops
 from keras_fsa.arguments import integer, number
 
 
+class _Rates(keras.optimizers.Optimizer):
+    """A factor of the learning rate for some variables, beside any optimizer of Keras.
+
+    Keras has one learning rate for each optimizer, and its `MultiOptimizer` of several hides them
+    from schedules and logs. Factors are few and constant, so they are applied where a variable is
+    updated: `update_step(gradient, variable, factor * learning_rate)`.
+    """
+
+    def _check_rates(self, rates):
+        self.rates = dict(rates or {})
+        for path, rate in self.rates.items():
+            number(f"rates[{path!r}]", rate, minimum=0)
+        self._factors = []
+
+    def build(self, variables):
+        self._factors = [self.rates.get(variable.path, 1.0) for variable in variables]
+        super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        factor = self._factors[self._get_variable_index(variable)]
+        if factor != 1:
+            learning_rate = learning_rate * factor
+        self._update(gradient, variable, learning_rate)
+
+    def get_config(self):
+        return {**super().get_config(), **({"rates": self.rates} if self.rates else {})}
+
+
+def backbone_rates(model: keras.Model, rate: float) -> dict[str, float]:
+    """`rates` that give the backbone of an `FsaNet` another learning rate than the rest.
+
+    Args:
+        model: an `FsaNet`.
+        rate: factor of the learning rate; 0.1 is usual for a backbone that was trained before.
+
+    Raises:
+        ValueError: where a variable elsewhere has the path of one in the backbone.
+    """
+    number("rate", rate, minimum=0)
+    own = {id(variable) for variable in model.backbone.trainable_variables}
+    paths = {variable.path for variable in model.backbone.trainable_variables}
+    others = {v.path for v in model.trainable_variables if id(v) not in own}
+    if same := sorted(paths & others):
+        raise ValueError(
+            "Variables of the backbone must have paths of their own. Received: "
+            f"{same[0]}, which is in the head, too. Rename that layer of the backbone."
+        )
+    return dict.fromkeys(sorted(paths), float(rate))
+
+
 @keras.saving.register_keras_serializable(package="keras_fsa")
-class SGD(keras.optimizers.SGD):
+class SGD(_Rates, keras.optimizers.SGD):
     """SGD with momentum and an L2 term, by PyTorch's rule, on every backend.
 
         m <- momentum * m + gradient + l2 * w
@@ -30,6 +80,8 @@ class SGD(keras.optimizers.SGD):
         learning_rate: a finite number of at least 0, or a schedule.
         momentum: fraction of `m` that is kept, 0 to 1.
         l2: PyTorch's `weight_decay`, a finite number of at least 0.
+        rates: from the paths of variables to factors of their learning rate, see `backbone_rates`.
+            Default: none.
         **kwargs: of `keras.optimizers.SGD`.
 
     Raises:
@@ -43,6 +95,7 @@ class SGD(keras.optimizers.SGD):
         momentum: float = 0.9,
         l2: float = 0.0,
         name: str = "sgd",
+        rates: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(learning_rate, (numbers.Real, np.number, str)) or learning_rate is None:
@@ -56,8 +109,9 @@ class SGD(keras.optimizers.SGD):
                 "Nesterov momentum."
             )
         self.l2 = l2
+        self._check_rates(rates)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def _update(self, gradient, variable, learning_rate):
         dtype = variable.dtype
         step = ops.cast(gradient, dtype) + ops.cast(self.l2, dtype) * variable
         if self.momentum:
@@ -68,6 +122,36 @@ class SGD(keras.optimizers.SGD):
 
     def get_config(self):
         return {**super().get_config(), "l2": self.l2}
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class AdamW(_Rates, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW` with `rates`.
+
+    Args:
+        learning_rate, weight_decay: of `keras.optimizers.AdamW`. The decay is decoupled and keeps
+            the whole learning rate, whatever the factor of a variable.
+        rates: as for `SGD`.
+        **kwargs: of `keras.optimizers.AdamW`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 3e-4,
+        weight_decay: float = 0.004,
+        name: str = "adamw",
+        rates: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        number("weight_decay", weight_decay, minimum=0)
+        super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
+        self._check_rates(rates)
+
+    def _update(self, gradient, variable, learning_rate):
+        keras.optimizers.AdamW.update_step(self, gradient, variable, learning_rate)
 
 
 def poly_decay(

@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "validate_every",
     "checkpoint_every",
     "devices",
+    "cache_gigabytes",
 )
 Share = Annotated[float, Real(0, 1)]
 
@@ -125,6 +126,8 @@ class Recipe:
     """Steps between checkpoints."""
     devices: Literal["one", "all"] = "one"
     """Devices to train on."""
+    cache_gigabytes: NotNegative = 0.0
+    """Memory for training images once they are read; 0: read them in each epoch."""
 
     def __post_init__(self):
         check(self)

@@ -11,6 +11,8 @@ from keras_fsa import _deprecation
 from keras_fsa.visualize.attention import plot_attention
 from keras_fsa.visualize.frequencies import plot_spectrum, plot_truncation
 from keras_fsa.visualize.masks import (
+    as_rgb,
+    colour_answers,
     colour_mask,
     comparison,
     default_palette,
@@ -21,6 +23,8 @@ from keras_fsa.visualize.scores import plot_confusion, plot_iou, plot_training
 from keras_fsa.visualize.seams import plot_seams, seam_errors
 
 __all__ = [
+    "as_rgb",
+    "colour_answers",
     "colour_mask",
     "comparison",
     "default_palette",

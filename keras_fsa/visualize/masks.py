@@ -43,6 +43,35 @@ def colour_mask(mask: Any, palette: Any) -> np.ndarray:
     return table[np.asarray(mask).astype("uint8")]
 
 
+def colour_answers(mask: Any, palette: Any) -> np.ndarray:
+    """Masks of 0 and 1 for each class, `(..., H, W, C)`, as RGB uint8 `(..., H, W, 3)`.
+
+    A pixel of several classes has the mean of their colours, one of none is white; one that is
+    ignored in any class is pale.
+    """
+    mask = np.asarray(mask)
+    yes = mask == 1
+    count = yes.sum(-1, keepdims=True)
+    colours = np.where(count, yes @ np.asarray(palette, "float64") / np.maximum(count, 1), 255)
+    ignored = (mask == IGNORE_LABEL).any(-1, keepdims=True)
+    return np.where(ignored, _IGNORE_COLOUR, np.round(colours)).astype("uint8")
+
+
+def as_rgb(image: Any) -> np.ndarray:
+    """An image of any channels and range, `(..., H, W, C)`, as something to look at, RGB uint8.
+
+    RGB in 8 bits stays as it is. Of others the first three channels are shown, or the first as
+    grey, stretched from their 2nd to their 98th percentile.
+    """
+    image = np.asarray(image)
+    if image.dtype == np.uint8 and image.shape[-1] == 3:
+        return image
+    shown = image[..., : 3 if image.shape[-1] >= 3 else 1].astype("float64")
+    low, high = np.percentile(shown, (2, 98), axis=(-3, -2), keepdims=True)
+    shown = 255 * np.clip((shown - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return np.broadcast_to(np.round(shown).astype("uint8"), (*image.shape[:-1], 3))
+
+
 def comparison(
     images: Any,
     masks: Any,
@@ -55,9 +84,10 @@ def comparison(
     """Images, ground truth and predictions side by side, with a legend.
 
     Args:
-        images: uint8 `(n, H, W, 3)`.
-        masks: class ids `(n, H, W)`; 255, the ignore label, is pale.
-        predictions: class ids `(n, H, W)`, or a list of such arrays, one for each of `titles`.
+        images: `(n, H, W, channels)`, shown by `as_rgb`.
+        masks: class ids `(n, H, W)`, or 0 and 1 for each class, `(n, H, W, num_classes)`; 255, the
+            ignore label, is pale.
+        predictions: the same, or a list of such arrays, one for each of `titles`.
         class_names: names for the legend.
         palette: RGB colours `(num_classes, 3)`, 0 to 255. Default: `default_palette`.
         path: where the PNG goes; None to write none.
@@ -72,13 +102,16 @@ def comparison(
     if len(titles) == 1:
         predictions = [predictions]
     masks = np.asarray(masks).reshape(np.shape(predictions[0]))
+    each = masks.ndim == 4
     if palette is None:
         known = masks[masks != IGNORE_LABEL]
         highest = max(int(np.max(ids, initial=0)) for ids in (known, *predictions))
-        palette = default_palette(len(class_names) if class_names else highest + 1)
-    columns = [("image", images), ("truth", colour_mask(masks, palette))]
+        count = masks.shape[-1] if each else highest + 1
+        palette = default_palette(len(class_names) if class_names else count)
+    in_colour = colour_answers if each else colour_mask
+    columns = [("image", as_rgb(images)), ("truth", in_colour(masks, palette))]
     columns += [
-        (title, colour_mask(ids, palette)) for title, ids in zip(titles, predictions, strict=True)
+        (title, in_colour(ids, palette)) for title, ids in zip(titles, predictions, strict=True)
     ]
     height, width = np.shape(images)[1:3]
     panel = 3.2
@@ -92,7 +125,7 @@ def comparison(
                 axis.set_title(title)
     names = class_names or [f"class {i}" for i in range(len(palette))]
     labels = dict(enumerate(names))
-    if len(labels) > 30:  # ADE20K's 150 would leave no room for the images
+    if len(labels) > 30 and not each:  # ADE20K's 150 would leave no room for the images
         shown = set(np.unique([masks, *predictions]))
         labels = {id: name for id, name in labels.items() if id in shown}
     if (masks == IGNORE_LABEL).any():
@@ -104,18 +137,23 @@ def comparison(
 def overlay(image: Any, mask: Any, palette: Any, opacity: float = 0.55) -> np.ndarray:
     """The colours of a mask laid over the image: `(1 - opacity) image + opacity colour`.
 
-    Ignored pixels are pale, as in `colour_mask`.
+    Ignored pixels are pale, as in `colour_mask`; those of no class stay as they are.
 
     Args:
-        image: uint8 `(H, W, 3)`.
-        mask: class ids `(H, W)`.
+        image: `(H, W, channels)`, shown by `as_rgb`.
+        mask: class ids `(H, W)`, or 0 and 1 for each class, `(H, W, num_classes)`.
         palette: RGB colours `(num_classes, 3)`, 0 to 255.
         opacity: 0 to 1.
 
     Returns:
         uint8 `(H, W, 3)`, rounded.
     """
-    mixed = (1 - opacity) * np.asarray(image) + opacity * colour_mask(mask, palette)
+    image, mask = as_rgb(image), np.asarray(mask)
+    if mask.ndim == 3:
+        mixed = (1 - opacity) * image + opacity * colour_answers(mask, palette)
+        mixed = np.where(mask.any(-1, keepdims=True), mixed, image)
+    else:
+        mixed = (1 - opacity) * image + opacity * colour_mask(mask, palette)
     return np.round(mixed).astype("uint8")
 
 
@@ -125,8 +163,9 @@ def plot_overlay(
     """An image and, beside it, its mask laid over it; the legend says how much is of which class.
 
     Args:
-        image: uint8 `(H, W, 3)`.
-        mask: class ids `(H, W)`; 255 is the ignore label.
+        image: `(H, W, channels)`, shown by `as_rgb`.
+        mask: class ids `(H, W)`, or 0 and 1 for each class, `(H, W, num_classes)`; 255 is the
+            ignore label.
         class_names: names for the legend.
         palette: RGB colours `(num_classes, 3)`, 0 to 255. Default: `default_palette`.
         path: where the PNG goes; None to write none.
@@ -139,21 +178,27 @@ def plot_overlay(
         ImportError: where matplotlib is missing, with the pip command.
     """
     mask = np.asarray(mask)
-    ids, counts = np.unique(mask, return_counts=True)
+    height, width = mask.shape[:2]
+    if mask.ndim == 3:
+        counts = (mask == 1).sum(axis=(0, 1))
+        ids = np.flatnonzero(counts)
+        counts = counts[ids]
+        palette = default_palette(mask.shape[-1]) if palette is None else palette
+    else:
+        ids, counts = np.unique(mask, return_counts=True)
     if palette is None:
         highest = int(ids[ids != IGNORE_LABEL].max(initial=0))
         palette = default_palette(len(class_names) if class_names else highest + 1)
     names = dict(enumerate(class_names or [f"class {i}" for i in range(len(palette))]))
     names[IGNORE_LABEL] = "ignored"
     labels = {
-        int(ids[i]): f"{names[int(ids[i])]} {100 * counts[i] / mask.size:.1f} %"
+        int(ids[i]): f"{names[int(ids[i])]} {100 * counts[i] / (height * width):.1f} %"
         for i in np.argsort(-counts, kind="stable")
     }
-    height, width = mask.shape
     side = 5.25
     figure = new_figure(2 * side, side * height / width + 0.25 * -(-len(labels) // 6) + 0.2)
     for axis, shown in zip(
-        figure.subplots(1, 2), (image, overlay(image, mask, palette)), strict=True
+        figure.subplots(1, 2), (as_rgb(image), overlay(image, mask, palette)), strict=True
     ):
         axis.imshow(shown, interpolation="nearest" if width < 500 else "antialiased")
         axis.set_axis_off()
@@ -163,6 +208,8 @@ def plot_overlay(
 
 def _legend(figure, labels, palette):
     """Names of classes by their ids, below the panels."""
+    if not labels:
+        return
     patches = optional_import("matplotlib.patches", "tools")
     colours = dict(zip(labels, colour_mask(list(labels), palette) / 255, strict=True))
     handles = [

@@ -1,0 +1,234 @@
+r"""The CamVid proof: the recipe of `examples/train_camvid.py`, with one thing changed in each run.
+
+    python -m benchmarks.camvid --list
+    python -m benchmarks.camvid --data-dir CamVid --run frequency --seed 0
+
+A run takes hours of a core, so the matrix is filled over time: each run is a command of its own,
+which goes on where it was stopped. At its end the best network by validation is scored, and
+benchmarks/results/camvid/NAME_seedN.json is written; `python -m benchmarks.results` draws the
+tables of those that there are. `--score` scores the best network of a run that has not ended, and
+the file says so. Which questions the runs are to answer is written in docs/experiments.md.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import resource
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from benchmarks import scoring
+from examples.train_camvid import RECIPE
+from keras_fsa.backbones.features import build_backbone
+from keras_fsa.commands.recipe import train_recipe
+from keras_fsa.datasets import describe, load
+from keras_fsa.inference import class_map
+from keras_fsa.models.trained import load_keras_file
+from keras_fsa.training.loop import build_model
+
+RESULTS = Path(__file__).parent / "results/camvid"
+SEEDS = (0, 1, 2)
+STAGES = ("stage3", "stage4", "stage5")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run changes in the recipe."""
+
+    title: str
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Settings of the recipe."""
+    network: Callable[[], dict[str, Any]] = dict
+    """Makes arguments of `FsaNet`."""
+    share: float = 1.0
+    """Of the training images."""
+
+
+def rival(name):
+    """A method of the benchmark in the place of the attention."""
+
+    def network():
+        from benchmarks.methods import METHODS
+
+        return {"attention": METHODS[name](RECIPE.frequencies, residual="gain")}
+
+    return network
+
+
+def cut():
+    """The backbone without its last stage: what was stage 4 is now stage 5."""
+    stages = ("stage3", "stage4", "stage5")
+    whole = build_backbone(RECIPE.backbone, (None, None, 3), 16, "float32", "imagenet", stages)
+    stage3, stage4 = whole.output["stage3"], whole.output["stage4"]
+    features = {"stage3": stage3, "stage4": stage3, "stage5": stage4}
+    return {
+        "backbone": keras.Model(whole.input, features, name="cut"),
+        "backbone_weights": None,
+        "normalization": "efficientnet_lite",
+    }
+
+
+NONE = {"attention": "none"}
+REGULAR = {"attention": "spatial", "affinity": "softmax"}
+# The map of 360 x 480 pixels at output stride 16.
+ALL_FREQUENCIES = (23, 30)
+
+RUNS = {
+    "none": Run("no attention", NONE),
+    "regular": Run("regular attention, softmax", REGULAR),
+    "frequency": Run("**frequency attention, dot product**"),
+    "linear_softmax": Run(
+        "**frequency attention, linear softmax**", {"affinity": "linear_softmax"}
+    ),
+    "aspp": Run("ASPP", network=rival("aspp")),
+    "apnb": Run("asymmetric pyramid attention", network=rival("apnb")),
+    "all_frequencies": Run(
+        "all frequencies, dot product", network=lambda: {"frequencies": ALL_FREQUENCIES}
+    ),
+    "cut_none": Run("cut after stage 4: no attention", NONE, cut),
+    "cut_regular": Run("cut after stage 4: regular attention", REGULAR, cut),
+    "cut_frequency": Run("cut after stage 4: frequency attention", network=cut),
+    "few10_none": Run("10 % of the images: no attention", NONE, share=0.1),
+    "few10_frequency": Run("10 % of the images: frequency attention", share=0.1),
+    "few25_none": Run("25 % of the images: no attention", NONE, share=0.25),
+    "few25_frequency": Run("25 % of the images: frequency attention", share=0.25),
+}
+
+
+def recipe_of(run: Run, seed: int, data_dir: str, output: Path):
+    """The recipe of a run."""
+    return dataclasses.replace(
+        RECIPE, data_dir=data_dir, output=str(output), seed=seed, **run.recipe
+    )
+
+
+def train(run: Run, recipe) -> None:
+    """Train, or go on."""
+
+    def build(recipe, num_classes):
+        return build_model(recipe, num_classes, **run.network())
+
+    def choose(examples):
+        # Spread evenly over the drives.
+        return examples[:: round(1 / run.share)]
+
+    train_recipe(recipe, build, choose)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of a training's history; none where it has not begun."""
+    path = folder / "history.csv"
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+
+
+def open_model(path: Path) -> keras.Model:
+    """A trained network, the layers of the rivals known."""
+    from benchmarks import methods
+
+    known = {
+        name: kind
+        for module in (methods, getattr(methods, "rivals", methods))
+        for name, kind in vars(module).items()
+        if isinstance(kind, type) and issubclass(kind, keras.layers.Layer)
+    }
+    with keras.saving.custom_object_scope(known):
+        return load_keras_file(path)
+
+
+def score(name: str, recipe, memory: int | None, command: str) -> dict[str, Any]:
+    """Score the best network of a run: what its result file holds."""
+    folder = Path(recipe.output)
+    rows = rows_of(folder)
+    model = open_model(folder / "best.keras")
+    best = json.loads((folder / "best.json").read_text())["val_mean_iou"]
+    validations = {
+        int(row["step"]): float(row["val_mean_iou"]) for row in rows if row.get("val_mean_iou")
+    }
+    step = min(validations, key=lambda step: abs(validations[step] - best))
+    examples = load("camvid", "val", recipe.data_dir)
+    names = describe("camvid").class_names
+    scores = scoring.score(lambda image: class_map(model, image), examples, names)
+    epoch = statistics.median(float(row["seconds_per_step"]) for row in rows)
+    settings = dataclasses.asdict(recipe)
+    for own in ("data_dir", "manual_dir", "output"):
+        del settings[own]
+    return {
+        "name": name,
+        "dataset": "camvid",
+        "split": "val",
+        **scoring.circumstances(command),
+        "seed": recipe.seed,
+        "settings": {**settings, "share_of_images": RUNS[name].share},
+        "steps": recipe.steps,
+        "steps_done": int(rows[-1]["step"]),
+        "step": step,
+        "finished": int(rows[-1]["step"]) >= recipe.steps,
+        "parameters": model.count_params(),
+        "scores": scores,
+        "validations": validations,
+        "seconds_per_epoch": epoch * recipe.checkpoint_every,
+        "memory": memory,
+    }
+
+
+def table(results: Path) -> str:
+    """Which runs there are: one line each."""
+    lines = []
+    for name, run in RUNS.items():
+        cells = []
+        for seed in SEEDS:
+            path = results / f"{name}_seed{seed}.json"
+            if not path.exists():
+                cells.append("     -")
+                continue
+            found = json.loads(path.read_text())
+            mark = " " if found["finished"] else "*"
+            cells.append(f"{found['scores']['mean_iou']:.3f}{mark}")
+        title = run.title.replace("*", "")
+        lines.append(f"{name:18}" + "".join(f"{cell:>9}" for cell in cells) + f"   {title}")
+    head = f"{'run':18}" + "".join(f"   seed {seed}" for seed in SEEDS)
+    return "\n".join([head, *lines, "* not at its end"])
+
+
+def main(arguments=None):
+    """Train and score one run, or say which there are."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--list", action="store_true", help="say which runs there are")
+    parser.add_argument("--run", choices=RUNS, metavar="NAME", help="a name of --list")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-dir", help="folder of CamVid")
+    parser.add_argument("--output", type=Path, default=Path("outputs/camvid"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--score", action="store_true", help="no training: score what there is")
+    options = parser.parse_args(arguments)
+    if options.list:
+        print(table(options.results))
+        return
+    if not options.run or not options.data_dir:
+        parser.error("give --run and --data-dir, or --list")
+    run = RUNS[options.run]
+    name = f"{options.run}_seed{options.seed}"
+    recipe = recipe_of(run, options.seed, options.data_dir, options.output / name)
+    new = not rows_of(options.output / name)
+    if not options.score:
+        train(run, recipe)
+    # Of a whole training in this process; Linux counts KiB.
+    whole = new and not options.score
+    memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if whole else None
+    command = (
+        f"KERAS_BACKEND={keras.backend.backend()} python -m benchmarks.camvid --data-dir CamVid "
+        f"--run {options.run} --seed {options.seed}"
+    )
+    result = score(options.run, recipe, memory, command)
+    scoring.write(options.results / f"{name}.json", result)
+    print(f"mIoU {result['scores']['mean_iou']:.4f}")
+
+
+if __name__ == "__main__":
+    main()

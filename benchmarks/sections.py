@@ -1,0 +1,236 @@
+"""The sections of docs/results.md that are drawn from result files: functions of their folder.
+
+A section gives Markdown for its place in `benchmarks/results_page.md`, `{{ its name }}`, and draws
+what there is: runs that are missing are named, not guessed. To add one, write a function and give
+it a name in `SECTIONS`.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.camvid import RUNS, SEEDS
+from benchmarks.report import table
+
+NOTHING = "*Not run yet.*"
+
+
+def read(folder: Path, pattern: str) -> list[dict[str, Any]]:
+    """The result files of a pattern, by name; each with its `file`, without the ending."""
+    paths = sorted(folder.glob(pattern))
+    return [{**json.loads(path.read_text()), "file": path.stem} for path in paths]
+
+
+def made(results: Iterable[dict]) -> str:
+    """When, where and with what results were made, and the commands."""
+    results = list(results)
+    days = sorted({result["date"][:10] for result in results})
+    days = days if len(days) < 3 else [days[0], days[-1]]
+    devices = sorted({result["device"]["name"] for result in results})
+    versions = sorted(
+        {f"{name} {version}" for result in results for name, version in result["versions"].items()}
+    )
+    commands = sorted({result["command"] for result in results if "command" in result})
+    text = f"{' to '.join(days)}, {', '.join(devices)}; {', '.join(versions)}."
+    return text + "".join(f"\n`{command}`  " for command in commands).rstrip()
+
+
+LABELS = {
+    "dot_product": "**frequency, dot product**",
+    "dot_product_r4": "**frequency, dot product, R = 4**",
+    "linear_softmax": "**frequency, linear softmax**",
+    "dense": "the authors' dense basis",
+    "efficient": "efficient attention",
+    "ema": "EMA",
+    "criss_cross": "criss-cross, R = 2",
+    "regular": "regular self-attention",
+    "copy": "a copy of the map",
+}
+MODES = {"torch": "eager", "jax": "jit", "tensorflow": "jit"}
+ENGINES = {"torch": "torch, eager", "jax": "JAX", "tensorflow": "TensorFlow, XLA"}
+
+
+def _speed_rows(folder):
+    """`{engine: {method: row}}` at 97 x 97, forward; and the results."""
+    results = {engine: json.loads((folder / f"{engine}-cpu.json").read_text()) for engine in MODES}
+    rows = {
+        engine: {
+            row["method"]: row
+            for row in result["rows"]
+            if (row["height"], row["mode"], row["training"]) == (97, MODES[engine], False)
+        }
+        for engine, result in results.items()
+    }
+    return rows, results
+
+
+def speed(folder: Path) -> str:
+    """Time and memory of one map on the three engines."""
+    rows, results = _speed_rows(folder)
+
+    def cell(row, bold):
+        milliseconds = 1e3 * row["time"]
+        text = f"{milliseconds:.1f}" if milliseconds < 20 else f"{milliseconds:.0f}"
+        return f"{f'**{text}**' if bold else text} ({row['memory'] / 2**20:.0f})"
+
+    lines = [
+        [label, *(cell(rows[engine][name], label.startswith("**")) for engine in ENGINES)]
+        for name, label in LABELS.items()
+    ]
+    return f"{table(['', *ENGINES.values()], lines)}\n\n{made(results.values())}"
+
+
+def savings(folder: Path) -> str:
+    """What the dot product saves against regular attention."""
+    rows, _ = _speed_rows(folder)
+
+    def saved(key):
+        shares = [
+            100 * (1 - found["dot_product"][key] / found["regular"][key])
+            for found in rows.values()
+            if found["regular"][key]
+        ]
+        low, high = (f"{share:.1f}" for share in (min(shares), max(shares)))
+        return low if low == high else f"{low} to {high}"
+
+    return (
+        f"Against regular self-attention that is, with the dot product, {saved('flops')} % fewer "
+        f"operations, {saved('time')} % less time and {saved('memory')} % less memory."
+    )
+
+
+def _mean_and_spread(values):
+    values = [value for value in values if value is not None]
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({max(values) - min(values):.3f})"
+
+
+def _camvid_runs(folder):
+    """`{name: results of its seeds}` of the runs that there are."""
+    found: dict[str, list] = {}
+    for result in read(folder / "camvid", "*_seed*.json"):
+        found.setdefault(result["name"], []).append(result)
+    return {name: found[name] for name in RUNS if name in found}
+
+
+def camvid(folder: Path) -> str:
+    """The matrix: one line for each run that there is, and the names of those that are missing."""
+    runs = _camvid_runs(folder)
+    if not runs:
+        return NOTHING
+    lines, notes = [], []
+    for name, results in runs.items():
+        scores = [result["scores"] for result in results]
+        memory = [result["memory"] / 2**30 for result in results if result["memory"]]
+        lines.append(
+            [
+                RUNS[name].title,
+                ", ".join(str(result["seed"]) for result in results),
+                _mean_and_spread([score["mean_iou"] for score in scores]),
+                _mean_and_spread([score["mean_boundary_f"] for score in scores]),
+                f"{statistics.mean(result['seconds_per_epoch'] for result in results):.0f}",
+                f"{max(memory):.1f}" if memory else "",
+            ]
+        )
+        notes += [
+            f"`{result['file']}` is not at its end: its best network so far is that of step "
+            f"{result['step']}, of {result['steps_done']} done and {result['steps']} planned."
+            for result in results
+            if not result["finished"]
+        ]
+    head = ["run", "seeds", "mean IoU", "boundary F1", "seconds an epoch", "GiB"]
+    missing = [
+        f"`{name}` seed {seed}"
+        for name in RUNS
+        for seed in SEEDS
+        if seed not in [result["seed"] for result in runs.get(name, [])]
+    ]
+    parts = [table(head, lines), *notes]
+    if missing:
+        parts.append(f"Not run yet: {', '.join(missing)}.")
+    parts.append(made(result for results in runs.values() for result in results))
+    return "\n\n".join(parts)
+
+
+def camvid_classes(folder: Path) -> str:
+    """IoU of each class of each run, the mean of its seeds."""
+    runs = _camvid_runs(folder)
+    if not runs:
+        return NOTHING
+    names = list(next(iter(runs.values()))[0]["scores"]["classes"])
+    lines = [
+        [
+            class_name,
+            *(
+                _mean_and_spread([r["scores"]["classes"][class_name]["iou"] for r in results])
+                for results in runs.values()
+            ),
+        ]
+        for class_name in names
+    ]
+    return table(["IoU", *(RUNS[name].title for name in runs)], lines)
+
+
+def _experiment(folder, kind, cells, head):
+    """A table, a note and a plot for each result file of an experiment."""
+    parts = []
+    for result in read(folder / "camvid" / kind, "*.json"):
+        lines = [[*cells(row), f"{row['mean_iou']:.4f}", _shown(row)] for row in result["rows"]]
+        title = f"`{result['name']}`, {result['rows'][0]['images']} images"
+        plot = f"![{kind}](../benchmarks/results/camvid/{kind}/{result['file']}.png)"
+        note = f". {result['note']}" if result["note"] else "."
+        parts.append(
+            f"{title}{note}\n\n{table([*head, 'mean IoU', 'boundary F1'], lines)}\n\n{plot}\n\n"
+            + made([result])
+        )
+    return "\n\n".join(parts) or NOTHING
+
+
+def _shown(row):
+    return f"{row['mean_boundary_f']:.4f}"
+
+
+def windows(folder: Path) -> str:
+    """Experiment (b)."""
+    return _experiment(
+        folder,
+        "windows",
+        lambda row: [row["way"], row["window"] or ""],
+        ["way", "side in pixels"],
+    )
+
+
+def truncation(folder: Path) -> str:
+    """Experiment (d)."""
+    return _experiment(
+        folder, "truncation", lambda row: [row["frequencies"] or "as trained"], ["frequencies k"]
+    )
+
+
+def presets(folder: Path) -> str:
+    """The trained network in the package."""
+    results = read(folder / "presets", "*.json")
+    if not results:
+        return NOTHING
+    names = list(results[0]["scores"]["classes"])
+    lines = [
+        [name, *(f"{r['scores']['classes'][name]['iou']:.3f}" for r in results)] for name in names
+    ]
+    means = [f"{result['scores']['mean_iou']:.3f}" for result in results]
+    head = ["IoU", *(f"`{result['file']}`" for result in results)]
+    return f"{table(head, [*lines, ['**mean**', *means]])}\n\n{made(results)}"
+
+
+SECTIONS: dict[str, Callable[[Path], str]] = {
+    "speed": speed,
+    "savings": savings,
+    "presets": presets,
+    "camvid": camvid,
+    "camvid_classes": camvid_classes,
+    "windows": windows,
+    "truncation": truncation,
+}

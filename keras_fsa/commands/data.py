@@ -1,0 +1,139 @@
+"""Images and masks of one's own, in whatever form they come, as the commands take them.
+
+| `--images` | `--masks` | read by |
+| --- | --- | --- |
+| a folder | a folder of masks | `keras_fsa.datasets.folder_dataset` |
+| a CSV file of pairs | none | `keras_fsa.datasets.pairs` |
+| a folder | a COCO file, `.json` | `keras_fsa.datasets.polygons` |
+| a folder | a folder of Labelme's JSON files | `keras_fsa.datasets.polygons` |
+| a folder | a folder of masks for each class (sigmoid) | `keras_fsa.datasets.folders_of_classes` |
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keras_fsa.images import MAX_PIXELS, read_image
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images and masks are, and what their files mean."""
+
+    images: Path
+    masks: Path | None
+    activation: str
+    ignore_label: int = 255
+    colour_table: Path | None = None
+    id_table: Path | None = None
+    image_reader: Callable | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def class_names(self) -> list[str] | None:
+        """The names of the classes that the files say, in the order of the ids; else None."""
+        from keras_fsa.datasets.masks import read_colour_table
+
+        if self.colour_table:
+            return read_colour_table(self.colour_table)[0]
+        if self._is_polygons():
+            return self._polygons(None, None)[1]
+        if self.activation == "sigmoid" and self.masks is not None and self.masks.is_dir():
+            return sorted(path.name for path in self.masks.iterdir() if path.is_dir()) or None
+        return None
+
+    def open(self, names: list[str], size: tuple[int, int] | None = None) -> Any:
+        """`Examples` of all, whose classes have these names.
+
+        Raises:
+            ValueError: for forms that do not go together, and whatever is wrong with the files.
+        """
+        from keras_fsa.datasets import folder_dataset
+        from keras_fsa.datasets.folders_of_classes import folders_of_classes
+        from keras_fsa.datasets.pairs import read_pairs
+
+        is_file = self.images.is_file()
+        if is_file == bool(self.masks):
+            raise ValueError(
+                "`--masks` is for a folder of images; a CSV file of --images names the masks, too. "
+                f"Received: {self.images} {'with' if self.masks else 'without'} --masks. Correct "
+                "one of them."
+            )
+        several = self.activation == "sigmoid" and len(names) > 1
+        other = self._is_polygons() or several
+        if other and (self.colour_table or self.id_table or is_file):
+            raise ValueError(
+                "--colour-table, --id-table and CSV files are for one mask of ids for each image. "
+                f"Received: one of them with --masks {self.masks}. Leave it out."
+            )
+        if self._is_polygons():
+            examples, found = self._polygons(names, size)
+            if found != names:
+                raise ValueError(
+                    f"The classes must be those of the files. Received: {names}, and the files "
+                    f"have {found}. Correct --num-classes and --class-names."
+                )
+            return examples
+        settings: dict[str, Any] = {
+            "max_pixels": self.max_pixels,
+            "image_reader": self.image_reader,
+        }
+        images: Any = self.images
+        masks: Any = self.masks
+        if several:
+            folders = [masks / name for name in names]
+            return folders_of_classes(images, folders, size, self.ignore_label, **settings)
+        if is_file:
+            images, masks = read_pairs(images)
+        count = len(names) + (self.activation == "sigmoid")
+        label, reader = self._mask_reader()
+        return folder_dataset(images, masks, count, size, label, mask_reader=reader, **settings)
+
+    def _mask_reader(self):
+        """The ignore label of what the reader gives, and the reader, None for ids as stored."""
+        from keras_fsa.datasets.masks import (
+            colour_reader,
+            read_colour_table,
+            read_id_table,
+            remap_reader,
+        )
+
+        if self.colour_table:
+            _, colours, ignored = read_colour_table(self.colour_table)
+            return 255, colour_reader(colours, ignored)
+        if self.id_table:
+            return self.ignore_label, remap_reader(read_id_table(self.id_table, self.ignore_label))
+        return self.ignore_label, None
+
+    def _is_polygons(self):
+        masks = self.masks
+        if masks is None:
+            return False
+        return masks.suffix == ".json" if masks.is_file() else any(masks.glob("*.json"))
+
+    def _polygons(self, names, size):
+        from keras_fsa.datasets.polygons import BACKGROUND, coco_dataset, labelme_dataset
+
+        settings: dict[str, Any] = {"activation": self.activation, "max_pixels": self.max_pixels}
+        if self.image_reader:
+            raise ValueError("Polygons are for RGB images. Received: --channels. Leave it out.")
+        masks: Any = self.masks
+        if masks.is_file():
+            return coco_dataset(self.images, masks, size, **settings)
+        labels = names and [name for name in names if name != BACKGROUND]
+        return labelme_dataset(masks, labels, size, images=self.images, **settings)
+
+
+def image_reader(model: Any, max_pixels: int = MAX_PIXELS) -> Callable:
+    """A function from a path to what a model takes, `(H, W, channels)`.
+
+    A model whose normalization is a pair of numbers, or of other than 1 or 3 channels, takes the
+    values that files store; others RGB or grey in 8 bits.
+    """
+    channels = (getattr(model, "image_shape", None) or (None, None, 3))[-1]
+    stored = isinstance(getattr(model, "normalization", None), (tuple, list))
+    if stored or channels not in (1, 3):
+        from keras_fsa.datasets.rasters import read_raster
+
+        return lambda path: read_raster(path, channels, max_pixels)
+    return lambda path: read_image(path, channels, max_pixels)

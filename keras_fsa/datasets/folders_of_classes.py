@@ -1,0 +1,56 @@
+"""Masks of several classes at a pixel: a folder of masks for each class."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from keras_fsa import types
+from keras_fsa.datasets.examples import Examples
+from keras_fsa.datasets.folder import folder_dataset
+from keras_fsa.images import MAX_PIXELS
+from keras_fsa.metrics import IGNORE_LABEL
+
+
+def folders_of_classes(
+    images: types.Path,
+    masks: Sequence[types.Path],
+    size: tuple[int, int] | None = None,
+    ignore_label: int = IGNORE_LABEL,
+    check: bool = True,
+    max_pixels: int | None = MAX_PIXELS,
+    image_reader: Callable | None = None,
+) -> Examples:
+    """Images with a yes or no for each class, for `FsaNet(activation="sigmoid")`.
+
+    ```python
+    train = folders_of_classes("images", ["masks/road", "masks/wet"], size=(240, 320))
+    ```
+
+    Args:
+        images: Directory of the images.
+        masks: Directory of the masks of each class, which hold 1 where it is, 0 elsewhere.
+        size, ignore_label, check, max_pixels, image_reader: As in `folder_dataset`.
+
+    Returns:
+        `Examples`: pairs of the image, and the mask, uint8 `(height, width, len(masks))` of 0, 1
+        and 255.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: As `folder_dataset`; ValueError also for no
+            folder of masks.
+    """
+    if isinstance(masks, (str, bytes)) or not isinstance(masks, Sequence) or not masks:
+        raise ValueError(
+            "`masks` must be a list with the folder of each class. Received: "
+            f"masks={masks!r}. For one class write [folder]."
+        )
+    parts = [
+        folder_dataset(images, folder, 2, size, ignore_label, check, max_pixels, image_reader)
+        for folder in masks
+    ]
+
+    def read(index):
+        pairs = [part[index] for part in parts]
+        return pairs[0][0], np.stack([mask for _, mask in pairs], axis=-1)
+
+    return Examples(len(parts[0]), read, parts[0].name, parts[0].size)

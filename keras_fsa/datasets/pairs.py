@@ -1,0 +1,45 @@
+"""A CSV file that names each image and its mask."""
+
+import csv
+from pathlib import Path
+
+from keras_fsa import types
+
+
+def read_pairs(path: types.Path) -> tuple[list[Path], list[Path]]:
+    """The images and masks that a CSV file names, for `folder_dataset`.
+
+    ```python
+    images, masks = read_pairs("train.csv")
+    train = folder_dataset(images, masks, num_classes=11)
+    ```
+
+    Args:
+        path: Path of the file: in each line an image and its mask, relative to the file's folder
+            or absolute. A first line `image,mask` is a heading; further columns are not read.
+
+    Returns:
+        The images and the masks, in the order of the file.
+
+    Raises:
+        ValueError: For a line without two names, a file that does not exist, or no line.
+    """
+    path = Path(path)
+    images, masks = [], []
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        for number, row in enumerate(csv.reader(file), start=1):
+            if not row or (number == 1 and [cell.strip() for cell in row[:2]] == ["image", "mask"]):
+                continue
+            files = [path.parent / cell.strip() for cell in row[:2] if cell.strip()]
+            missing = [str(file) for file in files if not file.is_file()]
+            if len(files) != 2 or missing:
+                raise ValueError(
+                    "Each line must name an image and its mask, files that exist. Received: "
+                    f"{path}, line {number}: {','.join(row)!r}"
+                    f"{f', without {missing[0]}' if missing else ''}. Correct the line."
+                )
+            images.append(files[0])
+            masks.append(files[1])
+    if not images:
+        raise ValueError(f"A file of pairs must hold some. Received: {path} without one. Add them.")
+    return images, masks

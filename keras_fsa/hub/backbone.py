@@ -1,0 +1,187 @@
+"""All of FsaNet but its last convolutions, as a backbone of KerasHub."""
+
+from typing import Any
+
+import keras
+
+from keras_fsa import affinities
+from keras_fsa.affinities import Affinity
+from keras_fsa.arguments import boolean, optional_import
+from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.models.torch_layout import avoid_copies
+from keras_fsa.types import DType, Frequencies, Path
+
+Backbone: Any = optional_import("keras_hub", "hub").models.Backbone
+
+# Arguments that are data, by their names, which are FsaNet's too.
+SETTINGS = (
+    "image_shape",
+    "output_stride",
+    "frequencies",
+    "recurrence",
+    "head_channels",
+    "align_corners",
+    "normalization",
+    "auxiliary_channels",
+    "auxiliary_use_bias",
+    "low_level",
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class FsaNetBackbone(Backbone):
+    """FsaNet without its last convolutions: from images to the features that these classify.
+
+    KerasHub keeps a backbone's weights when a preset is loaded with another number of classes, and
+    makes everything else anew. So all of the head belongs here, the attention included.
+
+    Args:
+        image_encoder: `backbone` of `FsaNet`: a name or a Keras model.
+        image_shape, output_stride, attention, frequencies, affinity, recurrence, head_channels,
+            align_corners, normalization, auxiliary_channels, auxiliary_use_bias, low_level: as in
+            `FsaNet`.
+        auxiliary: whether there is an auxiliary head on stage 4, for the loss.
+        encoder_weights: `backbone_weights` of `FsaNet`.
+        head: a functional model from stage 5 to features, in place of FsaNet's head; with
+            `low_level`, from a dict of both stages.
+        dtype: dtype policy of all layers. Default: Keras' global one.
+        **kwargs: of `keras_hub.models.Backbone`: `name`, `trainable`.
+
+    Call arguments:
+        images: `(B, H, W, channels)`, RGB from 0 to 255; they are normalized here.
+
+    Output:
+        A dict: `"features"`, `(B, h, w, head_channels)`, and with an auxiliary head `"auxiliary"`,
+        `(B, h', w', auxiliary_channels)`.
+
+    Raises:
+        ValueError: as `FsaNet` does.
+
+    Source: Zhang, Panahi, Gao, arXiv:2211.15595.
+    """
+
+    def __init__(
+        self,
+        image_encoder: str | keras.Model = "resnet101",
+        image_shape: tuple[int | None, int | None, int] = (None, None, 3),
+        output_stride: int | None = None,
+        attention: str | keras.Layer | None = "frequency",
+        frequencies: Frequencies = 8,
+        affinity: str | Affinity | None = None,
+        recurrence: int = 2,
+        head_channels: int = 512,
+        auxiliary: bool = True,
+        align_corners: bool = False,
+        normalization: str | tuple | None = "auto",
+        encoder_weights: Path | None = None,
+        auxiliary_channels: int | None = None,
+        auxiliary_use_bias: bool = False,
+        low_level: str | None = None,
+        head: keras.Model | None = None,
+        dtype: DType = None,
+        **kwargs: Any,
+    ) -> None:
+        boolean("auxiliary", auxiliary)
+        # It checks the arguments and makes the parts; its last convolutions are dropped.
+        network = FsaNet(
+            num_classes=2,
+            backbone=image_encoder,
+            image_shape=image_shape,
+            output_stride=output_stride,
+            attention=attention,
+            frequencies=frequencies,
+            affinity=affinity,
+            recurrence=recurrence,
+            head_channels=head_channels,
+            auxiliary_loss_weight=float(auxiliary),
+            align_corners=align_corners,
+            normalization=normalization,
+            backbone_weights=encoder_weights,
+            auxiliary_channels=auxiliary_channels,
+            auxiliary_use_bias=auxiliary_use_bias,
+            head=head,
+            low_level=low_level,
+            dtype=dtype,
+        )
+        images = keras.Input(network.image_shape, name="images")
+        encoded = network.backbone(network.normalize(images))
+        trunk = head or without_classifier(network.head)
+        stages = ("stage5",) if low_level is None else (low_level, "stage5")
+        seen = {stage: encoded[stage] for stage in stages}
+        outputs = {"features": trunk(seen["stage5"] if low_level is None else seen)}
+        auxiliary_trunk = None
+        if auxiliary:
+            auxiliary_trunk = without_classifier(network.auxiliary_head)
+            outputs["auxiliary"] = auxiliary_trunk(encoded["stage4"])
+        super().__init__(
+            inputs=images,
+            outputs=outputs,
+            dtype=network.dtype_policy,
+            **{"name": "fsanet_backbone", **kwargs},
+        )
+        self.image_encoder = network.backbone
+        self.head = trunk
+        self.auxiliary_head = auxiliary_trunk
+        self.auxiliary = auxiliary
+        self.has_own_head = head is not None
+        self.attention = network.attention
+        self.affinity = network.affinity
+        for name in SETTINGS:
+            setattr(self, name, getattr(network, name))
+        avoid_copies(self)
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        layer = isinstance(self.attention, keras.Layer)
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in SETTINGS},
+            "image_encoder": serialize(self.image_encoder),
+            "attention": serialize(self.attention) if layer else self.attention,
+            "affinity": self.affinity and affinities.serialize(self.affinity),
+            "auxiliary": self.auxiliary,
+            **({"head": serialize(self.head)} if self.has_own_head else {}),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        # KerasHub loads a preset in the policy that it is asked for or Keras is set to; the parts
+        # recorded their own.
+        policy = keras.dtype_policies.get(config.get("dtype") or keras.config.dtype_policy())
+        for name in ("image_encoder", "attention", "affinity", "head"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(
+                    _in_policy(config[name], policy)
+                )
+        # The recorded encoder is dilated already.
+        output_stride = config.pop("output_stride", None)
+        backbone = cls(**{**config, "dtype": policy})
+        backbone.output_stride = output_stride
+        return backbone
+
+
+def without_classifier(head: keras.Model) -> keras.Model:
+    """A head of `FsaNet` up to what enters its dropout and its last convolution.
+
+    Raises:
+        ValueError: for a head that does not end in layers of these names.
+    """
+    names = [layer.name for layer in head.layers]
+    if names[-2:] != ["dropout", "logits"]:
+        raise ValueError(
+            "A `head` must end in the layers 'dropout' and 'logits'. Received: "
+            f"head={head.name!r}, which ends in {names[-2:]}. Name the last two layers so."
+        )
+    return keras.Model(head.input, head.get_layer("dropout").input, name=head.name)
+
+
+def _in_policy(config, policy):
+    """A serialized object with another dtype policy in all its layers."""
+    if isinstance(config, (list, tuple)):
+        return [_in_policy(item, policy) for item in config]
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "DTypePolicy":
+        return keras.dtype_policies.serialize(policy)
+    return {key: _in_policy(value, policy) for key, value in config.items()}

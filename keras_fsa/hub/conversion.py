@@ -1,0 +1,153 @@
+"""Between `FsaNet` and KerasHub's task: the same layers, the same weights, the same logits."""
+
+import os
+from typing import Any
+
+import keras
+
+from keras_fsa.hub.backbone import SETTINGS, FsaNetBackbone, without_classifier
+from keras_fsa.hub.preprocessing import FsaNetImageConverter, FsaNetImageSegmenterPreprocessor
+from keras_fsa.hub.segmenter import FsaNetImageSegmenter
+from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.types import Path
+
+
+def from_fsanet(
+    model: FsaNet, preprocessor: FsaNetImageSegmenterPreprocessor | None = None
+) -> FsaNetImageSegmenter:
+    """A task of KerasHub with the weights of an `FsaNet`, of which it is a copy.
+
+    Args:
+        model: an `FsaNet`.
+        preprocessor: of the task. Default: one that takes images as they come.
+
+    Returns:
+        A task whose logits are those of `model`, compiled with its defaults.
+
+    Raises:
+        ValueError: for anything else, or for a head whose last layers are not named as FsaNet's.
+    """
+    if not isinstance(model, FsaNet):
+        raise ValueError(
+            f"`model` must be an FsaNet. Received: model={model!r}. Pass a network of another "
+            "kind as the image encoder of an FsaNetBackbone."
+        )
+    if model.activation != "softmax":
+        raise ValueError(
+            "`model` must give each pixel one class. Received: model with activation="
+            f"{model.activation!r}. Keep it as an FsaNet: save it to a .keras file."
+        )
+    config = model.get_config()
+    trunk = without_classifier(model.head)
+    own_head = {"head": keras.saving.serialize_keras_object(trunk)} if "head" in config else {}
+    backbone = FsaNetBackbone.from_config(
+        {
+            **{name: config[name] for name in (*SETTINGS, "attention", "affinity", "dtype")},
+            **own_head,
+            "image_encoder": config["backbone"],
+            "auxiliary": model.auxiliary_head is not None,
+        }
+    )
+    task = FsaNetImageSegmenter(
+        backbone,
+        model.num_classes,
+        preprocessor or FsaNetImageSegmenterPreprocessor(FsaNetImageConverter()),
+        model.dropout,
+        model.auxiliary_loss_weight,
+        model.class_names,
+        model.palette,
+    )
+    _copy_weights(model.backbone, backbone.image_encoder)
+    _copy_weights(trunk, backbone.head)
+    _copy_weights(model.head.get_layer("logits"), task.classifier)
+    if model.auxiliary_head is not None:
+        _copy_weights(without_classifier(model.auxiliary_head), backbone.auxiliary_head)
+        _copy_weights(model.auxiliary_head.get_layer("logits"), task.auxiliary_classifier)
+    return task
+
+
+def to_fsanet(task: FsaNetImageSegmenter) -> FsaNet:
+    """An `FsaNet` with the weights of a task of KerasHub, of which it is a copy.
+
+    The preprocessor is left behind: an `FsaNet` takes images of any size.
+
+    Args:
+        task: an `FsaNetImageSegmenter`.
+
+    Returns:
+        An `FsaNet`, not compiled, whose logits are those of `task`.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if not isinstance(task, FsaNetImageSegmenter):
+        raise ValueError(
+            f"`task` must be an FsaNetImageSegmenter. Received: task={task!r}. Load it by "
+            "keras_hub.models.ImageSegmenter.from_preset."
+        )
+    backbone = task.backbone
+    config = backbone.get_config()
+    head = {}
+    if "head" in config:
+        # What `without_classifier` took away.
+        features = keras.saving.deserialize_keras_object(config["head"])
+        x = type(task.classifier_dropout).from_config(
+            {**task.classifier_dropout.get_config(), "name": "dropout"}
+        )(features.output)
+        x = keras.layers.Conv2D.from_config(task.classifier.get_config())(x)
+        head = {"head": keras.Model(features.input, x, name=features.name)}
+    auxiliary = task.auxiliary_classifier is not None
+    model = FsaNet.from_config(
+        {
+            **{name: config[name] for name in (*SETTINGS, "attention", "affinity", "dtype")},
+            **head,
+            "backbone": config["image_encoder"],
+            "num_classes": task.num_classes,
+            "dropout": task.dropout,
+            "class_names": task.class_names,
+            "palette": task.palette,
+            "auxiliary_loss_weight": task.auxiliary_loss_weight if auxiliary else 0,
+        }
+    )
+    _copy_weights(backbone.image_encoder, model.backbone)
+    _copy_weights(backbone.head, model.head)
+    _copy_weights(task.classifier, model.head.get_layer("logits"))
+    if auxiliary:
+        _copy_weights(backbone.auxiliary_head, model.auxiliary_head)
+        _copy_weights(task.auxiliary_classifier, model.auxiliary_head.get_layer("logits"))
+    return model
+
+
+def load_fsanet(preset: Path, load_weights: bool = True, **arguments: Any) -> FsaNet:
+    """An `FsaNet` from a preset's folder or handle: what `FsaNet.from_preset` does with these.
+
+    Args:
+        preset: a folder that `save_to_preset` wrote, `"hf://..."` or `"kaggle://..."`.
+        load_weights: whether to load the weights, too.
+        **arguments: `num_classes`, with which the last convolutions are made anew; `dropout`,
+            `auxiliary_loss_weight`, `dtype`.
+
+    Raises:
+        ValueError: for another argument, or what is no preset of an FsaNet.
+    """
+    known = ("num_classes", "dropout", "auxiliary_loss_weight", "dtype")
+    for name, value in arguments.items():
+        if name not in known:
+            raise ValueError(
+                f"`{name}` cannot be changed in a network that is loaded from a preset's folder or "
+                f"handle. Received: {name}={value!r}. Leave it out: {', '.join(known)} can be."
+            )
+    task = FsaNetImageSegmenter.from_preset(
+        os.fspath(preset), load_weights=load_weights, **arguments
+    )
+    return to_fsanet(task)
+
+
+def _copy_weights(source, target):
+    """By the names of layers: two models may hold the same layers in another order."""
+    if not isinstance(source, keras.Model) or not hasattr(source, "operations"):
+        target.set_weights(source.get_weights())
+        return
+    for layer in source.layers:
+        if layer.weights:
+            _copy_weights(layer, target.get_layer(layer.name))

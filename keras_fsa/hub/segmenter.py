@@ -1,0 +1,205 @@
+"""FsaNet as a task of KerasHub."""
+
+from typing import Any
+
+import keras
+
+from keras_fsa.arguments import integer, number, optional_import
+from keras_fsa.classes import checked_names, checked_palette
+from keras_fsa.compilation import announces_xla
+from keras_fsa.hub.backbone import FsaNetBackbone
+from keras_fsa.hub.card import write_card
+from keras_fsa.hub.preprocessing import FsaNetImageSegmenterPreprocessor
+from keras_fsa.layers.resize_like import ResizeLike
+from keras_fsa.losses import CrossEntropy
+from keras_fsa.metrics import IGNORE_LABEL, mean_iou
+from keras_fsa.models.fsanet import _FunctionLoss, check_masks
+from keras_fsa.models.torch_layout import avoid_copies
+from keras_fsa.portable import portable_config
+from keras_fsa.spectral import token_dtype
+from keras_fsa.types import Path
+
+ImageSegmenter: Any = optional_import("keras_hub", "hub").models.ImageSegmenter
+
+
+@announces_xla
+@keras.saving.register_keras_serializable(package="keras_fsa")
+class FsaNetImageSegmenter(ImageSegmenter):
+    """`FsaNet` as a task of KerasHub: the same network, in KerasHub's presets.
+
+        task = keras_hub.models.ImageSegmenter.from_preset("./my_fsanet")
+        task.fit(images, masks)
+
+    `fit`, `evaluate` and `predict` put images and masks through the preprocessor first. Masks are
+    integer classes; 255 means "ignore this pixel".
+
+    Args:
+        backbone: an `FsaNetBackbone`.
+        num_classes: number of classes, 2 to 255, of which each pixel has one.
+        preprocessor: an `FsaNetImageSegmenterPreprocessor`, or None for none.
+        dropout: share of channels dropped before the last convolution, in training.
+        auxiliary_loss_weight: weight of the auxiliary head's loss, where the backbone has one.
+        class_names, palette: as in `FsaNet`.
+        **kwargs: of `keras_hub.models.ImageSegmenter`: `name`, `compile`.
+
+    Call arguments:
+        images: `(B, H, W, channels)`, RGB from 0 to 255.
+        training: whether batch norm and dropout are in training mode.
+
+    Output:
+        Logits `(B, H, W, num_classes)`, float32. With `training=True` and an auxiliary head, a dict
+        `{"logits": ..., "auxiliary": ...}` of two such maps, as `FsaNet` gives it.
+
+    Raises:
+        ValueError: for a wrong argument.
+
+    Source: Zhang, Panahi, Gao, arXiv:2211.15595.
+    """
+
+    backbone_cls = FsaNetBackbone
+    preprocessor_cls = FsaNetImageSegmenterPreprocessor
+
+    def __init__(
+        self,
+        backbone: FsaNetBackbone,
+        num_classes: int,
+        preprocessor: FsaNetImageSegmenterPreprocessor | None = None,
+        dropout: float = 0.1,
+        auxiliary_loss_weight: float = 0.4,
+        class_names: Any = None,
+        palette: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(backbone, FsaNetBackbone):
+            raise ValueError(
+                "`backbone` must be an FsaNetBackbone. Received: "
+                f"backbone={backbone!r}. Pass another network as its image encoder: "
+                "FsaNetBackbone(network)."
+            )
+        integer("num_classes", num_classes, 2, maximum=IGNORE_LABEL)
+        number("dropout", dropout, minimum=0, below=1)
+        number("auxiliary_loss_weight", auxiliary_loss_weight, minimum=0)
+        policy = backbone.dtype_policy
+        wide = token_dtype(policy.compute_dtype)
+
+        def classifier(prefix=""):
+            """Dropout of whole channels, then logits, which are float32 under mixed precision."""
+            return (
+                keras.layers.SpatialDropout2D(dropout, dtype=policy, name=f"{prefix}dropout"),
+                keras.layers.Conv2D(num_classes, 1, dtype=wide, name=f"{prefix}logits"),
+            )
+
+        dropped, logits = classifier()
+        resize = ResizeLike(backbone.align_corners, dtype=wide, name="resize")
+        images = backbone.input
+        features = backbone(images)
+        outputs = resize([logits(dropped(features["features"])), images])
+        super().__init__(inputs=images, outputs=outputs, **{"name": "fsanet", **kwargs})
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        self.num_classes = num_classes
+        self.activation = "softmax"
+        self.class_names = checked_names(class_names, num_classes)
+        self.palette = checked_palette(palette, num_classes)
+        self.dropout = dropout
+        self.auxiliary_loss_weight = auxiliary_loss_weight
+        self.classifier_dropout, self.classifier, self.resize = dropped, logits, resize
+        # Used in training only, so no part of the graph from the images to the logits.
+        self.auxiliary_dropout: Any = None
+        self.auxiliary_classifier: Any = None
+        if auxiliary_loss_weight and "auxiliary" in features:
+            dropped, logits = classifier("auxiliary_")
+            logits.build(features["auxiliary"].shape)
+            self.auxiliary_dropout, self.auxiliary_classifier = dropped, logits
+        avoid_copies(self)
+
+    def call(self, inputs, training=None, mask=None):
+        if not training or self.auxiliary_classifier is None:
+            return super().call(inputs, training=training, mask=mask)
+        features = self.backbone(inputs, training=training)
+        logits = self.classifier(self.classifier_dropout(features["features"], training=training))
+        auxiliary = self.auxiliary_classifier(
+            self.auxiliary_dropout(features["auxiliary"], training=training)
+        )
+        return {
+            "logits": self.resize([logits, inputs]),
+            "auxiliary": self.resize([auxiliary, inputs]),
+        }
+
+    def compile(
+        self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any
+    ) -> None:
+        """Configure training, with the defaults of `FsaNet` for whatever is `"auto"`.
+
+        Args:
+            optimizer: `"auto"`: SGD at a learning rate of 0.01 with a momentum of 0.9.
+            loss: `"auto"`: `keras_fsa.losses.CrossEntropy()`, which ignores the label 255. The
+                auxiliary head's logits enter the same loss, with their weight.
+            metrics: `"auto"`: mean IoU that ignores the label 255.
+            **kwargs: of `keras.Model.compile`.
+        """
+        if optimizer == "auto":
+            optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+        if loss == "auto":
+            loss = CrossEntropy()
+        if metrics == "auto":
+            metrics = [mean_iou(self.num_classes)]
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        function = keras.losses.get(loss)
+        self._auxiliary_loss = (
+            function if isinstance(function, keras.losses.Loss) else _FunctionLoss(function)
+        )
+
+    def get_compile_config(self):
+        return portable_config(super().get_compile_config())
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        check_masks(y, x, self.num_classes, self.activation)
+        if not isinstance(y_pred, dict):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
+        auxiliary = self._auxiliary_loss(y, y_pred["auxiliary"], sample_weight)
+        return loss + self.auxiliary_loss_weight * auxiliary
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
+        return super().compute_metrics(x, y, logits, sample_weight)
+
+    def save_to_preset(
+        self,
+        preset_dir: Path,
+        max_shard_size: float | None = 10,
+        trained_on: str | None = None,
+        figures: dict[str, float] | None = None,
+        licence: str | None = None,
+    ) -> None:
+        """Save a preset's folder: KerasHub's files, and a model card, `README.md`.
+
+        Args:
+            preset_dir: the folder, made where it is missing.
+            max_shard_size: gigabytes from which the weights go to several files.
+            trained_on: what the network was trained on, for the card.
+            figures: scores, by their names, for the card.
+            licence: of the weights, by its SPDX name such as `"apache-2.0"`, for the card.
+        """
+        super().save_to_preset(str(preset_dir), max_shard_size=max_shard_size)
+        write_card(self, preset_dir, trained_on, figures, licence)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "dropout": self.dropout,
+            "auxiliary_loss_weight": self.auxiliary_loss_weight,
+            "class_names": self.class_names,
+            "palette": self.palette,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        names = config.get("class_names")
+        if names is not None and len(names) != config["num_classes"]:
+            # A preset that is loaded for other classes, see `keras_fsa.models.trained.adapted`.
+            config |= {"class_names": None, "palette": None}
+        return super().from_config(config)

@@ -1,0 +1,81 @@
+"""Trained networks in `.keras` files: opened safely, and taken to other classes or precisions."""
+
+import zipfile
+from typing import Any
+
+import keras
+
+from keras_fsa.checkpoints import check_values
+from keras_fsa.types import Path
+
+
+def load_keras_file(path: Path, name: str = "path") -> keras.Model:
+    """The model in a `.keras` file, not compiled. No code in the file is run.
+
+    Nothing of the optimizer is loaded: it may name classes of the engine that the model was trained
+    on, whose import behind another engine can abort the process.
+
+    Args:
+        path: the file.
+        name: the argument that named it, for errors.
+
+    Raises:
+        ValueError: for a file that is no complete `.keras` file of finite weights.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.getinfo("config.json")
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"`{name}` does not load. Received: {path} ({reason[0][:300]}). Give a complete "
+            ".keras file of a model of this library."
+        ) from error
+    # Both heads call their layers alike.
+    for weight in model.weights:
+        check_values(str(path), {weight.path: keras.ops.convert_to_numpy(weight)})
+    return model
+
+
+def with_policy(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
+    """A new model of the same configuration under another dtype policy, in every layer.
+
+    Args:
+        model: any Keras model.
+        policy: name of a dtype policy.
+        **changes: other values of its configuration.
+
+    Returns:
+        The new model. Its weights are random.
+    """
+
+    def convert(config):
+        if isinstance(config, dict):
+            if config.get("class_name") == "DTypePolicy":
+                return keras.dtype_policies.serialize(keras.DTypePolicy(policy))
+            return {key: convert(value) for key, value in config.items()}
+        if isinstance(config, (list, tuple)):
+            return type(config)(map(convert, config))
+        return config
+
+    return type(model).from_config({**convert(model.get_config()), **changes})
+
+
+def adapted(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
+    """A trained `FsaNet` under a dtype policy, with other arguments of its last layers.
+
+    Args:
+        model: the network.
+        policy: name of a dtype policy.
+        **changes: `num_classes`, `activation`, `class_names` and `palette`. With another number of
+            classes the last layers are new, with random weights, and names, colours and activation
+            are not those of the model.
+    """
+    if changes.get("num_classes", model.num_classes) != model.num_classes:
+        changes = {"activation": None, "class_names": None, "palette": None} | changes
+    copy = with_policy(model, policy, **changes)
+    for new, old in zip(copy.weights, model.weights, strict=True):
+        if new.shape == old.shape:
+            new.assign(old)
+    return copy

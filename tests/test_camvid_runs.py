@@ -1,0 +1,211 @@
+"""The harness of the CamVid runs and its experiments, on a tiny dataset in the true layout."""
+
+import dataclasses
+import itertools
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_fsa
+from benchmarks import camvid, results, scoring, sections, truncation, windows
+from keras_fsa.inference import class_map
+from tests.helpers import array
+from tests.tiny_training import backbone
+
+SIZE = (64, 96)
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch):
+    """A folder of CamVid, and a recipe of two steps on it."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 2)):
+        for kind in (split, f"{split}annot"):
+            (tmp_path / "CamVid" / kind).mkdir(parents=True)
+        for i in range(count):
+            image = rng.integers(0, 256, (*SIZE, 3)).astype("uint8")
+            Image.fromarray(image).save(tmp_path / f"CamVid/{split}/{i}.png")
+            mask = rng.integers(0, 12, SIZE).astype("uint8")
+            Image.fromarray(mask).save(tmp_path / f"CamVid/{split}annot/{i}.png")
+    recipe = dataclasses.replace(
+        camvid.RECIPE,
+        crop=(32, 48),
+        batch=2,
+        steps=2,
+        warmup_steps=1,
+        head_channels=8,
+        frequencies=2,
+        low_level=None,
+        checkpoint_every=1,
+        validate_every=1,
+        drawn_images=None,
+        tensorboard=False,
+    )
+    monkeypatch.setattr(camvid, "RECIPE", recipe)
+    return tmp_path
+
+
+def tiny():
+    return {"backbone": backbone(), "backbone_weights": None, "output_stride": None}
+
+
+def test_a_run_and_its_page(data_dir, monkeypatch, capsys):
+    """Trained, scored, listed, drawn; given again, it is scored anew and not trained."""
+    run = camvid.Run("tiny", network=tiny, share=0.5)
+    monkeypatch.setitem(camvid.RUNS, "tiny", run)
+    flags = ["--run", "tiny", "--seed", "1", "--data-dir", str(data_dir)]
+    folder = data_dir / "results"
+    flags += ["--output", str(data_dir / "runs"), "--results", str(folder / "camvid")]
+    camvid.main(flags)
+    file = folder / "camvid/tiny_seed1.json"
+    result = json.loads(file.read_text())
+    assert result["finished"] and result["memory"] > 1e7 and result["seed"] == 1
+    assert result["steps_done"] == 2 and result["seconds_per_epoch"] > 0
+    assert result["settings"]["share_of_images"] == 0.5 and "data_dir" not in result["settings"]
+    assert str(data_dir) not in file.read_text()
+
+    model = camvid.open_model(data_dir / "runs/tiny_seed1/best.keras")
+    examples = camvid.load("camvid", "val", str(data_dir))
+    again = scoring.score(
+        lambda image: class_map(model, image), examples, list(result["scores"]["classes"])
+    )
+    assert again == result["scores"] and again["images"] == 2
+    best = max(result["validations"].values())
+    assert again["mean_iou"] == pytest.approx(best, abs=1e-3)
+    assert result["validations"][str(result["step"])] == best
+
+    weights = (data_dir / "runs/tiny_seed1/model.keras").read_bytes()
+    camvid.main([*flags, "--score"])
+    assert (data_dir / "runs/tiny_seed1/model.keras").read_bytes() == weights
+    result = json.loads(file.read_text())
+    assert result["memory"] is None
+    file.write_text(json.dumps({**result, "finished": False}))
+    capsys.readouterr()
+    camvid.main(["--list", "--results", str(folder / "camvid")])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tiny")]
+    assert line.split()[1:4] == ["-", f"{result['scores']['mean_iou']:.3f}*", "-"]
+
+    page = results.draw("{{ camvid }}\n{{ camvid_classes }}", folder)
+    assert f"| tiny | 1 | {result['scores']['mean_iou']:.3f} |" in page
+    assert "`tiny_seed1` is not at its end" in page
+    assert "`tiny` seed 0, `tiny` seed 2" in page and "`none` seed 0" in page
+    assert f"| sky | {result['scores']['classes']['sky']['iou']:.3f} |" in page
+
+
+def test_runs_change_what_they_say(tmp_path):
+    layers = {}
+    for name in ("none", "regular", "frequency", "linear_softmax", "all_frequencies"):
+        run = camvid.RUNS[name]
+        recipe = camvid.recipe_of(run, 2, "data", tmp_path)
+        assert (recipe.seed, recipe.steps, recipe.crop) == (2, 1380, (360, 480))
+        small = dataclasses.replace(recipe, low_level=None, head_channels=8, weights=None)
+        network = {"backbone": backbone(), "normalization": "imagenet", "output_stride": None}
+        model = camvid.build_model(small, 11, **network, **run.network())
+        layers[name] = model.attention_layer()
+    assert layers["none"] is None
+    assert isinstance(layers["regular"], keras_fsa.layers.SpatialSelfAttention)
+    assert layers["regular"].affinity == "softmax"
+    assert (layers["frequency"].affinity, layers["frequency"].frequencies) == ("dot_product", 8)
+    assert layers["linear_softmax"].affinity == "linear_softmax"
+    assert layers["all_frequencies"].frequencies == (23, 30)
+    assert len({id(layer) for layer in layers.values()}) == 5
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network of a small field of view, at strides 4 and 8, whose attention does something."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((None, None, 3))
+    stage4 = keras.layers.Conv2D(6, 3, 4, "same", activation="relu")(images)
+    stage5 = keras.layers.Conv2D(6, 3, 2, "same", activation="relu")(stage4)
+    features = {"stage3": stage4, "stage4": stage4, "stage5": stage5}
+    model = keras_fsa.FsaNet(
+        3,
+        keras.Model(images, features),
+        frequencies=3,
+        head_channels=8,
+        low_level="stage3",
+        auxiliary_loss_weight=0,
+        normalization="imagenet",
+    )
+    model.attention_layer().gain.assign(2.0)
+    return model
+
+
+@pytest.mark.parametrize("window", [32, 40, 48])
+def test_whole_attention_of_features_in_windows(network, window):
+    """Where the margin holds the backbone's field of view, it is the whole image's prediction."""
+    image = np.random.default_rng(1).integers(0, 256, (*SIZE, 3)).astype("uint8")[:, :-4]
+    maps = windows.Features(network)(image, window)
+    whole = network.backbone(network.normalize(image[None]))
+    for stage in ("stage3", "stage5"):
+        np.testing.assert_allclose(maps[stage], array(whole[stage]), atol=1e-5)
+    ids = windows.with_whole_attention(network, image, window)
+    assert (ids == class_map(network, image)).mean() > 0.999
+
+
+@pytest.mark.parametrize(("size", "window"), [(360, 96), (480, 128), (90, 96), (97, 48), (101, 37)])
+def test_spans(size, window):
+    found = windows.spans(size, window, 8, 8)
+    kept = [own for _, own in found]
+    assert kept[0].start == 0 and kept[-1].stop == size
+    assert all(one.stop == other.start for one, other in itertools.pairwise(kept))
+    for read, own in found:
+        assert read.stop - read.start <= window and read.start % 8 == 0
+        assert (read.stop - read.start - size) % 8 == 0
+        assert read.start == 0 or own.start - read.start >= 8
+        assert read.stop == size or read.stop - own.stop >= 8
+
+
+@pytest.mark.parametrize("module", [windows, truncation])
+def test_experiments(module, network, data_dir, monkeypatch):
+    """On a model in a file: JSON, plot and section."""
+    wide = keras_fsa.FsaNet(
+        11, backbone(), frequencies=3, head_channels=8, normalization="imagenet"
+    )
+    wide.save(data_dir / "best.keras")
+    folder = data_dir / "results"
+    kind = module.__name__.split(".")[-1]
+    module.main(
+        [
+            *("--model", str(data_dir / "best.keras"), "--data-dir", str(data_dir)),
+            *("--name", "tiny", "--results", str(folder / "camvid" / kind), "--every", "2"),
+            *("--note", "A note"),
+            *(["--windows", "32"] if module is windows else ["--frequencies", "8", "2", "1"]),
+        ]
+    )
+    result = json.loads((folder / f"camvid/{kind}/tiny.json").read_text())
+    assert all(row["images"] == 1 for row in result["rows"])
+    if module is windows:
+        ways = [(row["way"], row["window"]) for row in result["rows"]]
+        assert ways == [("whole", None), ("plain", 32), ("hann", 32), ("whole attention", 32)]
+    else:
+        assert [row["frequencies"] for row in result["rows"]] == [None, 2, 1]
+    assert Image.open(folder / f"camvid/{kind}/tiny.png").size[0] > 500
+    text = getattr(sections, kind)(folder)
+    assert "`tiny`, 1 images. A note" in text
+    assert all(f"{row['mean_iou']:.4f}" in text for row in result["rows"])
+    lines = module.plot(result["rows"]).axes[0].get_lines()
+    drawn = {float(y) for line in lines for y in line.get_ydata()}
+    assert {row["mean_iou"] for row in result["rows"]} <= drawn
+
+
+def test_the_page_is_drawn():
+    assert results.PAGE.read_text() == results.draw(results.TEMPLATE.read_text()), (
+        "Result files, template or sections changed. Run: python -m benchmarks.results"
+    )
+    text = results.TEMPLATE.read_text()
+    assert all(f"{{{{ {name} }}}}" in text for name in sections.SECTIONS)
+
+
+def test_a_section_that_is_missing():
+    with pytest.raises(ValueError, match=r"must name a section. Received: 'nonsense'\."):
+        results.draw("{{ nonsense }}")
+
+
+def test_sections_without_results(tmp_path):
+    for name in ("camvid", "camvid_classes", "windows", "truncation", "presets"):
+        assert sections.SECTIONS[name](tmp_path) == "*Not run yet.*"

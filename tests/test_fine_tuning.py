@@ -1,0 +1,247 @@
+"""Rates of single weights, averages of weights, accumulated gradients, early stops: with resume."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_fsa
+from keras_fsa.commands import train
+from keras_fsa.datasets.examples import Examples
+from keras_fsa.training import fit
+from keras_fsa.training.batch_norm import use_moving_statistics
+from keras_fsa.training.callbacks import StopEarly
+from keras_fsa.training.memory import least_memory
+from keras_fsa.training.optimizer import SGD, AdamW, backbone_rates
+from tests import tiny_training as tiny
+from tests.helpers import array
+from tests.test_classes import folders  # noqa: F401
+
+
+def adam(w, gradients, rate, decay, b1=0.9, b2=0.999, factor=1.0):
+    """Decoupled weight decay (arXiv:1711.05101), with bias correction as in Keras."""
+    m = v = 0.0
+    for t, g in enumerate(gradients, start=1):
+        w = w - rate * decay * w
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        alpha = factor * rate * np.sqrt(1 - b2**t) / (1 - b1**t)
+        w = w - alpha * m / (np.sqrt(v) + 1e-7)
+    return w
+
+
+def momentum(w, gradients, rate, l2, factor=1.0):
+    m = 0.0
+    for g in gradients:
+        m = 0.9 * m + g + l2 * w
+        w = w - factor * rate * m
+    return w
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_rates(rng, kind):
+    start = rng.standard_normal((2, 3))
+    gradients = rng.standard_normal((4, 2, 3)).astype("float32")
+    variables = [keras.Variable(start, name=f"weight_{i}") for i in range(2)]
+    rates = {variables[1].path: 0.25}
+    if kind == "sgd":
+        optimizer, reference = SGD(0.1, l2=0.01, rates=rates), momentum
+    else:
+        optimizer, reference = AdamW(0.1, weight_decay=0.01, rates=rates), adam
+    optimizer = type(optimizer).from_config(optimizer.get_config())
+    assert optimizer.rates == rates
+    optimizer.build(variables)
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)] * 2)
+    for variable, factor in zip(variables, (1.0, 0.25), strict=True):
+        want = reference(start, gradients.astype("float64"), 0.1, 0.01, factor=factor)
+        # Four steps of float32.
+        np.testing.assert_allclose(array(variable), want, rtol=5e-6, atol=5e-7)
+    assert "rates" not in type(optimizer)(0.1).get_config()
+
+
+def test_wrong_rates():
+    for wrong in (-1, float("nan"), "x"):
+        with pytest.raises(ValueError, match=r"`rates\['a'\]` must be a finite number at least 0"):
+            SGD(rates={"a": wrong})
+    with pytest.raises(ValueError, match="`weight_decay` must be .* at least 0"):
+        AdamW(weight_decay=-1)
+
+
+def network():
+    keras.utils.set_random_seed(3)
+    return keras_fsa.FsaNet(
+        tiny.CLASSES, tiny.backbone(), frequencies=2, head_channels=6, normalization="imagenet"
+    )
+
+
+def test_backbone_rates():
+    model = network()
+    rates = backbone_rates(model, 0.0)
+    assert set(rates) == {variable.path for variable in model.backbone.trainable_variables}
+    model.compile(SGD(0.1, rates=rates))
+    before = [array(v).copy() for v in model.trainable_variables]
+    images, masks = next(tiny.batches(0))
+    model.fit(images, masks, verbose=0)
+    own = {id(v) for v in model.backbone.trainable_variables}
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        if id(variable) in own:
+            np.testing.assert_array_equal(array(variable), old)
+    moved = [
+        np.any(array(v) != old)
+        for v, old in zip(model.trainable_variables, before, strict=True)
+        if id(v) not in own
+    ]
+    assert np.mean(moved) > 0.7
+    images = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, 8, padding="same", name="before_conv", use_bias=False)(images)
+    model = keras_fsa.FsaNet(
+        2, keras.Model(images, {"stage4": x, "stage5": x}), frequencies=1, head_channels=4,
+        normalization="imagenet",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="must have paths of their own. Received: before_conv/ker"):
+        backbone_rates(model, 0.1)
+
+
+VALIDATION = Examples(2, lambda number: tiny.example(1000 + number), size=tiny.CROP)
+
+
+def run(output, steps=6, stop_at=None, rate=0.05, patience=None):
+    """A training with rates, averages and accumulation; killed before a step, where asked."""
+    model = network()
+    # Figures stand still where the rate is zero.
+    use_moving_statistics(model, rate == 0)
+    model.compile(
+        SGD(
+            rate, rates=backbone_rates(model, 0.5), use_ema=True, ema_momentum=0.6,
+            gradient_accumulation_steps=2,
+        )
+    )  # fmt: skip
+
+    def batches(step, part):
+        for number, pair in enumerate(tiny.batches(step, part), start=step):
+            # Batches are read ahead.
+            if stop_at is not None and number >= stop_at + 3:
+                raise KeyboardInterrupt
+            yield pair
+
+    fit(model, batches, output, steps, checkpoint_every=1, validation=VALIDATION, patience=patience)
+    return model
+
+
+def stored(output):
+    with np.load(output / "checkpoint.npz") as file:
+        header = json.loads(file["header"].tobytes())
+        count = len(header["weights"])
+        values = [file[str(i)] for i in range(count + len(header["optimizer"]))]
+    return header, dict(enumerate(values))
+
+
+def weights(path):
+    model = keras.saving.load_model(path, compile=False)
+    return [array(v) for v in model.trainable_variables]
+
+
+def test_averages_and_resume(tmp_path):
+    model = run(tmp_path / "whole")
+    last = [array(v) for v in model.trainable_variables]
+    for value, own in zip(weights(tmp_path / "whole/model.keras"), last, strict=True):
+        np.testing.assert_array_equal(value, own)
+    # In the checkpoint weights and averages are apart; the model has the averages.
+    header, values = stored(tmp_path / "whole")
+    names = [name for _, name, _ in header["weights"]]
+    numbers = [i for i, name in enumerate(names) if not name.startswith(("moving", "seed"))]
+    raw = [values[i] for i in numbers if values[i].dtype.kind == "f"]
+    assert len(raw) >= len(last)
+    everything = list(values.values())
+    for own in last:
+        assert any(np.array_equal(own, value) for value in everything)
+    assert sum(any(np.array_equal(own, value) for value in raw) for own in last) < len(last) / 2
+    # The figures in the history are those of the averages.
+    scored = network()
+    scored.load_weights(tmp_path / "whole/model.keras")
+    scored.compile()
+    expected = [
+        scored.evaluate(*(part[None] for part in VALIDATION[i]), verbose=0, return_dict=True)
+        for i in range(2)
+    ]
+    loss = np.mean([figures["loss"] for figures in expected])
+    np.testing.assert_allclose(header["history"][-1]["val_loss"], loss, rtol=1e-4)
+    # Called again it changes nothing, and gives the averages.
+    again = run(tmp_path / "whole")
+    for variable, own in zip(again.trainable_variables, last, strict=True):
+        np.testing.assert_array_equal(array(variable), own)
+    # Killed between two halves of an accumulated step, it goes on to the same weights.
+    with pytest.raises(BaseException):  # noqa: B017
+        run(tmp_path / "parts", stop_at=1)
+    done = stored(tmp_path / "parts")[0]["step"]
+    assert 0 < done < 6
+    resumed = run(tmp_path / "parts")
+    for variable, own in zip(resumed.trainable_variables, last, strict=True):
+        # JAX and TensorFlow may fuse a step of another compilation in another order.
+        np.testing.assert_allclose(array(variable), own, rtol=1e-5, atol=1e-6)
+
+
+def test_early_stop(tmp_path):
+    model = run(tmp_path, steps=9, rate=0.0, patience=2)
+    header, _ = stored(tmp_path)
+    assert header["step"] == 3 and len(header["history"]) == 3
+    assert (tmp_path / "model.keras").exists() and model.stop_training
+    run(tmp_path, steps=9, rate=0.0, patience=2)
+    assert stored(tmp_path)[0]["step"] == 3
+    with pytest.raises(ValueError, match="`patience` needs a validation. Received: patience=2"):
+        fit(model, None, tmp_path, 9, patience=2)
+
+
+@pytest.mark.parametrize(
+    ("values", "over"),
+    [
+        ([], False),
+        ([0.5, 0.4], False),
+        ([0.5, 0.4, 0.5], True),
+        ([0.5, 0.4, 0.6], False),
+        ([float("nan"), 0.4, 0.3], False),
+        ([0.4, float("nan"), 0.3], True),
+    ],
+)
+def test_patience(values, over):
+    rows = [{"step": 1}, *({"val_mean_iou": value} for value in values)]
+    assert StopEarly("val_mean_iou", 2, rows).is_over() is over
+
+
+def test_least_memory():
+    """Counted by hand: layer by layer, at output strides 4 and 8."""
+    model = network()
+    model.compile(SGD(0.1))
+    found = least_memory(model, (16, 24), 2)
+    fine, coarse = 2 * 4 * 6, 2 * 2 * 3
+    backbone = 3 * 8 * (fine + coarse)
+    # Three convolutions of three layers, attention, dropout; the concatenation; logits.
+    head = coarse * (6 * (3 * 3 + 1 + 1) + (8 + 6) + 3)
+    auxiliary = fine * (3 * 3 + 3 + 3)
+    at_image_size = 2 * 2 * (2 * 16 * 24 * 3)
+    assert found["maps"] == 4 * (backbone + head + auxiliary + at_image_size)
+    trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    everything = sum(int(np.prod(v.shape)) for v in model.variables)
+    state = sum(int(np.prod(v.shape)) for v in model.optimizer.variables)
+    assert trained < state and found["weights"] == 4 * (everything + trained + state)
+    with pytest.raises(ValueError, match="`size` must be 2 positive ints"):
+        least_memory(model, (16, 0), 2)
+
+
+def test_by_the_command_line(folders):  # noqa: F811
+    optimizer = "adamw"
+    tiny.backbone().save(folders / "backbone.keras")
+    flags = [
+        "--images", folders / "images", "--masks", folders / "binary", "--num-classes", 1,
+        "--backbone", folders / "backbone.keras", "--normalization", "imagenet", "--size", 16, 24,
+        "--batch", 2, "--epochs", 2, "--head-channels", 4, "--frequencies", 2, "--ema", 0.5,
+        "--accumulate", 2, "--backbone-rate", 0.1, "--early-stopping", 3, "--optimizer", optimizer,
+        "--loss", "cross_entropy", "dice", "boundary", "--output", folders / "out",
+    ]  # fmt: skip
+    train.main([str(flag) for flag in flags], "test")
+    recipe = json.loads((folders / "out/recipe.json").read_text())
+    assert recipe["loss"] == ["cross_entropy", "dice", "boundary"] and recipe["ema"] == 0.5
+    model = keras.saving.load_model(folders / "out/model.keras")
+    assert isinstance(model.optimizer, AdamW)
+    assert set(model.optimizer.rates.values()) == {0.1}
