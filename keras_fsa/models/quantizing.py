@@ -75,7 +75,9 @@ def quantize_onnx(path: str, batches: list[np.ndarray]) -> None:
     model = onnx.load(path)
     name = model.graph.input[0].name
 
-    class Images(tools.CalibrationDataReader):
+    reader: Any = tools.CalibrationDataReader
+
+    class Images(reader):
         def __init__(self):
             self.left = iter(batches)
 

@@ -130,7 +130,7 @@ def _normalize(
     )
     if learns:
         before = mean, variance
-        mean, variance = torch.zeros_like(mean), torch.zeros_like(variance)
+        mean, variance = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])
     outputs = torch.nn.functional.batch_norm(
         x, mean, variance, scale, shift, training=learns, momentum=1.0, eps=self.epsilon
     )
