@@ -12,6 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
