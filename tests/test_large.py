@@ -279,7 +279,7 @@ def test_halo_is_that_of_the_gradient():
         graph = keras.Model(image, backbone(image))
         for weight in graph.weights:  # Nothing cancels, nothing is cut off.
             weight.assign(keras.ops.abs(weight) + 0.1)
-        view = geometry.views(graph, geometry.View(size), 0)[id(graph.output)]
+        view = geometry.views(graph, [geometry.View(size)], 0)[id(graph.output)]
         base = np.ones((size, 16, 16, 1), "float32") * np.linspace(1, 2, size)[:, None, None, None]
         x = np.repeat(base[:, :1, :1, 0].reshape(1, size, 1, 1), 16, 2)
         before = np.asarray(keras.ops.convert_to_numpy(graph(x)))[0]
