@@ -20,40 +20,6 @@ import numpy as np
 from keras_fsa.files import whole_file
 from keras_fsa.images import read_image
 from keras_fsa.large import halo, segment
-from keras_fsa.large.geometry import maker
-from keras_fsa.layers.resize_like import ResizeLike
-
-
-def behind_normalization(model):
-    """The network of an `FsaNet` behind its normalisation, as a functional model.
-
-    Tiles need to know at which scale two maps are joined. With `low_level` that follows from the
-    size of the image; here it is the ratio of the two strides, which must divide that size.
-    """
-    image = keras.Input((None, None, 3))
-    known = {id(model.backbone.input): image}
-
-    def rebuilt(tensor):
-        if id(tensor) not in known:
-            operation, sources = maker(tensor)
-            sources = [rebuilt(source) for source in sources]
-            if isinstance(operation, ResizeLike):
-                coarse, fine = (
-                    _stride(model.backbone, stage) for stage in ("stage5", model.low_level)
-                )
-                resize = keras.layers.UpSampling2D(coarse // fine, interpolation="bilinear")
-                known[id(tensor)] = resize(sources[0])
-            else:
-                known[id(tensor)] = operation(sources if len(sources) > 1 else sources[0])
-        return known[id(tensor)]
-
-    for tensor in keras.tree.flatten(model.head.input):
-        known[id(tensor)] = rebuilt(model.backbone.output[tensor.name])
-    return keras.Model(image, rebuilt(model.head.output))
-
-
-def _stride(backbone, stage):
-    return 256 // backbone.compute_output_shape((1, 256, 256, 3))[stage][1]
 
 
 def main(arguments=None):
@@ -71,16 +37,14 @@ def main(arguments=None):
     start = time.process_time()
     whole = model.predict_on_batch(image[None])[0]
     print(f"{image.shape[0]} x {image.shape[1]}, whole: {time.process_time() - start:.1f} s")
-    network = behind_normalization(model)
-    normalized = keras.ops.convert_to_numpy(model.normalize(image))
-    exact = halo(network, image.shape[:2])
+    exact = halo(model, image.shape[:2])
     print("| halo | largest error / largest logit | classes that differ, % | seconds |")
     print("| ---: | ---: | ---: | ---: |")
     rows = []
     for width in (exact, *(width for width in options.halos if width < exact)):
         start = time.process_time()
         logits = segment(
-            network, normalized, tile=options.tile, halo=width, output="logits", verbose=False
+            model, image, tile=options.tile, halo=width, output="logits", verbose=False
         )
         row = {
             "halo": width,

@@ -59,8 +59,22 @@ def resize_bilinear(x: Tensor, height: Size, width: Size, align_corners: bool = 
     Returns:
         `(B, height, width, C)` in the dtype of `x`.
     """
-    _, old_height, old_width, channels = ops.shape(x)
+    _, old_height, old_width, _ = ops.shape(x)
     rows = _matrix(old_height, height, align_corners, x.dtype)
     columns = _matrix(old_width, width, align_corners, x.dtype)
-    x = rows @ ops.reshape(x, (-1, old_height, old_width * channels))
-    return columns @ ops.reshape(x, (-1, height, old_width, channels))
+    return resample(x, rows, columns)
+
+
+def resample(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Each row and column of a map becomes a sum of its rows and columns.
+
+    Args:
+        x: `(B, H, W, C)`.
+        rows, columns: the weights, `(new height, H)` and `(new width, W)`, in the dtype of `x`.
+
+    Returns:
+        `(B, new height, new width, C)`.
+    """
+    _, height, width, channels = ops.shape(x)
+    x = rows @ ops.reshape(x, (-1, height, width * channels))
+    return columns @ ops.reshape(x, (-1, ops.shape(rows)[0], width, channels))

@@ -12,6 +12,7 @@ from keras_fsa import large
 from keras_fsa.large import geometry, segment
 from keras_fsa.large.network import Network
 from keras_fsa.layers import FrequencySelfAttention
+from keras_fsa.layers.resize_like import ResizeLike
 from tests import tiling
 from tests.helpers import BACKEND, randomize, run_python
 from tests.tiling import small_model
@@ -85,6 +86,42 @@ def test_resnet(rng, output_stride, pixels):
     assert tiling.error(model, image, tile=256) < EXACT
 
 
+FINER = [
+    (stride, stage, align_corners)
+    for stride in (8, 16, 32)
+    for stage in ("stage2", "stage3")
+    for align_corners in (False, True)
+]
+
+
+@pytest.mark.parametrize(
+    ("stride", "stage", "align_corners"),
+    FINER if BACKEND == "torch" else [(16, "stage2", False), (32, "stage3", True)],
+)
+def test_a_finer_stage(rng, stride, stage, align_corners):
+    model = tiling.model_of(
+        tiling.stages_of(stride), rng, low_level=stage, align_corners=align_corners
+    )
+    # Whose sizes at both stages are not in the ratio of the strides: the coarse one is rounded up.
+    image = tiling.image_of(rng, 2 * stride + 5, 2 * large.halo(model) + 3 * 64 + 17)
+    assert tiling.error(model, image, tile=64) < EXACT
+    assert tiling.error(model, image, tile=64, halo=0) > 100 * EXACT
+
+
+def test_attention_at_both_stages(rng):
+    """Not an FsaNet: attention before and behind the resizing, and two of them."""
+    image = keras.Input((None, None, 3))
+    fine = layers.Conv2D(6, 3, 2, padding="same", activation="relu")(image)
+    fine = FrequencySelfAttention(2)(fine)
+    x = layers.Conv2D(6, 3, 4, padding="same", activation="relu")(fine)
+    x = FrequencySelfAttention(3, "linear")(x)
+    x = layers.Concatenate()([ResizeLike(True)([x, fine]), fine])
+    x = FrequencySelfAttention(3)(layers.Conv2D(6, 3, padding="same")(x))
+    x = layers.Conv2D(4, 3, padding="same")(ResizeLike()([x, image]))
+    model = randomize(keras.Model(image, x), rng)
+    assert tiling.error(model, tiling.image_of(rng, 150, 45), tile=16) < EXACT
+
+
 FLOAT64 = """
 import keras
 keras.config.set_floatx("float64")
@@ -95,6 +132,7 @@ cases = [
     (tiling.same, {"affinity": "dot_product"}),
     (tiling.explicit, {"attention": tiling.mmseg("linear_softmax"), "align_corners": True}),
     (tiling.mixed, {"affinity": "linear"}),
+    (tiling.stages_of(16), {"low_level": "stage3", "align_corners": True}),
 ]
 for backbone, settings in cases:
     model = tiling.model_of(backbone, rng, **settings)
@@ -105,7 +143,7 @@ for backbone, settings in cases:
 
 def test_float64():
     errors = [float(line) for line in run_python(FLOAT64, JAX_ENABLE_X64="1").split()]
-    assert len(errors) == 3 and max(errors) < 1e-10
+    assert len(errors) == 4 and max(errors) < 1e-10
 
 
 @pytest.mark.parametrize("backbone", tiling.BACKBONES[: None if BACKEND == "torch" else 1])
@@ -279,7 +317,7 @@ def test_halo_is_that_of_the_gradient():
         graph = keras.Model(image, backbone(image))
         for weight in graph.weights:  # Nothing cancels, nothing is cut off.
             weight.assign(keras.ops.abs(weight) + 0.1)
-        view = geometry.views(graph, geometry.View(size), 0)[id(graph.output)]
+        view = geometry.views(graph, [geometry.View(size)], 0)[id(graph.output)]
         base = np.ones((size, 16, 16, 1), "float32") * np.linspace(1, 2, size)[:, None, None, None]
         x = np.repeat(base[:, :1, :1, 0].reshape(1, size, 1, 1), 16, 2)
         before = np.asarray(keras.ops.convert_to_numpy(graph(x)))[0]
@@ -325,6 +363,12 @@ def test_models_that_are_refused(rng):
     outer = keras.Model(inner_input, inner(inner_input))
     with pytest.raises(ValueError, match="not in a model within it"):
         run(outer)
+    coarse = layers.MaxPooling2D()(inner_input)
+    inner = keras.Model(inner_input, ResizeLike()([coarse, inner_input]))
+    with pytest.raises(ValueError, match="not in a model within it.*resize_like"):
+        run(keras.Model(inner_input, inner(inner_input)))
+    with pytest.raises(ValueError, match="keeps one map.*keep_features=True .*low_level='stage2'"):
+        run(tiling.model_of(tiling.stages_of(8), rng, low_level="stage2"), keep_features=True)
 
 
 def test_arguments_that_are_refused(rng):

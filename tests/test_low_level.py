@@ -243,8 +243,3 @@ def test_errors(rng):
         ValueError, match=r"takes \['stage3', 'stage5'\], with low_level='stage2'\. Build"
     ):
         network(rng, "stage2", head=network(rng).head)
-    with pytest.raises(
-        ValueError,
-        match=r"no skip connection .*low_level='stage3'\. Use keras_fsa\.inference\.class_map",
-    ):
-        keras_fsa.large.network.Network(network(rng))

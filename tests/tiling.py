@@ -58,15 +58,31 @@ def padded(x):
     return layers.DepthwiseConv2D(5, padding="same", dilation_rate=2)(x)
 
 
+def stages_of(stride):
+    """A backbone of stage 2, of stride 4, stage 3, of stride 8, and stage 5."""
+
+    def backbone(x):
+        x = layers.Conv2D(4, 3, 2, padding="same", activation="relu")(x)
+        stages = {"stage2": layers.MaxPooling2D(3, 2, padding="same")(x)}
+        stages["stage3"] = layers.Conv2D(5, 3, 2, padding="same")(stages["stage2"])
+        x = layers.ReLU()(stages["stage3"])
+        for _ in range({8: 0, 16: 1, 32: 2}[stride]):
+            x = layers.Conv2D(5, 3, 2, padding="same", activation="relu")(x)
+        return {**stages, "stage5": layers.Conv2D(6, 1)(x)}
+
+    return backbone
+
+
 BACKBONES = (same, explicit, mixed, transposed, padded)
 
 
 def model_of(backbone, rng, **settings):
     image = keras.Input((None, None, 3))
     common = {"frequencies": 3, "head_channels": 8, "normalization": "imagenet"}
+    stages = backbone(image)
     model = keras_fsa.FsaNet(
         5,
-        keras.Model(image, {"stage5": backbone(image)}),
+        keras.Model(image, stages if isinstance(stages, dict) else {"stage5": stages}),
         auxiliary_loss_weight=0,
         **{**common, **settings},
     )

@@ -21,15 +21,19 @@ Two rules make tiles exact:
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from keras_fsa.backbones.dilation import DilatedAveragePooling2D
 from keras_fsa.backbones.padding import SamePadding2D
 from keras_fsa.layers import FrequencyBands, FrequencySelfAttention
+from keras_fsa.layers.resize_like import ResizeLike
+from keras_fsa.resize import positions
 
 GLOBAL = (FrequencySelfAttention, FrequencyBands)
 
@@ -98,12 +102,12 @@ class View:
         return first, last
 
 
-def views(model: keras.Model, view: View, axis: int) -> dict[int, View]:
+def views(model: keras.Model, given: Sequence[View], axis: int) -> dict[int, View]:
     """The view of each tensor in a functional model's graph.
 
     Args:
-        model: a functional model of one input.
-        view: of its input.
+        model: a functional model.
+        given: of each of its inputs.
         axis: 0 for rows, 1 for columns.
 
     Returns:
@@ -112,7 +116,7 @@ def views(model: keras.Model, view: View, axis: int) -> dict[int, View]:
     Raises:
         ValueError: for a layer that sees more than a neighbourhood, or is not known.
     """
-    found = {id(model.inputs[0]): view}
+    found = {id(tensor): view for tensor, view in zip(model.inputs, given, strict=True)}
     pending = list(keras.tree.flatten(model.output))
     while pending:
         tensor = pending[-1]
@@ -126,8 +130,7 @@ def views(model: keras.Model, view: View, axis: int) -> dict[int, View]:
             continue
         pending.pop()
         if isinstance(operation, keras.Model) and hasattr(operation, "operations"):
-            before = _joined(operation, [found[id(source)] for source in sources])
-            inner = views(operation, before, axis)
+            inner = views(operation, [found[id(source)] for source in sources], axis)
             outputs = keras.tree.flatten(operation.output)
             made = keras.tree.flatten(_node(tensor).output_tensors)
             for outer, output in zip(made, outputs, strict=True):
@@ -195,6 +198,8 @@ def _joined(operation, before):
 
 
 def _through(operation, before, axis):
+    if isinstance(operation, ResizeLike):
+        return _resized_like(operation, *before)
     view = _joined(operation, before)
     if getattr(operation, "data_format", "channels_last") == "channels_first":
         _reject(operation, "its channels come first")
@@ -269,6 +274,21 @@ def _resized(view, factor, size, before, after):
     """A map with `factor` times the positions, each of which also reads some of its neighbours."""
     low, high = view.low - view.stride * before, view.high + view.stride * after
     return _view(view, size, view.stride / factor, low, high)
+
+
+def _resized_like(layer, coarse, fine):
+    """The view of a map that is resized to the size of another one.
+
+    Sizes are rounded up, so theirs are not in the ratio of their strides, and a position may read
+    others than those that lie around it: it counts what the worst one of them sees.
+    """
+    read = positions(coarse.size, fine.size, layer.align_corners)
+    unit = math.lcm(coarse.stride.denominator, fine.stride.denominator)
+    step, at = int(coarse.stride * unit), int(fine.stride * unit) * np.arange(fine.size)
+    first = Fraction(int((step * np.floor(read) - at).min()), unit)
+    last = Fraction(int((step * np.ceil(read) - at).max()), unit)
+    low, high = first + coarse.low, last + coarse.high
+    return _view(fine, fine.size, fine.stride, min(low, fine.low), max(high, fine.high))
 
 
 def _view(view, size, stride, low, high):

@@ -1,9 +1,10 @@
 """A network, taken apart at its attention, so that a tile can stop there and continue later.
 
-Two kinds of layers need the whole map: frequency self-attention and bands of frequencies. All
-layers between them see neighbourhoods only. `Network` holds the parts in their order; `TileModel`
-runs a tile through them until it has what a pass is for: the tile's share of the sums of one
-attention layer, the features, or the result.
+Two kinds of layers need the whole map: frequency self-attention and bands of frequencies. One that
+resizes a map to the size of another must know where in the whole the tile lies. All layers between
+these see neighbourhoods only. `Network` holds the parts in their order; `TileModel` runs a tile
+through them until it has what a pass is for: the tile's share of the sums of one attention layer,
+the features, or the result.
 """
 
 import contextlib
@@ -17,10 +18,11 @@ from keras import ops
 from keras_fsa.classes import activation_of
 from keras_fsa.large import geometry
 from keras_fsa.layers import FrequencyBands, SpatialSelfAttention
+from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.patches import Patch, patch_scope
-from keras_fsa.resize import positions
+from keras_fsa.resize import positions, resample
 from keras_fsa.spectral import xla_scope
 from keras_fsa.types import Tensor
 
@@ -34,13 +36,15 @@ class Network:
 
     Args:
         model: an `FsaNet`, or a functional model from an image `(B, H, W, channels)` to logits
-            `(B, h, w, num_classes)`, with `FrequencySelfAttention` and `FrequencyBands` anywhere
-            in it, but not in models within it.
+            `(B, h, w, num_classes)`, with `FrequencySelfAttention`, `FrequencyBands` and
+            `ResizeLike` anywhere in it, but not in models within it.
 
     Attributes:
         attention: the layers that need the whole map, in the order in which an image meets them.
         in_backbone: how many of them come before the features.
-        features: what the last graph takes: of an `FsaNet`, the output of the backbone.
+        resizes: the layers that resize a map to the size of another, in the same order.
+        features: what the last graph takes: of an `FsaNet`, the output of the backbone; with
+            `low_level`, two of them.
 
     Raises:
         ValueError: for another model, attention between positions, or a size that is fixed.
@@ -50,16 +54,15 @@ class Network:
         self.model = model
         self.align_corners = getattr(model, "align_corners", False)
         if isinstance(model, FsaNet):
-            if model.low_level is not None:
-                raise ValueError(
-                    "Tile by tile, a network must have no skip connection from a finer stage. "
-                    f"Received: a model with low_level={model.low_level!r}. Use "
-                    "keras_fsa.inference.class_map(model, image, window=...), or train a network "
-                    "with low_level=None."
-                )
             self.normalize: keras.layers.Layer | None = model.normalize
-            backbone = keras.Model(model.backbone.input, model.backbone.output["stage5"])
-            graphs = [backbone, model.head]
+            stages = model.backbone.output
+            # A dict as the head takes it, so that both are flattened in one order.
+            features = (
+                {stage: stages[stage] for stage in model.head.input}
+                if model.low_level
+                else stages["stage5"]
+            )
+            graphs = [keras.Model(model.backbone.input, features), model.head]
         elif hasattr(model, "operations") and len(getattr(model, "inputs", ())) == 1:
             self.normalize, graphs = None, [model]
         else:
@@ -83,17 +86,13 @@ class Network:
             )
         self.num_classes = output.shape[-1]
         self.activation = activation_of(model)
-        # Lists of (part, attention layer or None): the part makes the map that the layer is given.
         self.graphs = [(graph, _parts(graph)) for graph in graphs]
-        reached = [
-            (layer, tensor) for _, parts in self.graphs for _, layer, tensor in parts if layer
-        ]
-        self.attention = [layer for layer, _ in reached]
-        self.attention_channels = [tensor.shape[-1] for _, tensor in reached]
-        self.in_backbone = sum(
-            layer is not None for _, parts in self.graphs[:-1] for _, layer, _ in parts
-        )
-        self.features = graphs[-1].inputs[0]
+        attention = _of_kind(geometry.GLOBAL, self.graphs)
+        self.attention = [layer for layer, _ in attention]
+        self.attention_channels = [sources[0].shape[-1] for _, sources in attention]
+        self.in_backbone = len(_of_kind(geometry.GLOBAL, self.graphs[:-1]))
+        self.resizes = [layer for layer, _ in _of_kind(ResizeLike, self.graphs)]
+        self.features = graphs[-1].inputs
 
     def views(
         self, size: int, axis: int, from_features: bool = False
@@ -107,33 +106,44 @@ class Network:
                 them then count as seeing the first pixel of each feature they read.
 
         Returns:
-            The views of each attention layer's map, then of the features, then of the logits; and
-            the grid on which tiles must lie: the least common multiple of the strides of all maps.
+            The views of each attention layer's map, then of what each resizing layer reads (the map
+            and the one whose size it gets), of the features, and of the logits; and the grid on
+            which tiles must lie: the least common multiple of the strides of all maps.
         """
-        view, result, grid = geometry.View(size), [], 1
+        views, grid = [geometry.View(size)], 1
+        attention: list[geometry.View] = []
+        resizes: list[geometry.View] = []
         for graph, parts in self.graphs:
-            features = view
+            features = views
             if from_features and graph is self.graphs[-1][0]:
-                view = geometry.known(view, size)
-            found = geometry.views(graph, view, axis)
+                views = [geometry.known(view, size) for view in views]
+            found = geometry.views(graph, views, axis)
             grid = math.lcm(grid, geometry.grid(graph, found))
-            result += [found[id(tensor)] for _, layer, tensor in parts if layer is not None]
-            view = found[id(graph.output)]
-        return [*result, features, view], grid
+            for kind, result in ((geometry.GLOBAL, attention), (ResizeLike, resizes)):
+                for _, sources in _of_kind(kind, [(graph, parts)]):
+                    result += [found[id(source)] for source in sources]
+            views = [found[id(tensor)] for tensor in graph.outputs]
+        return [*attention, *resizes, *features, *views], grid
+
+
+def _of_kind(kind, graphs):
+    """`(layer, the tensors it reads)` for all layers of a kind that parts lead to, in order."""
+    steps = (step for _, parts in graphs for step in parts)
+    return [(layer, sources) for _, layer, sources in steps if isinstance(layer, kind)]
 
 
 def _parts(graph):
-    """`(model of a part, attention layer or None, the tensor it makes)`, in order.
+    """`(model of a part, the layer behind it or None, the tensors it reads)`, in order.
 
-    The part before the first attention layer takes the graph's input; each later one also what the
-    layers before made.
+    The layer is attention or `ResizeLike`, and the part makes the (first) map that it is given. The
+    part before the first such layer takes the graph's inputs; each later one also what the layers
+    before made.
     """
-    nodes = _attention_nodes(graph)
-    parts, known = [], [graph.inputs[0]]
-    for layer, source, made in nodes:
-        parts.append((_part(known, source), layer, source))
+    parts, known = [], list(graph.inputs)
+    for layer, sources, made in _nodes(graph):
+        parts.append((_part(known, sources[0]), layer, sources))
         known.append(made)
-    return [*parts, (_part(known, graph.output), None, graph.output)]
+    return [*parts, (_part(known, graph.output), None, [])]
 
 
 def _part(known, output):
@@ -143,15 +153,15 @@ def _part(known, output):
     return keras.Model(list(known), output)
 
 
-def _attention_nodes(graph):
-    """`(layer, its input, its output)` of the attention in a graph, sources first."""
-    found, seen, pending = [], set(), [(graph.output, False)]
+def _nodes(graph):
+    """`(layer, its inputs, its output)` of attention and `ResizeLike` in a graph, sources first."""
+    found, seen, pending = [], set(), [(tensor, False) for tensor in graph.outputs]
     while pending:
         tensor, visited = pending.pop()
         operation, sources = geometry.maker(tensor)
         if visited:
-            if isinstance(operation, geometry.GLOBAL):
-                found.append((operation, sources[0], tensor))
+            if isinstance(operation, (*geometry.GLOBAL, ResizeLike)):
+                found.append((operation, sources, tensor))
             continue
         if id(tensor) in seen:
             continue
@@ -167,12 +177,13 @@ def _attention_nodes(graph):
             inside = [
                 layer
                 for layer in operation._flatten_layers(include_self=False)
-                if isinstance(layer, (SelfAttention, FrequencyBands))
+                if isinstance(layer, (SelfAttention, FrequencyBands, ResizeLike))
             ]
             if inside:
                 raise ValueError(
-                    "Attention must be in the model itself, not in a model within it. Received: "
-                    f"{inside[0].name!r} in {operation.name!r}. Call its layers one by one."
+                    "Attention and ResizeLike must be in the model itself, not in a model within "
+                    f"it. Received: {inside[0].name!r} in {operation.name!r}. Call its layers one "
+                    "by one."
                 )
         pending.append((tensor, True))
         pending += [(source, False) for source in sources]
@@ -205,6 +216,8 @@ class TileModel(keras.Model):
             - `"places"`: int32, a row for each attention layer: its map's first row and column,
               and the half-open ranges of rows and columns that the tile owns.
             - `"sums"`: for each attention layer, its list of known sums.
+            - `"resizes"`: for each resizing layer, the interpolation of rows and of columns between
+              the tile's two maps.
             - `"rows"`, `"columns"`: interpolation from the tile's logits to its pixels.
             - `"seen"`: `(1, h, w, 1)`, 1 where the camera saw the pixel, and `"weight"`, that of
               the positions of the layer `stop`. Where all was seen, neither.
@@ -241,17 +254,22 @@ class TileModel(keras.Model):
 
     def call(self, inputs):
         network, graphs, index = self.network, self.network.graphs, 0
+        resizes = list(inputs["resizes"])
         if "features" in inputs:
             x, graphs, index = inputs["features"], graphs[-1:], network.in_backbone
+            del resizes[: len(_of_kind(ResizeLike, network.graphs[:-1]))]
         else:
             x = self._normalized(inputs["image"], inputs.get("seen"))
         for graph, parts in graphs:
             if self.stop == FEATURES and graph is network.graphs[-1][0]:
                 return x
-            known = [x]
+            known = keras.tree.flatten(x)
             for part, layer, _ in parts:
                 x = part(list(known) if len(known) > 1 else known[0], training=False)
                 if layer is None:
+                    continue
+                if isinstance(layer, ResizeLike):
+                    known.append(_resized(layer, x, *resizes.pop(0)))
                     continue
                 patch = self._patch(index, inputs, x)
                 with patch_scope(patch):
@@ -337,6 +355,11 @@ def patch_of(
     return Patch(size, (place[0], place[1]), shape, own, sums, weight)
 
 
+def _resized(layer, x, rows, columns):
+    rows, columns = (ops.cast(matrix, layer.compute_dtype) for matrix in (rows, columns))
+    return resample(ops.cast(x, layer.compute_dtype), rows, columns)
+
+
 def _shares(layer, patch):
     # After the tokens of its input, a layer asks for one sum after the other.
     wanted = 1 if patch.sums else input_analyses(layer)
@@ -346,16 +369,18 @@ def _shares(layer, patch):
 def interpolation(
     size: int, new_size: int, start: int, stop: int, first: int, count: int, align_corners: bool
 ) -> np.ndarray:
-    """The part of bilinear resizing that gives the pixels `start .. stop - 1` of an image.
+    """The part of bilinear resizing that gives the positions `start .. stop - 1` of the result.
 
     Args:
-        size, new_size: of the whole map of logits and of the image, along one axis.
-        start, stop: pixels.
+        size, new_size: of the whole map and of the whole result, along one axis.
+        start, stop: positions of the result.
         first, count: the positions of the map that there are: from `first` on, `count` of them.
+            Beyond these it is continued by its last values, as at the border of the whole.
         align_corners: see `keras_fsa.resize`.
 
     Returns:
         float64 `(stop - start, count)`.
     """
     position = positions(size, new_size, align_corners)[start:stop]
+    position = np.clip(position, first, first + count - 1)
     return np.maximum(0.0, 1.0 - np.abs(position[:, None] - (first + np.arange(count))))

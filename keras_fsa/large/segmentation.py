@@ -85,7 +85,7 @@ def segment(
             nothing. Default: `image.nodata` if there is such an attribute; else all pixels count.
         keep_features: whether to keep what the backbone of an `FsaNet` makes of the image, so that
             it runs once instead of in every pass: `H W C / stride ** 2` numbers, in memory, or with
-            a `work_dir` in `features.zarr` there.
+            a `work_dir` in `features.zarr` there. Not with `low_level`.
         work_dir: a folder for sums and progress: the same call continues there after the process
             was killed. `sink` must then be something that outlives the process; by default it is
             the file `result.npy` in the folder.
@@ -124,6 +124,12 @@ def segment(
     boolean("keep_features", keep_features)
     boolean("verbose", verbose)
     network = Network(model)
+    if keep_features and len(network.features) > 1:
+        raise ValueError(
+            "`keep_features` keeps one map, and a head with `low_level` takes two. Received: "
+            f"keep_features=True for a model with low_level={model.low_level!r}. Leave it out: the "
+            "backbone then runs in each pass."
+        )
     if keep_features and len(network.graphs) == 1:
         raise ValueError(
             "`keep_features` is for models with a backbone: an FsaNet. Received: keep_features="
@@ -212,8 +218,7 @@ class _Job:
         grid = _grid(axes)
         task = Pass(self.sizes, FEATURES, self.output)
         done = int((self.journal.read("features") or {"done": 0})["done"])
-        shape = (*self.map_sizes[FEATURES], self.network.features.shape[-1])
-        features = self._feature_store(shape, done)
+        features = self._feature_store(self.map_sizes[FEATURES], done)
         inputs = (self._tile_inputs(axes, at, sums, FEATURES) for at in grid[done:])
         bar = self._bar(len(grid), "features")
         for number, block in enumerate(workers.map(task, inputs), start=done):
@@ -230,8 +235,9 @@ class _Job:
             self.network.views(n, axis, from_features=True)[0] for axis, n in enumerate(self.size)
         ]
 
-    def _feature_store(self, shape, done):
-        dtype = keras.backend.standardize_dtype(self.network.features.dtype)
+    def _feature_store(self, size, done):
+        (tensor,) = self.network.features
+        shape, dtype = (*size, tensor.shape[-1]), keras.backend.standardize_dtype(tensor.dtype)
         if dtype == "bfloat16":  # which NumPy lacks
             dtype = "float32"
         if self.journal.folder is None:
@@ -339,6 +345,13 @@ class _Job:
         inputs = {
             "places": np.array([_place(axes, at, i, i == target) for i in layers], "int32"),
             "sums": sums[: target + 1 if target in layers else len(sums)],
+            "resizes": [
+                [
+                    tiles.between(axis, i, len(layers) + 2 * number, layer.align_corners)
+                    for axis, i in pairs
+                ]
+                for number, layer in enumerate(self.network.resizes)
+            ],
         }
         seen = None
         if self.features is None or self.nodata is not None:

@@ -109,6 +109,24 @@ def resizing(axis: Axis, index: int, align_corners: bool) -> np.ndarray:
     return matrix
 
 
+def between(axis: Axis, index: int, layer: int, align_corners: bool) -> np.ndarray:
+    """The interpolation of a tile's map `layer` to the size of its map `layer + 1`.
+
+    Returns:
+        float64 `(positions of the second, positions of the first)`.
+    """
+    (coarse, fine), first = axis.views[layer : layer + 2], axis.first(index, layer + 1)
+    return interpolation(
+        coarse.size,
+        fine.size,
+        first,
+        first + axis.count(layer + 1),
+        axis.first(index, layer),
+        axis.count(layer),
+        align_corners,
+    )
+
+
 def weights(axis: Axis, index: int, layer: int) -> np.ndarray:
     """How much of each position's cell each pixel that a tile reads makes up.
 
