@@ -50,7 +50,7 @@ def test_every_normalization_has_a_flag():
 
 
 def test_a_backbone_in_a_file(settings):
-    model = build_model(settings, normalization=settings.normalization)
+    model = build_model(settings)
     assert model.normalization == "tf" and model.backbone.name == "tiny"
     broken = settings.output.parent / "broken.keras"
     broken.write_bytes(b"weights")

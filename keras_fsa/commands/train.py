@@ -238,15 +238,14 @@ def train(settings: Train) -> None:
     given = source(settings.images, settings.masks)
     names = class_names(settings, given)
     devices = find_devices(settings.devices)
-    normalization: Any = settings.normalization
-    training = None
-    if settings.channels and normalization == "auto" and not settings.init:
+    training = measured = None
+    if settings.channels and settings.normalization == "auto" and not settings.init:
         training = given.open(names, settings.size)
-        normalization = statistics(training)
+        measured = statistics(training)
     # Whatever is wrong with the model shows before thousands of images are read.
     with devices.scope():
         keras.utils.set_random_seed(settings.seed)
-        model = build_model(settings, names, normalization)
+        model = build_model(settings, names, measured)
     training = training or given.open(names, settings.size)
     if settings.val_images:
         validation = source(settings.val_images, settings.val_masks).open(names, settings.size)
@@ -328,9 +327,16 @@ def _image_reader(settings):
 
 
 def build_model(
-    settings: Train, names: Sequence[str] | None = None, normalization: Any = "auto"
+    settings: Train, names: Sequence[str] | None = None, statistics: tuple | None = None
 ) -> keras_fsa.FsaNet:
-    """The network that the settings describe, or that of --init with their classes."""
+    """The network that the settings describe, or that of --init with their classes.
+
+    Args:
+        settings: the settings.
+        names: of the classes.
+        statistics: mean and standard deviation of the images, in place of the normalization that
+            the settings name.
+    """
     if settings.init:
         model = _with_classes(load_keras_model(settings.init), settings, names)
     else:
@@ -347,7 +353,7 @@ def build_model(
             backbone=backbone,
             backbone_weights=settings.weights,
             image_shape=(None, None, settings.channels or 3),
-            normalization=normalization,
+            normalization=settings.normalization if statistics is None else statistics,
             output_stride=settings.output_stride,
             attention=settings.attention,
             affinity=settings.affinity,

@@ -544,8 +544,8 @@ def fit_into(
     """Shrink an image and its mask to fit into a size, if larger, and fill up to that size.
 
     The image is resized bilinearly without antialiasing, as in training, the mask to the nearest
-    pixel. Added pixels have ImageNet's mean colour (or the mean of an image that is not RGB in 8
-    bits) and the ignore label.
+    pixel. Added pixels have the ignore label, and ImageNet's mean colour, or its mean where the
+    channels are not three; in images of other than 8 bits, the image's own mean.
 
     Args:
         image: `(H, W, channels)`.
@@ -570,9 +570,12 @@ def fit_into(
         upper = values.take(np.minimum(lower + 1, old - 1), axis)
         values = values.take(lower, axis) * (1 - weight) + upper * weight
         mask = mask.take(np.floor((np.arange(new) + 0.5) * old / new).astype(int), axis)
-    channels, is_rgb = image.shape[-1], image.dtype == np.uint8 and image.shape[-1] == 3
+    channels = image.shape[-1]
     filled = np.empty((*size, channels), image.dtype)
-    filled[:] = MEAN_COLOUR if is_rgb else values.mean(axis=(0, 1))
+    if image.dtype == np.uint8:
+        filled[:] = MEAN_COLOUR if channels == 3 else round(sum(MEAN_COLOUR) / 3)
+    else:
+        filled[:] = values.mean(axis=(0, 1))
     filled[: small[0], : small[1]] = values if image.dtype.kind == "f" else np.round(values)
     labels = np.full((*size, *classes), IGNORE_LABEL, "uint8")
     labels[: small[0], : small[1]] = mask
