@@ -130,19 +130,24 @@ class Examples(_AsBefore, Sequence):
         kept: dict[int, Pair] = {}
         left = [int(1e9 * gigabytes)]
         lock = threading.Lock()
+        # Threads that ask for the same example at once wait for the first of them.
+        reading: dict[int, threading.Lock] = {}
 
         def read(index):
-            if index in kept:
-                return kept[index]
-            pair = self._read(index)
-            size = sum(part.nbytes for part in pair)
             with lock:
-                if index not in kept and size <= left[0]:
-                    left[0] -= size
-                    for part in pair:
-                        part.setflags(write=False)
-                    kept[index] = pair
-            return pair
+                mine = reading.setdefault(index, threading.Lock())
+            with mine:
+                if index in kept:
+                    return kept[index]
+                pair = self._read(index)
+                size = sum(part.nbytes for part in pair)
+                with lock:
+                    if size <= left[0]:
+                        left[0] -= size
+                        for part in pair:
+                            part.setflags(write=False)
+                        kept[index] = pair
+                return pair
 
         part = self._subset(self._numbers)
         part._read = read
