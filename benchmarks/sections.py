@@ -144,15 +144,12 @@ def camvid(folder: Path) -> str:
             if not result["finished"]
         ]
     head = ["run", "seeds", "mean IoU", "boundary F1", "seconds an epoch", "GiB"]
-    missing = [
-        f"`{name}` seed {seed}"
-        for name in RUNS
-        for seed in SEEDS
-        if seed not in [result["seed"] for result in runs.get(name, [])]
-    ]
+    done = {name: [result["seed"] for result in runs.get(name, [])] for name in RUNS}
+    left = {name: [str(seed) for seed in SEEDS if seed not in done[name]] for name in RUNS}
+    missing = [f"`{name}` ({', '.join(seeds)})" for name, seeds in left.items() if seeds]
     parts = [table(head, lines), *notes]
     if missing:
-        parts.append(f"Not run yet: {', '.join(missing)}.")
+        parts.append(f"Not run yet, with their seeds: {', '.join(missing)}.")
     parts.append(made(result for results in runs.values() for result in results))
     return "\n\n".join(parts)
 

@@ -58,6 +58,8 @@ def build(seed):
         attention=FrequencySelfAttention(8, "linear_softmax", residual="batch_norm"),
         head_channels=32,
         normalization="imagenet",
+        class_names=CLASSES,
+        palette=PALETTE,
     )
 
 

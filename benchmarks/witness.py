@@ -1,12 +1,13 @@
-r"""FsaNet beside the same network in plain PyTorch: time of inference and of a training step.
+"""FsaNet on every engine beside the same network in plain PyTorch: inference and a training step.
 
-    KERAS_BACKEND=torch python -m benchmarks.witness --backbone resnet101 --size 257x257
+    python -m benchmarks.witness --backbone resnet101 --size 257x257 --training
 
-The witness is written as one writes PyTorch: `torch.nn.Conv2d` and `BatchNorm2d` in the memory
-format that is faster, no Keras. It has the weights of the `FsaNet` of the same run, and gives the
-same logits. FsaNet runs as users run it, by `predict_on_batch` and `train_on_batch`. Under torch
-the two take turns; under TensorFlow and JAX, the witness runs in a process of its own, twice.
-Times are minima.
+The witness is written as one writes PyTorch: `torch.nn.Conv2d` and `BatchNorm2d`, no Keras, in
+PyTorch's own memory format and in its channels-last one. It has the weights of the `FsaNet` of its
+process, and gives the same logits. FsaNet runs as users run it, by `predict_on_batch` and
+`train_on_batch`. Each engine has a process of its own, and all take turns, one call at a time.
+Times are minima. With one thread, CPU time is what the call takes on a machine that does nothing
+else; where others use the machine, it is the one to look at.
 """
 
 import argparse
@@ -26,6 +27,9 @@ from benchmarks.__main__ import _size as parse_size
 from keras_fsa.files import whole_file
 from keras_fsa.spectral import dct_basis
 
+PLAIN = "plain PyTorch"
+ENGINES = {"torch": "torch", "tensorflow": "TensorFlow", "jax": "JAX"}
+KINDS = ("inference", "training step")
 RATES = {"learning_rate": 0.01, "momentum": 0.9}
 
 
@@ -163,21 +167,22 @@ def build_witness(model):
             x = functional.interpolate(self.auxiliary_logits(x), size, mode="bilinear")
             return logits, x
 
-    return Witness().to(memory_format=torch.channels_last)
+    return Witness()
 
 
-def witness_calls(model, images, masks):
+def witness_calls(model, images, masks, channels_last=False):
     """Functions of no argument: inference and a training step of the witness."""
     import torch
 
-    module = build_witness(model)
+    format = torch.channels_last if channels_last else torch.contiguous_format
+    module = build_witness(model).to(memory_format=format)
     optimizer = torch.optim.SGD(
         module.parameters(), lr=RATES["learning_rate"], momentum=RATES["momentum"]
     )
 
     def given(images):
         x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-        return x.contiguous(memory_format=torch.channels_last)
+        return x.contiguous(memory_format=format)
 
     def infer():
         module.eval()
@@ -193,7 +198,7 @@ def witness_calls(model, images, masks):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return {"inference": infer, "training step": train}
 
@@ -207,28 +212,98 @@ def fsanet_calls(model, images, masks):
     }
 
 
-def fastest(calls, rounds):
-    """Seconds of each call: the least of a number of rounds, in which they take turns."""
-    found = {name: [] for name in calls}
-    for round_ in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
+def networks(model, images, masks):
+    """The calls of each network of this engine, by the network's name."""
+    name = f"FsaNet, {ENGINES[measuring.BACKEND]}"
+    folded = keras_fsa.fold_batch_norm(model)
+    found = {name: fsanet_calls(model, images, masks)}
+    found[f"{name}, folded"] = {"inference": lambda: folded.predict_on_batch(images[:1])}
+    if measuring.BACKEND == "torch":
+        found[PLAIN] = witness_calls(model, images, masks)
+        found[f"{PLAIN}, channels last"] = witness_calls(model, images, masks, channels_last=True)
+    return found
+
+
+def serve(options):
+    """Name the networks of this engine, then answer each line, a network and a kind, by times."""
+    keras.utils.set_random_seed(0)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (2, *options.size, 3)).astype("uint8")
+    masks = random.integers(0, 19, (2, *options.size)).astype("uint8")
+    found = networks(keras_fsa.FsaNet(19, options.backbone), images, masks)
+    _, device = measuring.device()
+    pairs = [[name, kind] for kind in options.kinds for name in found if kind in found[name]]
+    print(json.dumps({"calls": pairs, "device": device, **measuring.threads()}), flush=True)
+    for line in sys.stdin:
+        name, kind = json.loads(line)
+        wall, cpu = time.perf_counter(), time.process_time()
+        found[name][kind]()
+        print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
+
+
+class _Engine:
+    def __init__(self, backend, arguments):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.witness", *arguments, "--serve"],
+            env={**os.environ, "KERAS_BACKEND": backend},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.about = self._read()
+
+    def _read(self):
+        # Libraries print, too.
+        for line in self.process.stdout:
+            if line.startswith(("{", "[")):
+                return json.loads(line)
+        raise RuntimeError(f"A process ended early, with code {self.process.wait()}, see above.")
+
+    def call(self, name, kind):
+        print(json.dumps([name, kind]), file=self.process.stdin, flush=True)
+        return self._read()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(options, arguments):
+    """A row for each network and kind; and about each engine."""
+    engines = {name: _Engine(name, arguments) for name in options.engines}
+    calls = [(engine, *pair) for engine in engines.values() for pair in engine.about["calls"]]
+    calls.sort(key=lambda call: KINDS.index(call[2]))
+    found = {(name, kind): [] for _, name, kind in calls}
+    for round_ in range(options.rounds + 1):
+        for engine, name, kind in calls:
+            times = engine.call(name, kind)
             if round_:  # the first one builds and compiles
-                found[name].append(time.perf_counter() - start)
-    return {name: min(seconds) for name, seconds in found.items()}
+                found[name, kind].append(times)
+    for engine in engines.values():
+        engine.close()
+    rows = []
+    for (name, kind), times in found.items():
+        wall, cpu = (min(column) for column in zip(*times, strict=True))
+        rows.append({"kind": kind, "network": name, "seconds": wall, "cpu_seconds": cpu})
+    for row in rows:
+        plain = next((r for r in rows if (r["kind"], r["network"]) == (row["kind"], PLAIN)), None)
+        if plain:
+            for unit in ("seconds", "cpu_seconds"):
+                row[f"{unit} / plain"] = row[unit] / plain[unit]
+    return rows, {name: engine.about for name, engine in engines.items()}
 
 
-def _in_a_process(arguments):
-    command = [sys.executable, "-m", "benchmarks.witness", *arguments, "--alone"]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "KERAS_BACKEND": "torch"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+def markdown(rows):
+    """The rows as a table."""
+    lines = [
+        "| | network | s | / plain | CPU s | / plain |",
+        "| --- | --- | --: | --: | --: | --: |",
+    ]
+    for row in rows:
+        columns = ("seconds", "seconds / plain", "cpu_seconds", "cpu_seconds / plain")
+        values = " | ".join(f"{row[name]:.3f}" if name in row else "" for name in columns)
+        lines.append(f"| {row['kind']} | {row['network']} | {values} |")
+    return "\n".join(lines)
 
 
 def main(arguments=None):
@@ -238,53 +313,28 @@ def main(arguments=None):
     parser.add_argument("--backbone", default="resnet101")
     parser.add_argument("--size", type=parse_size, default=(257, 257), metavar="HxW")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=[*ENGINES])
     parser.add_argument("--training", action="store_true", help="a step of two images, too")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--json", metavar="FILE", help="and the table beside it, as .md")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    options.kinds = KINDS if options.training else KINDS[:1]
+    if options.serve:
+        return serve(options)
 
-    keras.utils.set_random_seed(0)
-    model = keras_fsa.FsaNet(19, options.backbone)
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (2, *options.size, 3)).astype("uint8")
-    masks = random.integers(0, 19, (2, *options.size)).astype("uint8")
-    kinds = ("inference", "training step") if options.training else ("inference",)
-    networks = {}
-    if measuring.BACKEND == "torch":
-        networks["plain PyTorch"] = witness_calls(model, images, masks)
-    if not options.alone:
-        networks["FsaNet"] = fsanet_calls(model, images, masks)
-    rows = []
-    for kind in kinds:
-        calls = {name: network[kind] for name, network in networks.items()}
-        rows.append({"kind": kind, **fastest(calls, options.rounds)})
-    if options.alone:
-        print(json.dumps({row["kind"]: row["plain PyTorch"] for row in rows}))
-        return rows
-    if measuring.BACKEND != "torch":
-        given = [argument for argument in arguments if argument not in ("--json", options.json)]
-        around = [_in_a_process(given) for _ in range(2)]
-        for row in rows:
-            row["plain PyTorch"] = min(item[row["kind"]] for item in around)
-    for row in rows:
-        row["ratio"] = row["FsaNet"] / row["plain PyTorch"]
+    rows, about = measure(options, arguments)
     height, width = options.size
-    print(f"\n{options.backbone}, {height}x{width}, {measuring.BACKEND}, seconds\n")
-    print("| | plain PyTorch | FsaNet | ratio |\n| --- | ---: | ---: | ---: |")
-    for row in rows:
-        values = [row["plain PyTorch"], row["FsaNet"], row["ratio"]]
-        print(f"| {row['kind']} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+    date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    title = f"{options.backbone}, {height}x{width}, minimum of {options.rounds}, {date}"
+    text = f"{title}, {next(iter(about.values()))['device']}\n\n{markdown(rows)}\n"
+    print(text)
     if options.json:
-        result = {
-            "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "backend": measuring.BACKEND,
-            "threads": measuring.threads(),
-            "backbone": options.backbone,
-            "size": options.size,
-            "rows": rows,
-        }
+        result = {"date": date, "about": about, "backbone": options.backbone, "rows": rows}
+        result.update(size=options.size, rounds=options.rounds, command=" ".join(arguments))
         with whole_file(options.json) as name, open(name, "w") as file:
             json.dump(result, file, indent=1)
+        with whole_file(os.path.splitext(options.json)[0] + ".md") as name, open(name, "w") as file:
+            file.write(text)
     return rows
 
 

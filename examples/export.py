@@ -3,6 +3,7 @@
     python examples/export.py --model fsanet.keras --format saved_model --output served
     python examples/export.py --model fsanet.keras --format litert --output fsanet.tflite --classes
     python examples/export.py --model fsanet.keras --output served --classes --window 769 --flip
+    python examples/export.py --model m.keras --format onnx --output m.onnx --int8 --calibration dir
 
 `--help` lists all flags and formats; `keras_fsa/commands/export.py` is the code.
 """

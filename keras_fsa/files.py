@@ -39,7 +39,7 @@ def whole_file(path: Path) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
+    _remove_stale(path, path.suffix)
     temporary = path.with_name(f"{_temporary_stem(path)}{path.suffix}")
     try:
         yield temporary
@@ -90,8 +90,9 @@ def temporary_folder(path: Path) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
-    temporary = path.with_name(f"{_temporary_stem(path)}{path.suffix}")
+    _remove_stale(path, suffix="")
+    # Without a suffix, which exporters may look for in a path.
+    temporary = path.with_name(_temporary_stem(path))
     temporary.mkdir()
     try:
         yield temporary
@@ -189,11 +190,9 @@ def _host():
     return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
 
 
-def _remove_stale(path):
-    """Remove temporary files and folders for `path` whose process has ended."""
-    pattern = re.compile(
-        rf"{re.escape(path.stem)}\.partial-{_host()}-(\d+)-\w+{re.escape(path.suffix)}"
-    )
+def _remove_stale(path, suffix):
+    """Remove temporary files or folders for `path` whose process has ended."""
+    pattern = re.compile(rf"{re.escape(path.stem)}\.partial-{_host()}-(\d+)-\w+{re.escape(suffix)}")
     for other in path.parent.iterdir():
         match = pattern.fullmatch(other.name)
         if match and not _is_alive(int(match[1])):

@@ -36,8 +36,14 @@ def work(name, engine, folder):
     import keras
 
     import keras_fsa
+    from keras_fsa.datasets.signal_harbor import draw_scene
 
     assert keras.backend.backend() == engine
+    # The README's first lines.
+    scene, mask = draw_scene(np.random.default_rng(7))
+    trained = keras_fsa.FsaNet.from_preset("signal_harbor")
+    assert (keras_fsa.inference.class_map(trained, scene) == mask).mean() > 0.9
+
     images, masks = examples()
     for optimizer in ("adamw", "sgd"):
         keras.utils.set_random_seed(3)

@@ -107,10 +107,9 @@ class Viewer:
         self.model = model
         self.max_pixels = max_pixels
         count = model.num_classes
-        names = getattr(model, "class_names", None)
-        self.names = list(names or map("class {}".format, range(count)))
-        palette = getattr(model, "palette", None)
-        self.palette = np.asarray(default_palette(count) if palette is None else palette)
+        self.names = list(model.class_names or map("class {}".format, range(count)))
+        palette = default_palette(count) if model.palette is None else model.palette
+        self.palette = np.asarray(palette)
         layer = model.attention_layer()
         self.attends = isinstance(layer, SelfAttention)
         own = getattr(layer, "frequencies", None)

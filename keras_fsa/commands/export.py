@@ -3,13 +3,14 @@
     keras_fsa export --model fsanet.keras --format saved_model --output served
     keras_fsa export --model fsanet.keras --format litert --output fsanet.tflite --classes
     keras_fsa export --model fsanet.keras --output served --classes --window 769 --flip
+    keras_fsa export --model fsanet.keras --format onnx --output f.onnx --int8 --calibration images
 
 | format | --output | written under KERAS_BACKEND | needs, beside the backend |
 | --- | --- | --- | --- |
 | saved_model | a folder | tensorflow, jax | tensorflow |
 | onnx | .onnx | tensorflow; jax for images of one size | tf2onnx or jax2onnx, onnxruntime |
 | litert | .tflite | tensorflow | |
-| openvino | .xml (and .bin) | tensorflow | openvino |
+| openvino | .xml (and .bin) | tensorflow | openvino; nncf for --int8 |
 
 A model that was trained under torch or JAX loads under TensorFlow: set KERAS_BACKEND=tensorflow.
 
@@ -21,6 +22,10 @@ of probabilities, see `keras_fsa/segmenter.py`.
 
 Afterwards it is loaded in its own runtime and compared with the model at sizes that it was not
 traced with; the command fails where they differ by more than 1e-4 of the largest logit, or of 1.
+
+With --int8 the convolutions of an onnx, litert or openvino file compute in int8, in ranges that the
+images in --calibration give. Such a file is compared with the model on these images: the command
+fails where less than --agreement of their pixels get the class that the model gives them.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,11 +36,15 @@ import keras
 import numpy as np
 
 import keras_fsa
+from keras_fsa.arguments import optional_import
 from keras_fsa.commands.command import command
 from keras_fsa.commands.models import load_keras_model
+from keras_fsa.datasets.folder import EXTENSIONS
+from keras_fsa.images import read_image
 from keras_fsa.models.exporting import SIZES, deviation, largest_deviation, load_exported
+from keras_fsa.models.quantizing import INT8_FORMATS
 from keras_fsa.segmenter import Segmenter
-from keras_fsa.settings import ExistingFile, OutputPath, Pixels, Scale
+from keras_fsa.settings import Count, ExistingFile, ExistingFolder, OutputPath, Pixels, Scale, Share
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,14 @@ class Export:
     """Take uint8 images instead of float32."""
     size: tuple[Pixels, Pixels] | None = None
     """Take images of this height and width only; none: what the model takes."""
+    int8: bool = False
+    """Compute convolutions in int8."""
+    calibration: ExistingFolder | None = None
+    """Folder of images like those to come, for --int8."""
+    limit: Count = 100
+    """How many of them at most."""
+    agreement: Share = 0.9
+    """Least share of their pixels whose class int8 may not change."""
     window: Pixels | None = None
     """Side of a sliding window in pixels; none: the whole image."""
     stride: Pixels | None = None
@@ -84,6 +101,16 @@ class Export:
                 "leave --format and --size out, or look at images so from outside, with "
                 "keras_fsa.inference."
             )
+        if self.int8 != (self.calibration is not None):
+            raise ValueError(
+                "--int8 needs --calibration, a folder of images like those to come, and only that "
+                f"does. Received: int8={self.int8}, calibration={self.calibration}. Give both."
+            )
+        if self.int8 and self.format not in INT8_FORMATS:
+            raise ValueError(
+                f"--int8 is for --format {', '.join(INT8_FORMATS)}. Received: {self.format}. "
+                "Choose one of them."
+            )
         if self.stride and (not self.window or self.stride > self.window):
             raise ValueError(
                 f"`--stride` must be at most the window. Received: {self.stride} for "
@@ -112,6 +139,9 @@ def export(settings: Export) -> None:
             f"`--model` must be an FsaNet. Received: {settings.model}, a {type(model).__name__}. "
             "Export other models by their own method."
         )
+    if settings.int8:
+        _export_int8(model, settings)
+        return
     write = _export_views if settings.has_views else _export_model
     largest, bound = write(model, settings)
     print(f"Largest deviation: {largest:.1e} (allowed: {bound:.1e})")
@@ -119,16 +149,48 @@ def export(settings: Export) -> None:
         raise ValueError(f"{settings.output} is not the same model. Do not use it.")
 
 
-def _export_model(model, settings):
-    """Write the file; by how much it differs from the model, and may."""
-    dtype = "uint8" if settings.uint8 else "float32"
-    size = settings.size or model.image_shape[:2]
+def _write(model, settings, size, dtype, calibration=None):
     model.export(
         str(settings.output),
         format="tf_saved_model" if settings.format == "saved_model" else settings.format,
         input_signature=[keras.InputSpec(shape=(None, *size, model.image_shape[-1]), dtype=dtype)],
         output="classes" if settings.classes else "logits",
+        calibration=calibration,
     )
+
+
+def _export_int8(model, settings):
+    """Write the file, and compare classes on the calibration images."""
+    size = settings.size or model.image_shape[:2]
+    files = sorted(p for p in settings.calibration.iterdir() if p.suffix.lower() in EXTENSIONS)
+    images = [read_image(path) for path in files[: settings.limit]]
+    if None not in size:
+        resize = optional_import("cv2", "tools").resize
+        images = [resize(image, tuple(size)[::-1]) for image in images]
+    _write(model, settings, size, "uint8" if settings.uint8 else "float32", images)
+    serve = load_exported(settings.output, runtime_defaults=True)
+    same, largest = [], 0.0
+    for image in images:
+        served, logits = serve(image[None]), model.predict_on_batch(image[None])
+        classes = served if settings.classes else served.argmax(-1)
+        same.append(np.mean(classes == logits.argmax(-1)))
+        largest = max(largest, deviation(served, logits))
+    share = float(np.mean(same))
+    print(f"Largest deviation on {len(images)} images: {largest:.1e}")
+    print(f"{100 * share:.2f} % of the pixels have the model's class")
+    if not share >= settings.agreement:
+        raise ValueError(
+            f"At least {100 * settings.agreement:g} % of the pixels must have the model's class. "
+            f"Received: {100 * share:.2f} %. Calibrate with images like those to come, keep "
+            "float32, or lower --agreement."
+        )
+
+
+def _export_model(model, settings):
+    """Write the file; by how much it differs from the model, and may."""
+    dtype = "uint8" if settings.uint8 else "float32"
+    size = settings.size or model.image_shape[:2]
+    _write(model, settings, size, dtype)
     serve = load_exported(settings.output)
     sizes = SIZES if None in size else [size]
     logits = model.predict_on_batch(np.zeros((1, *sizes[0], model.image_shape[-1]), dtype))

@@ -143,7 +143,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
         if loss == "auto":
             loss = CrossEntropy()
         if metrics == "auto":
-            metrics = [mean_iou(self.num_classes)]
+            metrics = [mean_iou(self.output.shape[-1])]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         function = keras.losses.get(loss)
         self._auxiliary_loss = (

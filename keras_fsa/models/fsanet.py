@@ -28,7 +28,7 @@ from keras_fsa.compilation import announces_xla, warn_of_slow_xla
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
-from keras_fsa.models import exporting
+from keras_fsa.models import exporting, quantizing
 from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
 from keras_fsa.models.presets import PRESETS, is_hub_preset, preset_arguments, preset_file
@@ -436,6 +436,7 @@ class FsaNet(keras.Model):
         input_signature: list | None = None,
         output: str = "logits",
         input_dtype: str = "float32",
+        calibration: Sequence | None = None,
         **kwargs: Any,
     ) -> None:
         """Export for inference, to a file that runs without Keras.
@@ -470,6 +471,10 @@ class FsaNet(keras.Model):
                 `keras_fsa.classes` at the threshold 1/2: uint8, for the softmax the class of each
                 pixel, `(B, H, W)`; 255 where the logits or the image hold NaN.
             input_dtype: `"float32"` or `"uint8"`.
+            calibration: images `(H, W, channels)` of 0 to 255 like those to come, for a file whose
+                convolutions compute in int8, the rest in float32; `"onnx"`, `"litert"` and
+                `"openvino"` only. It is a quarter of the size, and its classes differ at some
+                pixels. See `keras_fsa.models.quantizing`.
             **kwargs: of `keras.Model.export`, for this format.
 
         Raises:
@@ -478,15 +483,25 @@ class FsaNet(keras.Model):
             ImportError: if a package that the format needs is missing, with the pip command.
         """
         images = exporting.image_spec(self, filepath, format, input_signature, output, input_dtype)
+        batches = None
+        if calibration is not None:
+            batches = quantizing.calibration_batches(self, images, format, calibration)
         with exporting.written_at_once(filepath) as path:
             if format == "tf_saved_model":
                 exporting.write_saved_model(path, self, images, output, **kwargs)
+            elif format == "litert" and batches is not None:
+                whole = exporting.with_classes(self, images) if output == "classes" else self
+                quantizing.write_litert(path, whole, images, batches)
             else:
                 # Past this method where the model is this one.
                 write = super().export
                 if output == "classes":
                     write = exporting.with_classes(self, images).export
                 write(path, format=format, verbose=False, input_signature=[images], **kwargs)
+                if batches is not None and format == "onnx":
+                    quantizing.quantize_onnx(path, batches)
+                elif batches is not None:
+                    quantizing.quantize_openvino(path, batches, self._attention_name)
             exporting.write_description(path, self)
         if verbose or verbose is None:
             print(f"Saved the model at {str(filepath)!r}.")

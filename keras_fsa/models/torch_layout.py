@@ -1,10 +1,11 @@
-"""Convolutions under torch without copies: the speed path for a network that keeps channels last.
+"""Convolutions and batch norm under torch without copies: the speed path for channels-last maps.
 
 Keras' torch backend copies three times for each channels-last convolution: the input to channels
 first and back to torch's channels-last memory format, and the kernel into torch's order. Neither is
 needed. A channels-last map *is*, seen through a permutation, a tensor in torch's channels-last
 memory format; and a kernel may lie in memory in the order that torch wants while it keeps the shape
-that Keras gives it.
+that Keras gives it. On a CPU, a window of 1x1 is a matrix product, for which Keras' own order is
+the best one. Keras' batch norm passes over the map several times, torch's fused one once or twice.
 
 Nothing of this shows in a file: shapes, values, layers and configurations stay as they are.
 """
@@ -17,10 +18,11 @@ from keras import ops
 
 
 def avoid_copies(model: keras.Model) -> None:
-    """Let a built model's channels-last convolutions run without copies. Torch only.
+    """Let a built model's channels-last layers run without copies. Torch only.
 
-    Convolutions that pad unevenly ("same" with a stride on some sizes) and all other layers stay as
-    they are. Values differ by rounding at most.
+    These are convolutions, batch norms and max poolings. Those that pad unevenly ("same" with a
+    stride on some sizes), batch norms that are masked, synchronised or renormalised, and all other
+    layers stay as they are. Values differ by rounding at most.
 
     Args:
         model: changed in place. On other backends nothing is done.
@@ -30,8 +32,13 @@ def avoid_copies(model: keras.Model) -> None:
     # Keras makes public only the layers of models, not those in layers.
     for layer in model._flatten_layers():
         if type(layer) is keras.layers.Conv2D and _pads_evenly(layer):
-            layer.convolution_op = types.MethodType(_convolution, layer)
-            _store_in_torch_order(layer.kernel)
+            layer.call = types.MethodType(_convolve, layer)
+            if not (_is_product(layer) and layer.kernel.value.is_cpu):
+                _store_in_torch_order(layer.kernel)
+        elif type(layer) is keras.layers.BatchNormalization and not layer.renorm:
+            layer.call = types.MethodType(_normalize, layer)
+        elif type(layer) is keras.layers.MaxPooling2D and _pools_plainly(layer):
+            layer.call = types.MethodType(_pool, layer)
 
 
 def _pads_evenly(layer):
@@ -45,6 +52,14 @@ def _pads_evenly(layer):
     )
 
 
+def _pools_plainly(layer):
+    return (layer.padding, layer.data_format) == ("valid", "channels_last")
+
+
+def _is_product(layer):
+    return max(layer.kernel_size) == 1 and layer.groups == 1
+
+
 def _store_in_torch_order(kernel):
     """`(rows, columns, in, out)` in the memory order `out, rows, columns, in`."""
     value = kernel.value
@@ -52,21 +67,77 @@ def _store_in_torch_order(kernel):
     value.data = value.data.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
 
 
-def _convolution(self: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
-    """`Conv2D.convolution_op` on views; the neutral twin is Keras' own."""
+def _convolve(self: keras.layers.Conv2D, inputs: Any) -> Any:
+    """`Conv2D.call` on views; the neutral twin is Keras' own."""
     from torch.nn.functional import conv2d
 
-    inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
-    padding: tuple[int, ...] = (0, 0)
-    if self.padding == "same":
-        sides = zip(self.dilation_rate, self.kernel_size, strict=True)
-        padding = tuple(d * (k - 1) // 2 for d, k in sides)
-    outputs = conv2d(
-        inputs.permute(0, 3, 1, 2),
-        kernel.permute(3, 2, 0, 1),
-        stride=self.strides,
-        padding=padding,
-        dilation=self.dilation_rate,
-        groups=self.groups,
+    inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(self.kernel)
+    bias = ops.convert_to_tensor(self.bias) if self.use_bias else None
+    if inputs.is_cpu and _is_product(self):
+        rows, columns = self.strides
+        if max(self.strides) > 1:
+            inputs = inputs[:, ::rows, ::columns]
+        product, shape = kernel[0, 0], inputs.shape
+        inputs = inputs.reshape(-1, shape[-1])
+        outputs = inputs.mm(product) if bias is None else bias.addmm(inputs, product)
+        outputs = outputs.view(*shape[:-1], self.filters)
+    else:
+        padding: tuple[int, ...] = (0, 0)
+        if self.padding == "same":
+            sides = zip(self.dilation_rate, self.kernel_size, strict=True)
+            padding = tuple(d * (k - 1) // 2 for d, k in sides)
+        outputs = conv2d(
+            inputs.permute(0, 3, 1, 2),
+            kernel.permute(3, 2, 0, 1),
+            bias,
+            stride=self.strides,
+            padding=padding,
+            dilation=self.dilation_rate,
+            groups=self.groups,
+        ).permute(0, 2, 3, 1)
+    return outputs if self.activation is None else self.activation(outputs)
+
+
+def _pool(self: keras.layers.MaxPooling2D, inputs: Any) -> Any:
+    """`MaxPooling2D.call` on a view; the neutral twin is Keras' own."""
+    from torch.nn.functional import max_pool2d
+
+    x = ops.convert_to_tensor(inputs).permute(0, 3, 1, 2)
+    return max_pool2d(x, self.pool_size, self.strides).permute(0, 2, 3, 1)
+
+
+def _normalize(
+    self: keras.layers.BatchNormalization, inputs: Any, training: Any = None, mask: Any = None
+) -> Any:
+    """`BatchNormalization.call` by torch's fused kernel; the neutral twin is Keras' own."""
+    import torch
+
+    inputs = ops.convert_to_tensor(inputs)
+    last = inputs.ndim - 1
+    count = inputs.numel() // max(inputs.shape[-1], 1)
+    learns = bool(training) and self.trainable
+    # Of one position, torch gives no variance.
+    if (
+        mask is not None
+        or self.axis not in (-1, last)
+        or (learns and (self.synchronized or count < 2))
+    ):
+        return keras.layers.BatchNormalization.call(self, inputs, training=training, mask=mask)
+    x = inputs.movedim(-1, 1).to(torch.promote_types(inputs.dtype, torch.float32))
+    scale, shift, mean, variance = (
+        None if variable is None else ops.convert_to_tensor(variable).to(x.dtype)
+        for variable in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
     )
-    return outputs.permute(0, 2, 3, 1)
+    if learns:
+        before = mean, variance
+        mean, variance = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])
+    outputs = torch.nn.functional.batch_norm(
+        x, mean, variance, scale, shift, training=learns, momentum=1.0, eps=self.epsilon
+    )
+    if learns:
+        # Keras gathers the variance that divides by the count, torch by one less.
+        variance = variance * ((count - 1) / count)
+        moved = zip((self.moving_mean, self.moving_variance), before, (mean, variance), strict=True)
+        for variable, old, new in moved:
+            variable.assign(old * self.momentum + new * (1 - self.momentum))
+    return outputs.movedim(1, -1).to(getattr(torch, self.compute_dtype))

@@ -57,7 +57,7 @@ def place(tmp_path_factory):
     return place
 
 
-def small_model(settings=None):
+def small_model(*_):
     """What a training of random flags trains, in place of large backbones."""
     images = keras.Input((None, None, 3))
     backbone = keras.Model(images, {"stage5": layers.Conv2D(4, 3, 4, padding="same")(images)})
