@@ -102,8 +102,9 @@ def test_a_finer_stage(rng, stride, stage, align_corners):
     model = tiling.model_of(
         tiling.stages_of(stride), rng, low_level=stage, align_corners=align_corners
     )
-    # Whose sizes at both stages are not in the ratio of the strides: the coarse one is rounded up.
-    image = tiling.image_of(rng, 2 * stride + 5, 2 * large.halo(model) + 3 * 64 + 17)
+    # Rounded up, its sizes at the two stages are not in the ratio of the strides.
+    width = (2 * large.halo(model) + 4 * 64) // stride * stride + 3
+    image = tiling.image_of(rng, 2 * stride + 5, width)
     assert tiling.error(model, image, tile=64) < EXACT
     assert tiling.error(model, image, tile=64, halo=0) > 100 * EXACT
 
@@ -182,6 +183,16 @@ def test_kept_features_are_made_once(rng):
     assert len(reads) == 2 * 12
     with pytest.raises(ValueError, match="`keep_features` is for models with a backbone"):
         segment(attention_twice(rng), pixels[..., :2], keep_features=True)
+
+
+def test_kept_features_where_backbone_and_head_resize(rng):
+    stage5 = keras.Input((None, None, 8))
+    x = FrequencySelfAttention(2)(stage5)
+    x = ResizeLike()([layers.MaxPooling2D(2, padding="same")(x), x])
+    head = keras.Model(stage5, layers.Conv2D(5, 3, padding="same")(x))
+    model = tiling.model_of(tiling.joined, rng, head=head)
+    image = tiling.image_of(rng, 33, 141)
+    assert tiling.error(model, image, tile=24, keep_features=True) < EXACT
 
 
 def attention_twice(rng):

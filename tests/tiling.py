@@ -8,6 +8,7 @@ import keras_fsa
 from keras_fsa.backbones.padding import SamePadding2D
 from keras_fsa.large import segment
 from keras_fsa.layers import ChannelGain, FrequencyBands, FrequencySelfAttention
+from keras_fsa.layers.resize_like import ResizeLike
 from tests import test_inference
 from tests.helpers import randomize
 
@@ -58,6 +59,13 @@ def padded(x):
     return layers.DepthwiseConv2D(5, padding="same", dilation_rate=2)(x)
 
 
+def joined(x):
+    """A coarse map at the size of a finer one, whose sizes may not be in their strides' ratio."""
+    fine = layers.Conv2D(4, 3, 2, padding="same", activation="relu")(x)
+    x = layers.MaxPooling2D(3, 2, padding="same")(layers.Conv2D(4, 3, 2, padding="same")(fine))
+    return layers.Concatenate()([ResizeLike(align_corners=True)([x, fine]), fine])
+
+
 def stages_of(stride):
     """A backbone of stage 2, of stride 4, stage 3, of stride 8, and stage 5."""
 
@@ -73,7 +81,7 @@ def stages_of(stride):
     return backbone
 
 
-BACKBONES = (same, explicit, mixed, transposed, padded)
+BACKBONES = (same, explicit, mixed, transposed, padded, joined)
 
 
 def model_of(backbone, rng, **settings):
