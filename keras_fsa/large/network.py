@@ -265,7 +265,7 @@ class TileModel(keras.Model):
                 return x
             known = keras.tree.flatten(x)
             for part, layer, _ in parts:
-                x = part(list(known) if len(known) > 1 else known[0], training=False)
+                x = part(list(known), training=False)
                 if layer is None:
                     continue
                 if isinstance(layer, ResizeLike):
