@@ -171,9 +171,10 @@ def test_wrong_names_and_strides():
 
 
 def test_named_and_published_backbones_need_no_other_package():
-    """Nor another engine's."""
+    """Nor another engine's. Keras comes first: what it looks for is its own."""
     code = f"""
 import sys
+import keras
 others = {{"keras_cv", "keras_hub", "tensorflow_datasets", "tensorflow", "torch"}} - {{{BACKEND!r}}}
 sys.modules.update(dict.fromkeys(others))
 import keras_fsa
