@@ -91,7 +91,7 @@ def test_a_run_and_its_page(data_dir, monkeypatch, capsys):
     page = results.draw("{{ camvid }}\n{{ camvid_classes }}", folder)
     assert f"| tiny | 1 | {result['scores']['mean_iou']:.3f} |" in page
     assert "`tiny_seed1` is not at its end" in page
-    assert "`tiny` seed 0, `tiny` seed 2" in page and "`none` seed 0" in page
+    assert "`tiny` (0, 2)" in page and "`none` (0, 1, 2)" in page
     assert f"| sky | {result['scores']['classes']['sky']['iou']:.3f} |" in page
 
 
