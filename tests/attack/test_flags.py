@@ -23,6 +23,7 @@ import keras_fsa
 from keras_fsa.commands import command, demo, evaluate, export, predict, train
 from keras_fsa.settings import check
 from keras_fsa.training import Recipe
+from tests.attack.test_faults import model
 from tests.helpers import BACKEND
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -59,16 +60,7 @@ def place(tmp_path_factory):
 
 def small_model(*_):
     """What a training of random flags trains, in place of large backbones."""
-    images = keras.Input((None, None, 3))
-    backbone = keras.Model(images, {"stage5": layers.Conv2D(4, 3, 4, padding="same")(images)})
-    return keras_fsa.FsaNet(
-        3,
-        backbone,
-        frequencies=2,
-        head_channels=4,
-        auxiliary_loss_weight=0,
-        normalization="imagenet",
-    )
+    return model()
 
 
 def script(name):
@@ -78,25 +70,25 @@ def script(name):
 
 def attacked():
     """`(name, settings, work, arguments that are right)` of each command."""
-    model = ["--model", "model.keras"]
+    file = ["--model", "model.keras"]
     pairs = ["--images", "images", "--masks", "masks"]
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EXAMPLES))
         precision, ablate = script("precision"), script("ablate_frequencies")
         understand, quickstart = script("understand_fsa"), script("quickstart")
     return {
-        "predict": (predict.Predict, predict.predict, ["images", *model]),
-        "evaluate": (evaluate.Evaluate, evaluate.evaluate, [*model, *pairs, "--quiet"]),
+        "predict": (predict.Predict, predict.predict, ["images", *file]),
+        "evaluate": (evaluate.Evaluate, evaluate.evaluate, [*file, *pairs, "--quiet"]),
         # torch cannot write a SavedModel: its flags are checked, no more.
         "export": (
             export.Export,
             None if BACKEND == "torch" else export.export,
-            [*model, "--output", "served"],
+            [*file, "--output", "served"],
         ),
         "train": (train.Train, train.train, [*pairs, *TINY]),
         "demo": (demo.Demo, None, []),
-        "precision": (precision["Precision"], None, ["images", *model]),
-        "ablate": (ablate["Ablate"], None, [*model, *pairs]),
+        "precision": (precision["Precision"], None, ["images", *file]),
+        "ablate": (ablate["Ablate"], None, [*file, *pairs]),
         "understand": (understand["Understand"], None, []),
         "quickstart": (quickstart["Quickstart"], None, []),
         "recipe": (Recipe("signal_harbor"), None, []),
