@@ -36,7 +36,7 @@ class Source:
 
         if self.colour_table:
             return read_colour_table(self.colour_table)[0]
-        if self._is_polygons():
+        if self.is_polygons():
             return self._polygons(None, None)[1]
         if self.activation == "sigmoid" and self.masks is not None and self.masks.is_dir():
             return sorted(path.name for path in self.masks.iterdir() if path.is_dir()) or None
@@ -60,13 +60,13 @@ class Source:
                 "one of them."
             )
         several = self.activation == "sigmoid" and len(names) > 1
-        other = self._is_polygons() or several
+        other = self.is_polygons() or several
         if other and (self.colour_table or self.id_table or is_file):
             raise ValueError(
                 "--colour-table, --id-table and CSV files are for one mask of ids for each image. "
                 f"Received: one of them with --masks {self.masks}. Leave it out."
             )
-        if self._is_polygons():
+        if self.is_polygons():
             examples, found = self._polygons(names, size)
             if found != names:
                 raise ValueError(
@@ -105,7 +105,8 @@ class Source:
             return self.ignore_label, remap_reader(read_id_table(self.id_table, self.ignore_label))
         return self.ignore_label, None
 
-    def _is_polygons(self):
+    def is_polygons(self) -> bool:
+        """Whether the masks are polygons, in files of JSON."""
         masks = self.masks
         if masks is None:
             return False

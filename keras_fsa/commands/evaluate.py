@@ -274,20 +274,18 @@ def _open_data(settings, split, names, model) -> tuple[Iterator, int, bool]:
             )
         return ((read(path), None, path.stem) for path in files), len(files), False
     if settings.images:
-        tables = settings.colour_table, settings.id_table
-        polygons = settings.masks and (
-            settings.masks.is_file() or any(settings.masks.glob("*.json"))
-        )
-        reader = None if polygons else image_reader(model, limit)
-        data = Source(
+        source = Source(
             settings.images,
             settings.masks,
             activation_of(model),
             settings.ignore_label,
-            *tables,
-            reader,
-            limit,
-        ).open(list(names))
+            settings.colour_table,
+            settings.id_table,
+            max_pixels=limit,
+        )
+        if not source.is_polygons():
+            source = dataclasses.replace(source, image_reader=image_reader(model, limit))
+        data = source.open(list(names))
     else:
         data = load(
             settings.dataset,

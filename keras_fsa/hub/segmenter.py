@@ -13,7 +13,7 @@ from keras_fsa.hub.preprocessing import FsaNetImageSegmenterPreprocessor
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
-from keras_fsa.models.fsanet import _FunctionLoss, check_masks
+from keras_fsa.models.fsanet import as_loss, check_masks
 from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.portable import portable_config
 from keras_fsa.spectral import token_dtype
@@ -145,10 +145,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
         if metrics == "auto":
             metrics = [mean_iou(self.output.shape[-1])]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
-        function = keras.losses.get(loss)
-        self._auxiliary_loss = (
-            function if isinstance(function, keras.losses.Loss) else _FunctionLoss(function)
-        )
+        self._auxiliary_loss = as_loss(loss)
 
     def get_compile_config(self):
         return portable_config(super().get_compile_config())

@@ -377,10 +377,7 @@ class FsaNet(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         if kwargs.get("jit_compile") is True:
             warn_of_slow_xla(self)
-        function = keras.losses.get(loss)
-        self._auxiliary_loss = (
-            function if isinstance(function, keras.losses.Loss) else _FunctionLoss(function)
-        )
+        self._auxiliary_loss = as_loss(loss)
 
     def get_compile_config(self):
         return portable_config(super().get_compile_config())
@@ -559,6 +556,12 @@ class FsaNet(keras.Model):
         model = cls(**config)
         model.output_stride = output_stride
         return model
+
+
+def as_loss(loss: Any) -> keras.losses.Loss:
+    """What `compile` takes for a loss, as an object that takes sample weights."""
+    function = keras.losses.get(loss)
+    return function if isinstance(function, keras.losses.Loss) else _FunctionLoss(function)
 
 
 class _FunctionLoss(keras.losses.Loss):
