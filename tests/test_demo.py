@@ -104,6 +104,24 @@ def test_masks(served, k):
     assert found["classes"] == sorted(found["classes"], key=lambda row: -row["share"])
 
 
+def test_masks_of_several_classes_at_a_pixel():
+    config = model().get_config() | {"activation": "sigmoid", "class_names": ["a", "b", "c"]}
+    several = randomize(keras_fsa.FsaNet.from_config(config), np.random.default_rng(SEED))
+    viewer = demo.Viewer(several, 10_000)
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, "PNG")
+    found = viewer.mask(viewer.add(file.getvalue())["image"])
+    yes = class_map(several, PIXELS)
+    assert yes.shape == (*PIXELS.shape[:2], 3)
+    shares = dict(zip("abc", 100 * yes.mean((0, 1)), strict=True))
+    assert {row["name"]: row["share"] for row in found["classes"]} == pytest.approx(
+        {name: share for name, share in shares.items() if share}
+    )
+    np.testing.assert_array_equal(
+        decoded(found["overlay"]), overlay(PIXELS, yes, default_palette(3))
+    )
+
+
 def test_attention(served):
     status, found = ask(served, f"/attention?image={send(served)}&x=33&y=5")
     assert status == 200

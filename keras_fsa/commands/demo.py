@@ -26,7 +26,7 @@ import numpy as np
 
 from keras_fsa.arguments import optional_import
 from keras_fsa.attention_map import attention_at
-from keras_fsa.classes import activation_of, counted
+from keras_fsa.classes import activation_of, counted, names_of
 from keras_fsa.commands.command import command
 from keras_fsa.commands.models import load_keras_model
 from keras_fsa.commands.predict import attention_layer, position_of_pixel
@@ -107,7 +107,7 @@ class Viewer:
         self.model = model
         self.max_pixels = max_pixels
         count = model.num_classes
-        self.names = list(model.class_names or map("class {}".format, range(count)))
+        self.names = names_of(model, count)
         palette = default_palette(count) if model.palette is None else model.palette
         self.palette = np.asarray(palette)
         layer = model.attention_layer()
@@ -147,7 +147,7 @@ class Viewer:
         shares = 100 * counts / (ids.shape[0] * ids.shape[1])
         rows = [
             {"name": self.names[i], "colour": self.palette[i].tolist(), "share": float(shares[i])}
-            for i in np.argsort(-shares[: len(self.names)], kind="stable")
+            for i in np.argsort(-shares, kind="stable")
             if shares[i]
         ]
         return {"overlay": _png(overlay(pixels, ids, self.palette)), "classes": rows}
