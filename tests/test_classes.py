@@ -300,6 +300,20 @@ def test_folders_of_classes(folders):
     np.testing.assert_array_equal(mask[1:, :, 1], image[1:, :, 0] >= 200)
     images, answers = next(iter(data.batch(4)))
     assert array(images).shape == (4, 16, 24, 3) and array(answers).shape == (4, 16, 24, 2)
+    read = []
+    once = folders_of_classes(
+        folders / "images", masks, (8, 12), check=False,
+        image_reader=lambda path: read.append(path) or np.asarray(Image.open(path)),
+    )  # fmt: skip
+    resized, smaller = once[2]
+    assert len(read) == 1 and resized.shape == (8, 12, 3)
+    np.testing.assert_array_equal(smaller[1:], mask[3::2, 1::2])
+    Image.fromarray(np.full((16, 24), 7, "uint8")).save(masks[1] / "2.png")
+    with pytest.raises(ValueError, match=f"Received: {masks[1]}/2.png: has ids beyond 0 to 1"):
+        once[2]
+    Image.fromarray(np.zeros((16, 23), "uint8")).save(masks[1] / "2.png")
+    with pytest.raises(ValueError, match=f"its mask {masks[1]}/2.png is 16 high and 23 wide"):
+        folders_of_classes(folders / "images", masks)
     with pytest.raises(ValueError, match="`masks` must be a list with the folder of each class"):
         folders_of_classes(folders / "images", folders / "masks")
 

@@ -1,4 +1,4 @@
-"""The command line: `keras_fsa train|evaluate|predict|export|demo|doctor`.
+"""The command line: `keras_fsa check|train|evaluate|predict|export|benchmark|demo|doctor`.
 
 Each command is a module with a dataclass of its flags and a function that does the work; what they
 share is in `command.py`.
@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 COMMANDS = {
+    "check": "look through images and masks before hours of training",
     "train": "train FsaNet on your own images and masks",
     "evaluate": "score a model on a dataset, or write predictions for its server",
     "predict": "what a model sees in any image, and what it attends to",
     "export": "write a model for serving, and prove that it is the same",
+    "benchmark": "how long a model takes, what it needs of memory, what of it is attention",
     "demo": "a page in the browser: masks, and what each pixel attends to",
     "doctor": "which engines work here, and what is missing for what",
 }

@@ -9,7 +9,7 @@
 | a folder | a folder of masks for each class (sigmoid) | `keras_fsa.datasets.folders_of_classes` |
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,36 @@ class Source:
             return sorted(path.name for path in self.masks.iterdir() if path.is_dir()) or None
         return None
 
-    def open(self, names: list[str], size: tuple[int, int] | None = None) -> Any:
+    def check(self, names: list[str]) -> None:
+        """Raise a `ValueError` for forms that do not go together."""
+        is_file = self.images.is_file()
+        if is_file == bool(self.masks):
+            raise ValueError(
+                "`--masks` is for a folder of images; a CSV file of --images names the masks, too. "
+                f"Received: {self.images} {'with' if self.masks else 'without'} --masks. Correct "
+                "one of them."
+            )
+        other = self.is_polygons() or self._has_folders(names)
+        if other and (self.colour_table or self.id_table or is_file):
+            raise ValueError(
+                "--colour-table, --id-table and CSV files are for one mask of ids for each image. "
+                f"Received: one of them with --masks {self.masks}. Leave it out."
+            )
+
+    def _has_folders(self, names):
+        """Whether each class has its own folder of masks."""
+        return self.activation == "sigmoid" and len(names) > 1
+
+    def open(
+        self, names: list[str], size: tuple[int, int] | None = None, check: bool = True
+    ) -> Any:
         """`Examples` of all, whose classes have these names.
+
+        Args:
+            names: of the classes.
+            size: `(height, width)` that all are resized to; None keeps the size of each.
+            check: whether all files of images and masks are opened at once; else what is wrong with
+                one shows when it is read.
 
         Raises:
             ValueError: for forms that do not go together, and whatever is wrong with the files.
@@ -52,20 +80,7 @@ class Source:
         from keras_fsa.datasets.folders_of_classes import folders_of_classes
         from keras_fsa.datasets.pairs import read_pairs
 
-        is_file = self.images.is_file()
-        if is_file == bool(self.masks):
-            raise ValueError(
-                "`--masks` is for a folder of images; a CSV file of --images names the masks, too. "
-                f"Received: {self.images} {'with' if self.masks else 'without'} --masks. Correct "
-                "one of them."
-            )
-        several = self.activation == "sigmoid" and len(names) > 1
-        other = self.is_polygons() or several
-        if other and (self.colour_table or self.id_table or is_file):
-            raise ValueError(
-                "--colour-table, --id-table and CSV files are for one mask of ids for each image. "
-                f"Received: one of them with --masks {self.masks}. Leave it out."
-            )
+        self.check(names)
         if self.is_polygons():
             examples, found = self._polygons(names, size)
             if found != names:
@@ -75,15 +90,16 @@ class Source:
                 )
             return examples
         settings: dict[str, Any] = {
+            "check": check,
             "max_pixels": self.max_pixels,
             "image_reader": self.image_reader,
         }
         images: Any = self.images
         masks: Any = self.masks
-        if several:
+        if self._has_folders(names):
             folders = [masks / name for name in names]
             return folders_of_classes(images, folders, size, self.ignore_label, **settings)
-        if is_file:
+        if images.is_file():
             images, masks = read_pairs(images)
         count = len(names) + (self.activation == "sigmoid")
         label, reader = self._mask_reader()
@@ -125,6 +141,40 @@ class Source:
         return labelme_dataset(masks, labels, size, images=self.images, **settings)
 
 
+def class_names(source: Source, given: Sequence[str] | None, count: int | None) -> list[str]:
+    """The names of the classes: those given, those that the files say, else numbers.
+
+    Args:
+        source: the data.
+        given: `--class-names`.
+        count: `--num-classes`; None: as many as there are names.
+
+    Raises:
+        ValueError: where the files have another number of classes, or nothing tells it.
+    """
+    found = given or source.class_names()
+    if found is None and count is None:
+        raise ValueError(
+            "`--num-classes` must be given for masks of ids. Received: neither it nor "
+            "--class-names. Give one of them."
+        )
+    found = list(found or [f"class {i}" for i in range(count or 0)])
+    if count not in (None, len(found)):
+        raise ValueError(
+            f"`--num-classes` must be that of the files. Received: {count}, and they have "
+            f"{len(found)}: {', '.join(found)[:300]}. Correct it, or name the classes by "
+            "--class-names."
+        )
+    return found
+
+
+def raster_reader(channels: int, max_pixels: int = MAX_PIXELS) -> Callable:
+    """A function from a path to the values that the file stores, `(H, W, channels)`."""
+    from keras_fsa.datasets.rasters import read_raster
+
+    return lambda path: read_raster(path, channels, max_pixels)
+
+
 def image_reader(model: Any, max_pixels: int = MAX_PIXELS) -> Callable:
     """A function from a path to what a model takes, `(H, W, channels)`.
 
@@ -134,7 +184,5 @@ def image_reader(model: Any, max_pixels: int = MAX_PIXELS) -> Callable:
     channels = (getattr(model, "image_shape", None) or (None, None, 3))[-1]
     stored = isinstance(getattr(model, "normalization", None), (tuple, list))
     if stored or channels not in (1, 3):
-        from keras_fsa.datasets.rasters import read_raster
-
-        return lambda path: read_raster(path, channels, max_pixels)
+        return raster_reader(channels, max_pixels)
     return lambda path: read_image(path, channels, max_pixels)

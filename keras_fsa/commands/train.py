@@ -49,7 +49,7 @@ from keras_fsa import losses
 from keras_fsa.arguments import optional_import
 from keras_fsa.classes import answers, by_class, choose_activation
 from keras_fsa.commands.command import command
-from keras_fsa.commands.data import Source
+from keras_fsa.commands.data import Source, class_names, raster_reader
 from keras_fsa.commands.evaluate import class_iou
 from keras_fsa.commands.models import load_keras_model
 from keras_fsa.commands.predict import Names
@@ -232,11 +232,11 @@ def train(settings: Train) -> None:
             settings.ignore_label,
             settings.colour_table,
             settings.id_table,
-            _image_reader(settings),
+            raster_reader(settings.channels) if settings.channels else None,
         )
 
     given = source(settings.images, settings.masks)
-    names = class_names(settings, given)
+    names = class_names(given, settings.class_names, settings.num_classes)
     devices = find_devices(settings.devices)
     training = measured = None
     if settings.channels and settings.normalization == "auto" and not settings.init:
@@ -301,29 +301,6 @@ def train(settings: Train) -> None:
     if devices.process == 0:
         write_recipe(settings, settings.output / "recipe.json")
         _report(settings, names, len(training), validation)
-
-
-def class_names(settings: Train, source: Source) -> list[str]:
-    """The names of the classes: those given, those that the files say, else numbers."""
-    if settings.class_names:
-        return list(settings.class_names)
-    count = settings.num_classes
-    found = source.class_names() or [f"class {i}" for i in range(count)]
-    if len(found) != count:
-        raise ValueError(
-            f"`num_classes` must be that of the files. Received: {count}, and they have "
-            f"{len(found)}: {', '.join(found)[:300]}. Correct it, or name the classes by "
-            "--class-names."
-        )
-    return found
-
-
-def _image_reader(settings):
-    if settings.channels is None:
-        return None
-    from keras_fsa.datasets.rasters import read_raster
-
-    return lambda path: read_raster(path, settings.channels)
 
 
 def build_model(

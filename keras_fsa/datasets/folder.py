@@ -176,12 +176,45 @@ def folder_dataset(
             bad file raises a ValueError, which names the file and what is wrong, when it is read.
         ImportError: If Pillow is missing, with the pip command.
     """
+    check_settings(num_classes, size, ignore_label, check, max_pixels)
+    return paired_examples(
+        _pairs(images, masks),
+        num_classes,
+        size,
+        ignore_label,
+        check,
+        max_pixels,
+        image_reader,
+        mask_reader,
+    )
+
+
+def check_settings(
+    num_classes: int,
+    size: tuple[int, int] | None,
+    ignore_label: int,
+    check: bool,
+    max_pixels: int | None,
+) -> None:
+    """Raise an error for arguments of `folder_dataset` that are out of their range."""
     optional_import("PIL", "tools")
     _check_labels(num_classes, ignore_label)
     positive_ints("size", size, 2, optional=True)
     boolean("check", check)
     integer("max_pixels", max_pixels, optional=True)
-    pairs = _pairs(images, masks)
+
+
+def paired_examples(
+    pairs: Sequence,
+    num_classes: int,
+    size: tuple[int, int] | None,
+    ignore_label: int,
+    check: bool,
+    max_pixels: int | None,
+    image_reader: Callable | None,
+    mask_reader: Callable | None = None,
+) -> Examples:
+    """`folder_dataset` of pairs of paths, of which the second may be a tuple, see `read_pair`."""
     if check:
         check_pairs(pairs, num_classes, ignore_label, max_pixels, image_reader, mask_reader)
 
@@ -191,11 +224,7 @@ def folder_dataset(
             image_path, mask_path, num_classes, ignore_label, mask_reader, max_pixels, image_reader
         )
         if pair.problems:
-            raise ValueError(
-                "Images and masks must open, be of equal size, and the masks hold one channel with "
-                f"the ids 0 to {num_classes - 1} or {ignore_label}. Received: "
-                f"{'; '.join(pair.problems)}. Correct or remove these files."
-            )
+            raise PairError(pair.problems, num_classes, ignore_label)
         assert pair.image is not None and pair.mask is not None, "no problem, so both are there"
         return resized(pair.image, pair.mask, size) if size else (pair.image, pair.mask)
 
@@ -282,13 +311,26 @@ def _files(argument, directory):
     return files
 
 
+class PairError(ValueError):
+    """An image and its mask that cannot be used. `reason` says why, without rule and fix."""
+
+    def __init__(self, problems: list[str], num_classes: int, ignore_label: int) -> None:
+        self.reason = "; ".join(problems)
+        super().__init__(
+            "Images and masks must open, be of equal size, and the masks hold one channel with "
+            f"the ids 0 to {num_classes - 1} or {ignore_label}. Received: {self.reason}. Correct "
+            "or remove these files."
+        )
+
+
 class FilePair(NamedTuple):
     """What `read_pair` finds in two files."""
 
     image: np.ndarray | None
     """uint8 RGB `(height, width, 3)`; `None` for a bad file."""
     mask: np.ndarray | None
-    """uint8 `(height, width)` with 255 for the ignore label; `None` for a bad file."""
+    """uint8 `(height, width)`, of several masks `(height, width, masks)`, with 255 for the ignore
+    label; `None` where anything is wrong."""
     mode: str | None
     """Pillow's name of the kind of pixels that the image's file holds."""
     unchanged: bool
@@ -299,7 +341,7 @@ class FilePair(NamedTuple):
 
 def read_pair(
     image_path: types.Path,
-    mask_path: types.Path,
+    mask_path: types.Path | tuple,
     num_classes: int,
     ignore_label: int,
     ids_of: Callable | None = None,
@@ -310,7 +352,7 @@ def read_pair(
 
     Args:
         image_path: Path of the image.
-        mask_path: Path of the mask.
+        mask_path: Path of the mask; or a tuple of several, which become its last axis.
         num_classes: The ids of the mask are 0 to this number - 1, and `ignore_label`.
         ignore_label: Id of the pixels of no class.
         ids_of: Function from the path of a mask to its ids; `None` stands for `read_mask`.
@@ -318,7 +360,7 @@ def read_pair(
         image_of: Function from the path of an image to its pixels; `None` stands for
             `decode_image`.
     """
-    image = mask = mode = None
+    image = mode = None
     unchanged, problems = False, []
     try:
         if image_of:
@@ -328,18 +370,26 @@ def read_pair(
             unchanged = upright and mode in ("RGB", "L")
     except (ValueError, OSError) as error:
         problems.append(f"{image_path}: {_reason(error)}")
-    try:
-        ids = ids_of(mask_path) if ids_of else read_mask(mask_path, max_pixels)
-        mask = _labels(ids, num_classes, ignore_label)
-    # Those who pass `ids_of` use decoders of their own, with errors of many kinds.
-    except Exception as error:
-        problems.append(f"{mask_path}: {_reason(error)}")
-    if image is not None and mask is not None and image.shape[:2] != mask.shape:
-        (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
-        problems.append(
-            f"{image_path} is {height} high and {width} wide (EXIF orientation applied), "
-            f"its mask {mask_path} is {mask_height} high and {mask_width} wide"
-        )
+    several = isinstance(mask_path, tuple)
+    masks = []
+    for path in mask_path if several else (mask_path,):
+        try:
+            ids = ids_of(path) if ids_of else read_mask(path, max_pixels)
+            mask = _labels(ids, num_classes, ignore_label)
+        # Those who pass `ids_of` use decoders of their own, with errors of many kinds.
+        except Exception as error:
+            problems.append(f"{path}: {_reason(error)}")
+            continue
+        if image is not None and image.shape[:2] != mask.shape:
+            (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
+            problems.append(
+                f"{image_path} is {height} high and {width} wide (EXIF orientation applied), "
+                f"its mask {path} is {mask_height} high and {mask_width} wide"
+            )
+        masks.append(mask)
+    mask = None
+    if not problems:
+        mask = np.stack(masks, axis=-1) if several else masks[0]
     return FilePair(image, mask, mode, unchanged, problems)
 
 

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from keras_fsa import types
 from keras_fsa.datasets.examples import Examples
-from keras_fsa.datasets.folder import folder_dataset
+from keras_fsa.datasets.folder import check_settings, match_pairs, paired_examples
 from keras_fsa.images import MAX_PIXELS
 from keras_fsa.metrics import IGNORE_LABEL
 
@@ -44,13 +42,7 @@ def folders_of_classes(
             "`masks` must be a list with the folder of each class. Received: "
             f"masks={masks!r}. For one class write [folder]."
         )
-    parts = [
-        folder_dataset(images, folder, 2, size, ignore_label, check, max_pixels, image_reader)
-        for folder in masks
-    ]
-
-    def read(index):
-        pairs = [part[index] for part in parts]
-        return pairs[0][0], np.stack([mask for _, mask in pairs], axis=-1)
-
-    return Examples(len(parts[0]), read, parts[0].name, parts[0].size)
+    check_settings(2, size, ignore_label, check, max_pixels)
+    matched = [match_pairs(images, folder) for folder in masks]
+    pairs = [(pair[0][0], tuple(mask for _, mask in pair)) for pair in zip(*matched, strict=True)]
+    return paired_examples(pairs, 2, size, ignore_label, check, max_pixels, image_reader)
