@@ -57,6 +57,7 @@ class Source:
                 "--colour-table, --id-table and CSV files are for one mask of ids for each image. "
                 f"Received: one of them with --masks {self.masks}. Leave it out."
             )
+        self._mask_reader()
 
     def _has_folders(self, names):
         """Whether each class has its own folder of masks."""

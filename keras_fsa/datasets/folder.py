@@ -370,9 +370,9 @@ def read_pair(
             unchanged = upright and mode in ("RGB", "L")
     except (ValueError, OSError) as error:
         problems.append(f"{image_path}: {_reason(error)}")
-    several = isinstance(mask_path, tuple)
+    paths = mask_path if isinstance(mask_path, tuple) else (mask_path,)
     masks = []
-    for path in mask_path if several else (mask_path,):
+    for path in paths:
         try:
             ids = ids_of(path) if ids_of else read_mask(path, max_pixels)
             mask = _labels(ids, num_classes, ignore_label)
@@ -389,7 +389,7 @@ def read_pair(
         masks.append(mask)
     mask = None
     if not problems:
-        mask = np.stack(masks, axis=-1) if several else masks[0]
+        mask = np.stack(masks, axis=-1) if isinstance(mask_path, tuple) else masks[0]
     return FilePair(image, mask, mode, unchanged, problems)
 
 
