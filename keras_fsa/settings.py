@@ -131,16 +131,19 @@ def check(settings: Any) -> None:
         value = getattr(settings, name)
         if value == ():
             raise ValueError(f"`{name}` must be one or more. Received: none. Give some.")
+        rules, choices = _rules(hint), _choices(hint)
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if item is not None and str(item) in ("", "."):
                 raise ValueError(f"`{name}` must not be empty. Received: {item!r}. Name it.")
-            for rule in _rules(hint):
+            # Beside a choice such as "balanced" there may be numbers.
+            if choices and item is not None and (item in choices or not rules):
+                one_of(name, item, choices)
+                continue
+            for rule in rules:
                 if item is not None:
                     rule.check(name, item)
             if isinstance(item, float):
                 number(name, item)
-            if item is not None and (choices := _choices(hint)):
-                one_of(name, item, choices)
             if hint is bool:
                 boolean(name, item)
     if hasattr(settings, "check"):

@@ -1,10 +1,12 @@
 """Rates of single weights, averages of weights, accumulated gradients, early stops: with resume."""
 
 import json
+import re
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_fsa
 from keras_fsa.commands import train
@@ -12,10 +14,10 @@ from keras_fsa.datasets.examples import Examples
 from keras_fsa.training import fit
 from keras_fsa.training.batch_norm import use_moving_statistics
 from keras_fsa.training.callbacks import StopEarly
-from keras_fsa.training.memory import least_memory
+from keras_fsa.training.memory import step_memory
 from keras_fsa.training.optimizer import SGD, AdamW, backbone_rates
 from tests import tiny_training as tiny
-from tests.helpers import array
+from tests.helpers import BACKEND, array
 from tests.test_classes import folders  # noqa: F401
 
 
@@ -211,11 +213,11 @@ def test_patience(values, over):
     assert StopEarly("val_mean_iou", 2, rows).is_over() is over
 
 
-def test_least_memory():
+def test_memory_of_a_step():
     """Counted by hand: layer by layer, at output strides 4 and 8."""
     model = network()
     model.compile(SGD(0.1))
-    found = least_memory(model, (16, 24), 2)
+    found = step_memory(model, (16, 24), 2)
     fine, coarse = 2 * 4 * 6, 2 * 2 * 3
     backbone = 3 * 8 * (fine + coarse)
     # Three convolutions of three layers, attention, dropout; the concatenation; logits.
@@ -226,12 +228,70 @@ def test_least_memory():
     trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     everything = sum(int(np.prod(v.shape)) for v in model.variables)
     state = sum(int(np.prod(v.shape)) for v in model.optimizer.variables)
-    assert trained < state and found["weights"] == 4 * (everything + trained + state)
+    assert trained < state and found["gradients"] == 4 * trained
+    assert found["weights"] == 4 * (everything + state)
+    assert found["peak"] == found["weights"] + max(found["maps"], found["gradients"])
     with pytest.raises(ValueError, match="`size` must be 2 positive ints"):
-        least_memory(model, (16, 0), 2)
+        step_memory(model, (16, 0), 2)
 
 
-def test_by_the_command_line(folders):  # noqa: F811
+def large(width, first):
+    """A network whose memory is that of its maps, where the first layers are wide."""
+    keras.utils.set_random_seed(3)
+    x = images = keras.Input((None, None, 3))
+    for _ in range(3):
+        x = keras.layers.Conv2D(first, 3, padding="same", use_bias=False)(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    x = keras.layers.Conv2D(width, 3, 8, padding="same")(x)
+    return keras_fsa.FsaNet(
+        2, keras.Model(images, {"stage5": x}), frequencies=2, head_channels=width // 2,
+        auxiliary_loss_weight=0, normalization="imagenet",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "first", "size"), [(8, 24, (64, 96)), (256, 1, (16, 24))])
+def test_memory_of_a_step_as_measured(rng, width, first, size):
+    """Maps, then gradients make the peak. It is what the allocator, or XLA's plan, says."""
+    model = large(width, first)
+    model.compile(SGD(0.1), metrics=[])
+    found = step_memory(model, size, 4)
+    assert (found["maps"] > found["gradients"]) is (first > 1)
+    images = rng.integers(0, 256, (4, *size, 3)).astype("uint8")
+    masks = rng.integers(0, 2, (4, *size)).astype("uint8")
+    peak = {"torch": torch_peak, "jax": jax_peak}.get(BACKEND, lambda *_: None)(
+        model, images, masks
+    )
+    # TensorFlow has no such count on a CPU.
+    if peak is not None:
+        ratio = (found["weights"] + peak) / found["peak"]
+        assert 0.8 < ratio < 1.6, ratio
+
+
+def torch_peak(model, images, masks):
+    """Bytes of a step at its peak, beyond the weights."""
+    import torch
+
+    model.train_on_batch(images, masks)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        model.train_on_batch(images, masks)
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return int(max(np.cumsum([0] + [event.nbytes() for event in events])))
+
+
+def jax_peak(model, images, masks):
+    import jax
+
+    parts = ("trainable", "non_trainable", "optimizer", "metrics")
+    model.train_on_batch(images, masks)
+    state = model._get_jax_state(**{f"{part}_variables": True for part in parts})
+    step = jax.jit(model.train_step, donate_argnums=0).lower(state, (images, masks)).compile()
+    plan = step.memory_analysis()
+    return plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+
+
+def test_by_the_command_line(folders, capsys):  # noqa: F811
     optimizer = "adamw"
     tiny.backbone().save(folders / "backbone.keras")
     flags = [
@@ -242,8 +302,63 @@ def test_by_the_command_line(folders):  # noqa: F811
         "--loss", "cross_entropy", "dice", "boundary", "--output", folders / "out",
     ]  # fmt: skip
     train.main([str(flag) for flag in flags], "test")
+    said = r"A step takes about (.*) MB on .*: (.*) MB for wei.* of (.*) MB for the .* and (.*) MB"
+    peak, weights, maps, gradients = map(float, re.search(said, capsys.readouterr().out).groups())
+    assert peak == pytest.approx(weights + max(maps, gradients), rel=0.01)
     recipe = json.loads((folders / "out/recipe.json").read_text())
     assert recipe["loss"] == ["cross_entropy", "dice", "boundary"] and recipe["ema"] == 0.5
     model = keras.saving.load_model(folders / "out/model.keras")
     assert isinstance(model.optimizer, AdamW)
     assert set(model.optimizer.rates.values()) == {0.1}
+
+
+def test_class_weights(folders, capsys):  # noqa: F811
+    """Balanced ones are counted and said; the loss has them, or the numbers that are given."""
+    tiny.backbone().save(folders / "backbone.keras")
+    data = ["--num-classes", 3, "--ignore-label", 2]
+    for part in ("images", "masks"):
+        flag, source = f"--{part}", folders / {"images": "images", "masks": "binary"}[part]
+        data += [flag, source, f"--val-{part}", source]
+    flags = [
+        *data, "--backbone", folders / "backbone.keras", "--normalization", "imagenet",
+        "--size", 16, 24, "--batch", 6, "--epochs", 1, "--head-channels", 4, "--frequencies", 2,
+    ]  # fmt: skip
+    masks = [np.asarray(Image.open(path)) for path in (folders / "binary").iterdir()]
+    for mask, path in zip(masks, (folders / "binary").iterdir(), strict=True):
+        Image.fromarray(np.where(mask == 255, 2, mask).astype("uint8")).save(path)
+    share = []
+    for c in range(2):
+        having = np.stack([mask for mask in masks if (mask == c).any()])
+        share.append((having == c).sum() / (having != 255).sum())
+    expected = [*(np.median(share) / share), 1]
+    kinds = ["cross_entropy", "dice", "focal", "lovasz", "boundary"]
+    for words, want in ((["balanced"], expected), ([2, 0.5, 1], [2, 0.5, 1])):
+        output = folders / f"out_{words[0]}"
+        words = ["--class-weights", *words, "--loss", *kinds, "--output", output]
+        train.main([str(word) for word in [*flags, *words]], "test")
+        said = "Class weights: class 0 " in capsys.readouterr().out
+        assert said is ("balanced" in words)
+        loss = keras.saving.load_model(output / "model.keras").loss
+        for part in loss.losses:
+            # Four digits are kept.
+            np.testing.assert_allclose(part.class_weights, want, rtol=5e-4)
+        assert len(loss.losses) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("1 2", "`--class-weights` must be one for each class. Received: 2 numbers"),
+        ("1 2 0", "`--class-weights` must be a finite number above 0"),
+        (
+            "balanced --activation sigmoid",
+            "`--class-weights` can be balanced where a pixel has one",
+        ),
+        ("balance", "`--class-weights` must be none|{balanced}"),
+    ],
+)
+def test_wrong_class_weights(folders, capsys, words, message):  # noqa: F811
+    flags = ["--images", folders / "images", "--masks", folders / "binary", "--num-classes", 3]
+    with pytest.raises(SystemExit) as stop:
+        train.main([*map(str, flags), "--class-weights", *words.split()], "test")
+    assert stop.value.code == 2 and message in capsys.readouterr().err

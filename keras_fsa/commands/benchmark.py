@@ -30,7 +30,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fsa.commands.command import command
+from keras_fsa.commands.command import command, in_bytes
 from keras_fsa.commands.models import load_model
 from keras_fsa.flops import attention_flops
 from keras_fsa.layers.self_attention import SelfAttention
@@ -84,9 +84,9 @@ def benchmark(settings: Benchmark) -> None:
     line("latency", f"{_seconds(median)} median, {_seconds(least)} least of {settings.runs} calls")
     line("throughput", f"{settings.batch / median:.3g} images per second")
     if before and after:
-        line("peak memory", f"{_bytes(after)} of the process, {_bytes(before)} before the call")
+        line("peak memory", f"{in_bytes(after)} of the process, {in_bytes(before)} before the call")
     if on_gpu := peak_of_gpu():
-        line("on the GPU", _bytes(on_gpu))
+        line("on the GPU", in_bytes(on_gpu))
     if isinstance(model, FsaNet) and isinstance(model.attention_layer(), SelfAttention):
         seconds, operations = attention(model, shape, settings.runs)
         share = f"{seconds / median:.1%} of the time ({_seconds(seconds)})"
@@ -166,7 +166,3 @@ def _engine(model):
 
 def _seconds(value):
     return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
-
-
-def _bytes(value):
-    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"

@@ -102,6 +102,11 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def in_bytes(count: float) -> str:
+    """A number of bytes in GB or MB, of 1e9 and 1e6, in three digits."""
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
 def parse(
     settings: Any,
     arguments: Sequence[str],

@@ -48,7 +48,7 @@ import keras_fsa
 from keras_fsa import losses
 from keras_fsa.arguments import optional_import
 from keras_fsa.classes import answers, by_class, choose_activation
-from keras_fsa.commands.command import command
+from keras_fsa.commands.command import command, in_bytes
 from keras_fsa.commands.data import Source, class_names, raster_reader
 from keras_fsa.commands.evaluate import class_iou
 from keras_fsa.commands.models import load_keras_model
@@ -155,6 +155,10 @@ class Train:
         "cross_entropy",
     )
     """One, or several to be added."""
+    class_weights: (
+        Literal["balanced"] | tuple[Annotated[float, Real(above=0, maximum=1e6)], ...] | None
+    ) = None
+    """Of the loss, a number for each class; balanced: by how rare the class is; none: equal."""
     ema: Annotated[float, Real(above=0, below=1)] | None = None
     """Validate and save moving averages of the weights, with this share kept in a step."""
     batch: Count = 8
@@ -188,7 +192,19 @@ class Train:
                 f"`class_names` must be one for each class. Received: {len(self.class_names)} "
                 f"names for --num-classes {self.num_classes}. Name every class once."
             )
-        choose_activation(self.activation, self.num_classes)
+        activation = choose_activation(self.activation, self.num_classes)
+        if self.class_weights == "balanced" and activation == "sigmoid":
+            raise ValueError(
+                "`class_weights` can be balanced where a pixel has one class: with the sigmoid "
+                "each class is asked about at every pixel, however rare it is. Received: balanced. "
+                "Give numbers, or another `loss` such as dice."
+            )
+        numbers = self.class_weights
+        if isinstance(numbers, tuple) and len(numbers) != self.num_classes:
+            raise ValueError(
+                f"`class_weights` must be one for each class. Received: {len(numbers)} numbers for "
+                f"--num-classes {self.num_classes}. Give as many."
+            )
         changed = [name for name in ARCHITECTURE if getattr(self, name) != getattr(Train, name)]
         if self.init and changed:
             raise ValueError(
@@ -220,7 +236,7 @@ def train(settings: Train) -> None:
     from keras_fsa.datasets.rasters import statistics
     from keras_fsa.training import fit, split_examples
     from keras_fsa.training.devices import find_devices
-    from keras_fsa.training.memory import least_memory
+    from keras_fsa.training.memory import step_memory
 
     activation = choose_activation(settings.activation, settings.num_classes)
 
@@ -260,6 +276,10 @@ def train(settings: Train) -> None:
             f"for {len(training)} images. Lower it."
         )
 
+    weights = settings.class_weights
+    if weights == "balanced":
+        weights = _balanced(training, names)
+
     def batches(step, part):
         return training_batches(
             training,
@@ -275,14 +295,14 @@ def train(settings: Train) -> None:
 
     with devices.scope():
         optimizer = _optimizer(settings, settings.epochs * steps, model)
-        model.compile(optimizer, _loss(settings.loss, activation))
+        model.compile(optimizer, _loss(settings.loss, activation, weights))
         if devices.process == 0:
             share = max(1, settings.batch // devices.count)
-            need = least_memory(model, settings.size, share)
+            need = {k: in_bytes(v) for k, v in step_memory(model, settings.size, share).items()}
             print(
-                f"A step needs at least {sum(need.values()) / 1e9:.2g} GB on each device: "
-                f"{need['weights'] / 1e9:.2g} for weights, gradients and the optimizer, "
-                f"{need['maps'] / 1e9:.2g} for the maps of its images.",
+                f"A step takes about {need['peak']} on each device: {need['weights']} for weights "
+                f"and the optimizer, and the greater of {need['maps']} for the maps of its "
+                f"images and {need['gradients']} for gradients.",
                 flush=True,
             )
         fit(
@@ -377,7 +397,20 @@ def _optimizer(settings, steps, model):
     return AdamW(rate, settings.weight_decay, **further)
 
 
-def _loss(names, activation):
+def _balanced(examples, names):
+    """Class weights by how rare the classes are in the masks, said in a line."""
+    from keras_fsa.datasets.check import balanced_weights, check
+
+    found = check(examples, len(names))
+    if found.problems:
+        raise ValueError(f"Masks must be right to be counted. Received: {found.problems[0]}.")
+    weights = balanced_weights(found)
+    pairs = zip(names, weights, strict=True)
+    print("Class weights:", ", ".join(f"{name} {weight:g}" for name, weight in pairs), flush=True)
+    return weights
+
+
+def _loss(names, activation, class_weights):
     kinds = {
         "cross_entropy": losses.CrossEntropy,
         "focal": losses.FocalLoss,
@@ -385,7 +418,7 @@ def _loss(names, activation):
         "lovasz": losses.LovaszSoftmax,
         "boundary": losses.BoundaryLoss,
     }
-    parts = [kinds[name](activation=activation) for name in names]
+    parts = [kinds[name](activation=activation, class_weights=class_weights) for name in names]
     return parts[0] if len(parts) == 1 else losses.SumOfLosses(parts)
 
 

@@ -1,4 +1,4 @@
-"""What a training step needs of memory at least, before it starts."""
+"""What a training step takes of memory, before it starts."""
 
 import math
 
@@ -8,12 +8,16 @@ from keras_fsa.arguments import integer, positive_ints
 from keras_fsa.models.fsanet import FsaNet
 
 
-def least_memory(model: FsaNet, size: tuple[int, int], batch: int) -> dict[str, int]:
-    """A lower bound of the memory of a training step, in bytes, from the shapes alone.
+def step_memory(model: FsaNet, size: tuple[int, int], batch: int) -> dict[str, int]:
+    """About what a training step takes at its peak, in bytes, from the shapes alone.
 
-    Engines keep each layer's output for the gradient, and may fuse layers, which saves some of it,
-    or take working memory for convolutions, which can double it. So this says what cannot fit; what
-    does fit, a first step shows.
+        peak = weights + max(maps, gradients)
+
+    Each layer's output is kept until its gradient is known, and then given back while gradients of
+    the weights gather, so that the two share their memory. Engines fuse layers, which saves some of
+    it, and take working memory for convolutions. Measured peaks of ResNets and EfficientNet-Lites
+    on a CPU were 1.0 to 1.1 times this under torch, and by XLA's plan 1.0 to 1.5 times under JAX,
+    at batches of 4; a batch of 1 of a small image can take more.
 
     Args:
         model: a compiled `FsaNet`.
@@ -21,8 +25,8 @@ def least_memory(model: FsaNet, size: tuple[int, int], batch: int) -> dict[str, 
         batch: number of crops in a step.
 
     Returns:
-        `"weights"`: of the variables, their gradients and the optimizer's state; `"maps"`: of all
-        layers' outputs for a batch.
+        `"weights"`: of the variables and the optimizer's state; `"gradients"`; `"maps"`: of all
+        layers' outputs for a batch; `"peak"`.
 
     Raises:
         ValueError: for sizes that are not positive ints.
@@ -30,7 +34,8 @@ def least_memory(model: FsaNet, size: tuple[int, int], batch: int) -> dict[str, 
     positive_ints("size", size, 2)
     integer("batch", batch)
     model.optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *model.trainable_variables, *model.optimizer.variables]
+    weights = sum(map(_bytes, [*model.variables, *model.optimizer.variables]))
+    gradients = sum(map(_bytes, model.trainable_variables))
     images = keras.KerasTensor((batch, *size, model.image_shape[-1]), model.compute_dtype)
     maps, features = _outputs(model.backbone, images)
     heads = [(model.head, model.head.input), (model.auxiliary_head, {"stage4": None})]
@@ -43,7 +48,12 @@ def least_memory(model: FsaNet, size: tuple[int, int], batch: int) -> dict[str, 
     logits = 4 * batch * math.prod(size) * model.num_classes
     # The logits at the size of the images, and their softmax or sigmoid.
     maps += 2 * logits * (1 if model.auxiliary_head is None else 2)
-    return {"weights": sum(map(_bytes, variables)), "maps": maps}
+    return {
+        "weights": weights,
+        "gradients": gradients,
+        "maps": maps,
+        "peak": weights + max(maps, gradients),
+    }
 
 
 def _outputs(model, inputs):
