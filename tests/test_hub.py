@@ -252,6 +252,62 @@ def test_a_file_of_a_task(preset, rng, tmp_path):
     assert loaded.get_compile_config()["jit_compile"] == "auto"
 
 
+@pytest.mark.parametrize("classes", [1, 3])
+def test_sigmoid(rng, tmp_path, classes):
+    """One class, and several at a pixel: logits, scores and masks there and back, and presets."""
+    names = ["sea", "boat", "lamp"][:classes]
+    model = randomize(
+        keras_fsa.FsaNet(
+            classes, tiny_backbone(), activation="sigmoid", class_names=names, **SMALL
+        ),
+        rng,
+    )  # fmt: skip
+    hub.from_fsanet(model).save_to_preset(tmp_path / "preset")
+    task = keras_hub.models.ImageSegmenter.from_preset(str(tmp_path / "preset"))
+    assert (task.activation, task.class_names) == ("sigmoid", tuple(names))
+    images, _ = images_and_masks(rng)
+    expected = model.predict(images, verbose=0)
+    tolerance = {"rtol": 0, "atol": 1e-6 * np.abs(expected).max()}
+    np.testing.assert_allclose(task.predict(images, verbose=0), expected, **tolerance)
+    masks = rng.choice([0, 1, 255], expected.shape).astype("uint8")
+    if classes == 1:
+        masks = masks[..., 0]
+    model.compile()
+    scores = [net.evaluate(images, masks, verbose=0, return_dict=True) for net in (model, task)]
+    assert scores[0].keys() == scores[1].keys() == {"loss", "mean_iou"}
+    for name in scores[0]:
+        np.testing.assert_allclose(scores[1][name], scores[0][name], rtol=1e-5)
+    again = keras_fsa.FsaNet.from_preset(tmp_path / "preset")
+    assert (again.activation, again.class_names) == ("sigmoid", tuple(names))
+    for mine, theirs in zip(again.weights, model.weights):
+        np.testing.assert_array_equal(array(mine), array(theirs))
+    with pytest.raises(ValueError, match="`loss` must be of the model's activation"):
+        task.compile(loss=keras_fsa.losses.CrossEntropy())
+    # Whatever a pixel of one class is: five are told apart. Several stay several.
+    other = keras_fsa.FsaNet.from_preset(tmp_path / "preset", num_classes=5)
+    assert other.activation == ("softmax" if classes == 1 else "sigmoid")
+    given = keras_fsa.FsaNet.from_preset(
+        tmp_path / "preset", num_classes=5, activation="softmax", load_weights=False
+    )
+    assert given.activation == "softmax" and given.class_names is None
+    card = (tmp_path / "preset/README.md").read_text()
+    assert "| a pixel has | any number of classes |" in card and "hold 0 and 1 for each" in card
+
+
+def test_a_preset_of_several_classes_for_one(preset):
+    task = keras_hub.models.ImageSegmenter.from_preset(str(preset[1]), num_classes=1)
+    assert task.activation == "sigmoid" and task.output.shape[-1] == 1
+
+
+def test_masks_of_several_classes_are_resized(rng):
+    masks = rng.choice([0, 1, 255], (2, 29, 37, 4)).astype("uint8")
+    images = rng.integers(0, 256, (2, 29, 37, 3)).astype("uint8")
+    preprocess = hub.FsaNetImageSegmenterPreprocessor(hub.FsaNetImageConverter((17, 13)))
+    expected = np.stack([nearest(mask, 17, 13) for mask in masks])
+    np.testing.assert_array_equal(array(preprocess(images, masks)[1]), expected)
+    np.testing.assert_array_equal(array(preprocess(images[0], masks[0])[1]), expected[0])
+
+
 def nearest(mask, height, width):
     """The class under each new pixel's centre."""
     rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(int)
@@ -319,6 +375,8 @@ def test_the_card(preset, tmp_path):
         "| trained on | CamVid |",
         "| mean IoU | 0.71 |",
         "| classes | 3 |",
+        "| a pixel has | one class |",
+        "Masks for training hold integer classes; 255",
         "| images | any size |",
         'ImageSegmenter.from_preset("./my_fsanet")',
     ):
@@ -426,6 +484,7 @@ def test_errors(rng):
     backbone = hub.from_fsanet(network(rng)).backbone
     for arguments in (
         {"num_classes": 0},
+        {"activation": "tanh"},
         {"num_classes": 256},
         {"dropout": 1},
         {"auxiliary_loss_weight": -1},

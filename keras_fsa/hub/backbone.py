@@ -5,15 +5,15 @@ from typing import Any
 import keras
 
 from keras_fsa import affinities
-from keras_fsa.affinities import Affinity
 from keras_fsa.arguments import boolean, optional_import
 from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.models.heads import seen_by_head
 from keras_fsa.models.torch_layout import avoid_copies
-from keras_fsa.types import DType, Frequencies, Path
+from keras_fsa.types import DType, Path
 
 Backbone: Any = optional_import("keras_hub", "hub").models.Backbone
 
-# Arguments that are data, by their names, which are FsaNet's too.
+# Arguments of FsaNet: those that are data, and those that may be objects.
 SETTINGS = (
     "image_shape",
     "output_stride",
@@ -26,6 +26,7 @@ SETTINGS = (
     "auxiliary_use_bias",
     "low_level",
 )
+PARTS = ("attention", "affinity")
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -37,15 +38,15 @@ class FsaNetBackbone(Backbone):
 
     Args:
         image_encoder: `backbone` of `FsaNet`: a name or a Keras model.
-        image_shape, output_stride, attention, frequencies, affinity, recurrence, head_channels,
-            align_corners, normalization, auxiliary_channels, auxiliary_use_bias, low_level: as in
-            `FsaNet`.
         auxiliary: whether there is an auxiliary head on stage 4, for the loss.
         encoder_weights: `backbone_weights` of `FsaNet`.
         head: a functional model from stage 5 to features, in place of FsaNet's head; with
             `low_level`, from a dict of both stages.
         dtype: dtype policy of all layers. Default: Keras' global one.
-        **kwargs: of `keras_hub.models.Backbone`: `name`, `trainable`.
+        **settings: of `FsaNet`, and as there: `image_shape`, `output_stride`, `attention`,
+            `affinity`, `frequencies`, `recurrence`, `head_channels`, `align_corners`,
+            `normalization`, `auxiliary_channels`, `auxiliary_use_bias`, `low_level`; and of
+            `keras_hub.models.Backbone`: `name`, `trainable`.
 
     Call arguments:
         images: `(B, H, W, channels)`, RGB from 0 to 255; they are normalized here.
@@ -63,52 +64,28 @@ class FsaNetBackbone(Backbone):
     def __init__(
         self,
         image_encoder: str | keras.Model = "resnet101",
-        image_shape: tuple[int | None, int | None, int] = (None, None, 3),
-        output_stride: int | None = None,
-        attention: str | keras.Layer | None = "frequency",
-        frequencies: Frequencies = 8,
-        affinity: str | Affinity | None = None,
-        recurrence: int = 2,
-        head_channels: int = 512,
         auxiliary: bool = True,
-        align_corners: bool = False,
-        normalization: str | tuple | None = "auto",
         encoder_weights: Path | None = None,
-        auxiliary_channels: int | None = None,
-        auxiliary_use_bias: bool = False,
-        low_level: str | None = None,
         head: keras.Model | None = None,
         dtype: DType = None,
-        **kwargs: Any,
+        **settings: Any,
     ) -> None:
         boolean("auxiliary", auxiliary)
+        own = {name: settings.pop(name) for name in (*SETTINGS, *PARTS) if name in settings}
         # It checks the arguments and makes the parts; its last convolutions are dropped.
         network = FsaNet(
             num_classes=2,
             backbone=image_encoder,
-            image_shape=image_shape,
-            output_stride=output_stride,
-            attention=attention,
-            frequencies=frequencies,
-            affinity=affinity,
-            recurrence=recurrence,
-            head_channels=head_channels,
-            auxiliary_loss_weight=float(auxiliary),
-            align_corners=align_corners,
-            normalization=normalization,
             backbone_weights=encoder_weights,
-            auxiliary_channels=auxiliary_channels,
-            auxiliary_use_bias=auxiliary_use_bias,
             head=head,
-            low_level=low_level,
+            auxiliary_loss_weight=float(auxiliary),
             dtype=dtype,
+            **own,
         )
         images = keras.Input(network.image_shape, name="images")
         encoded = network.backbone(network.normalize(images))
         trunk = head or without_classifier(network.head)
-        stages = ("stage5",) if low_level is None else (low_level, "stage5")
-        seen = {stage: encoded[stage] for stage in stages}
-        outputs = {"features": trunk(seen["stage5"] if low_level is None else seen)}
+        outputs = {"features": trunk(seen_by_head(encoded, network.low_level))}
         auxiliary_trunk = None
         if auxiliary:
             auxiliary_trunk = without_classifier(network.auxiliary_head)
@@ -117,7 +94,7 @@ class FsaNetBackbone(Backbone):
             inputs=images,
             outputs=outputs,
             dtype=network.dtype_policy,
-            **{"name": "fsanet_backbone", **kwargs},
+            **{"name": "fsanet_backbone", **settings},
         )
         self.image_encoder = network.backbone
         self.head = trunk
@@ -149,7 +126,7 @@ class FsaNetBackbone(Backbone):
         # KerasHub loads a preset in the policy that it is asked for or Keras is set to; the parts
         # recorded their own.
         policy = keras.dtype_policies.get(config.get("dtype") or keras.config.dtype_policy())
-        for name in ("image_encoder", "attention", "affinity", "head"):
+        for name in ("image_encoder", *PARTS, "head"):
             if isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(
                     _in_policy(config[name], policy)

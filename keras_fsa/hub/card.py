@@ -10,6 +10,7 @@ CARD = "model_card.md"
 """The card's own file. KerasHub's upload replaces and deletes `README.md`, which is a copy."""
 README = "README.md"
 
+_MASKS = {"softmax": "integer classes", "sigmoid": "0 and 1 for each class"}
 _TEMPLATE = """\
 ---
 library_name: keras-hub
@@ -50,7 +51,7 @@ model = keras_fsa.FsaNet.from_preset("{handle}")  # the same network without Ker
 other = keras_hub.models.ImageSegmenter.from_preset("{handle}", num_classes=5)  # to fine-tune
 ```
 
-Masks for training hold integer classes; 255 marks pixels to ignore.
+Masks for training hold {masks}; 255 marks pixels to ignore.
 """
 
 
@@ -78,6 +79,7 @@ def write_card(
         "trained on": trained_on or "not stated",
         "licence": licence or "not stated",
         "classes": task.num_classes,
+        "a pixel has": "one class" if task.activation == "softmax" else "any number of classes",
         "image encoder": backbone.image_encoder.name,
         "attention": attention,
         "parameters": f"{task.count_params():,}",
@@ -93,6 +95,7 @@ def write_card(
         figures=f"| score | value |\n| --- | ---: |\n{scores}" if scores else "Not stated.",
         channels=backbone.image_shape[-1],
         num_classes=task.num_classes,
+        masks=_MASKS[task.activation],
     )
     for file in (CARD, README):
         with whole_file(os.path.join(folder, file)) as temporary:

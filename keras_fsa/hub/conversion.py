@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_fsa.hub.backbone import SETTINGS, FsaNetBackbone, without_classifier
+from keras_fsa.hub.backbone import PARTS, SETTINGS, FsaNetBackbone, without_classifier
 from keras_fsa.hub.preprocessing import FsaNetImageConverter, FsaNetImageSegmenterPreprocessor
 from keras_fsa.hub.segmenter import FsaNetImageSegmenter
 from keras_fsa.models.fsanet import FsaNet
@@ -32,17 +32,12 @@ def from_fsanet(
             f"`model` must be an FsaNet. Received: model={model!r}. Pass a network of another "
             "kind as the image encoder of an FsaNetBackbone."
         )
-    if model.activation != "softmax":
-        raise ValueError(
-            "`model` must give each pixel one class. Received: model with activation="
-            f"{model.activation!r}. Keep it as an FsaNet: save it to a .keras file."
-        )
     config = model.get_config()
     trunk = without_classifier(model.head)
     own_head = {"head": keras.saving.serialize_keras_object(trunk)} if "head" in config else {}
     backbone = FsaNetBackbone.from_config(
         {
-            **{name: config[name] for name in (*SETTINGS, "attention", "affinity", "dtype")},
+            **{name: config[name] for name in (*SETTINGS, *PARTS, "dtype")},
             **own_head,
             "image_encoder": config["backbone"],
             "auxiliary": model.auxiliary_head is not None,
@@ -56,6 +51,7 @@ def from_fsanet(
         model.auxiliary_loss_weight,
         model.class_names,
         model.palette,
+        model.activation,
     )
     _copy_weights(model.backbone, backbone.image_encoder)
     _copy_weights(trunk, backbone.head)
@@ -99,13 +95,14 @@ def to_fsanet(task: FsaNetImageSegmenter) -> FsaNet:
     auxiliary = task.auxiliary_classifier is not None
     model = FsaNet.from_config(
         {
-            **{name: config[name] for name in (*SETTINGS, "attention", "affinity", "dtype")},
+            **{name: config[name] for name in (*SETTINGS, *PARTS, "dtype")},
             **head,
             "backbone": config["image_encoder"],
             "num_classes": task.num_classes,
             "dropout": task.dropout,
             "class_names": task.class_names,
             "palette": task.palette,
+            "activation": task.activation,
             "auxiliary_loss_weight": task.auxiliary_loss_weight if auxiliary else 0,
         }
     )
@@ -125,12 +122,12 @@ def load_fsanet(preset: Path, load_weights: bool = True, **arguments: Any) -> Fs
         preset: a folder that `save_to_preset` wrote, `"hf://..."` or `"kaggle://..."`.
         load_weights: whether to load the weights, too.
         **arguments: `num_classes`, with which the last convolutions are made anew; `dropout`,
-            `auxiliary_loss_weight`, `dtype`.
+            `auxiliary_loss_weight`, `activation`, `dtype`.
 
     Raises:
         ValueError: for another argument, or what is no preset of an FsaNet.
     """
-    known = ("num_classes", "dropout", "auxiliary_loss_weight", "dtype")
+    known = ("num_classes", "dropout", "auxiliary_loss_weight", "activation", "dtype")
     for name, value in arguments.items():
         if name not in known:
             raise ValueError(

@@ -68,11 +68,13 @@ class FsaNetImageConverter(ImageConverter):
             inputs = self.to_float(inputs)
         return super().call(inputs)
 
-    def resize_masks(self, masks: Any) -> Any:
-        """Masks at the size that their images get, each pixel with one of the given classes.
+    def resize_masks(self, masks: Any, channels: bool | None = None) -> Any:
+        """Masks at the size that their images get, each pixel with one of the given labels.
 
         Args:
-            masks: `(B, H, W)`, `(B, H, W, 1)`, or `(H, W, 1)` for one mask; integer classes.
+            masks: `(B, H, W)` or `(B, H, W, C)`, or for one mask `(H, W)` or `(H, W, C)`: integer
+                classes, where C is 1; or 0 and 1 for each of C classes.
+            channels: whether C is there. Default: it is where the last axis is of length 1.
 
         Returns:
             Masks of the same rank by the nearest neighbour, float32; as they come where images are
@@ -82,8 +84,7 @@ class FsaNetImageConverter(ImageConverter):
             return masks
         self.mask_resizing.height, self.mask_resizing.width = self.image_size
         masks = self.to_float(masks)
-        # A last axis of one is that of channels; else it is the width.
-        if masks.shape[-1] == 1:
+        if masks.shape[-1] == 1 if channels is None else channels:
             return self.mask_resizing(masks)
         return self.mask_resizing(masks[..., None])[..., 0]
 
@@ -100,8 +101,9 @@ class FsaNetImageSegmenterPreprocessor(ImageSegmenterPreprocessor):
 
     Call arguments:
         x: images, `(B, H, W, channels)` or one of `(H, W, channels)`, from 0 to 255.
-        y: masks or None, `(B, H, W)`, `(B, H, W, 1)`, or for one image `(H, W)` or `(H, W, 1)`;
-            integer classes, the label 255 means "ignore this pixel".
+        y: masks or None, `(B, H, W)`, `(B, H, W, C)`, or for one image `(H, W)` or `(H, W, C)`:
+            integer classes, where C is 1, or 0 and 1 for each of C classes. The label 255 means
+            "ignore this pixel".
         sample_weight: passed on as it comes.
 
     Raises:
@@ -127,7 +129,7 @@ class FsaNetImageSegmenterPreprocessor(ImageSegmenterPreprocessor):
 
     def call(self, x, y=None, sample_weight=None):
         if y is not None and self.image_converter and self.resize_output_mask:
-            y = self.image_converter.resize_masks(y)
+            y = self.image_converter.resize_masks(y, len(y.shape) == len(x.shape))
         return keras.utils.pack_x_y_sample_weight(super().call(x), y, sample_weight)
 
     def get_config(self):

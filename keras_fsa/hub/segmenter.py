@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_fsa.arguments import integer, number, optional_import
-from keras_fsa.classes import checked_names, checked_palette
+from keras_fsa.classes import checked_names, checked_palette, choose_activation
 from keras_fsa.compilation import announces_xla
 from keras_fsa.hub.backbone import FsaNetBackbone
 from keras_fsa.hub.card import write_card
@@ -13,7 +13,7 @@ from keras_fsa.hub.preprocessing import FsaNetImageSegmenterPreprocessor
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
-from keras_fsa.models.fsanet import as_loss, check_masks
+from keras_fsa.models.fsanet import as_loss, check_loss, check_masks
 from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.portable import portable_config
 from keras_fsa.spectral import token_dtype
@@ -31,15 +31,16 @@ class FsaNetImageSegmenter(ImageSegmenter):
         task.fit(images, masks)
 
     `fit`, `evaluate` and `predict` put images and masks through the preprocessor first. Masks are
-    integer classes; 255 means "ignore this pixel".
+    integer classes, or with the sigmoid 0 and 1 for each class; 255 means "ignore this pixel", see
+    `keras_fsa.classes`.
 
     Args:
         backbone: an `FsaNetBackbone`.
-        num_classes: number of classes, 2 to 255, of which each pixel has one.
+        num_classes: number of classes, at most 255.
         preprocessor: an `FsaNetImageSegmenterPreprocessor`, or None for none.
         dropout: share of channels dropped before the last convolution, in training.
         auxiliary_loss_weight: weight of the auxiliary head's loss, where the backbone has one.
-        class_names, palette: as in `FsaNet`.
+        class_names, palette, activation: as in `FsaNet`. The output is logits with any activation.
         **kwargs: of `keras_hub.models.ImageSegmenter`: `name`, `compile`.
 
     Call arguments:
@@ -68,6 +69,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
         auxiliary_loss_weight: float = 0.4,
         class_names: Any = None,
         palette: Any = None,
+        activation: str | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(backbone, FsaNetBackbone):
@@ -76,9 +78,12 @@ class FsaNetImageSegmenter(ImageSegmenter):
                 f"backbone={backbone!r}. Pass another network as its image encoder: "
                 "FsaNetBackbone(network)."
             )
-        integer("num_classes", num_classes, 2, maximum=IGNORE_LABEL)
+        integer("num_classes", num_classes, maximum=IGNORE_LABEL)
         number("dropout", dropout, minimum=0, below=1)
         number("auxiliary_loss_weight", auxiliary_loss_weight, minimum=0)
+        # Before KerasHub's constructor, which compiles.
+        self.num_classes = num_classes
+        self.activation = choose_activation(activation, num_classes)
         policy = backbone.dtype_policy
         wide = token_dtype(policy.compute_dtype)
 
@@ -97,8 +102,6 @@ class FsaNetImageSegmenter(ImageSegmenter):
         super().__init__(inputs=images, outputs=outputs, **{"name": "fsanet", **kwargs})
         self.backbone = backbone
         self.preprocessor = preprocessor
-        self.num_classes = num_classes
-        self.activation = "softmax"
         self.class_names = checked_names(class_names, num_classes)
         self.palette = checked_palette(palette, num_classes)
         self.dropout = dropout
@@ -133,17 +136,21 @@ class FsaNetImageSegmenter(ImageSegmenter):
 
         Args:
             optimizer: `"auto"`: SGD at a learning rate of 0.01 with a momentum of 0.9.
-            loss: `"auto"`: `keras_fsa.losses.CrossEntropy()`, which ignores the label 255. The
-                auxiliary head's logits enter the same loss, with their weight.
+            loss: `"auto"`: `keras_fsa.losses.CrossEntropy` of the task's activation, which ignores
+                the label 255. The auxiliary head's logits enter the same loss, with their weight.
             metrics: `"auto"`: mean IoU that ignores the label 255.
             **kwargs: of `keras.Model.compile`.
+
+        Raises:
+            ValueError: for a loss of this library that is of another activation than the task.
         """
         if optimizer == "auto":
             optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
         if loss == "auto":
-            loss = CrossEntropy()
+            loss = CrossEntropy(activation=self.activation)
+        check_loss(loss, self.activation)
         if metrics == "auto":
-            metrics = [mean_iou(self.output.shape[-1])]
+            metrics = [mean_iou(self.num_classes, self.activation)]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self._auxiliary_loss = as_loss(loss)
 
@@ -183,6 +190,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
         write_card(self, preset_dir, trained_on, figures, licence)
 
     def get_config(self):
+        usual = choose_activation(None, self.num_classes)
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -190,6 +198,8 @@ class FsaNetImageSegmenter(ImageSegmenter):
             "auxiliary_loss_weight": self.auxiliary_loss_weight,
             "class_names": self.class_names,
             "palette": self.palette,
+            # None is what the number of classes says, also where a preset is loaded with another.
+            "activation": None if self.activation == usual else self.activation,
         }
 
     @classmethod

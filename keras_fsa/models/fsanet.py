@@ -29,7 +29,7 @@ from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models import exporting, quantizing
-from keras_fsa.models.heads import auxiliary_head, fsa_head
+from keras_fsa.models.heads import auxiliary_head, fsa_head, seen_by_head
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
 from keras_fsa.models.presets import PRESETS, is_hub_preset, preset_arguments, preset_file
 from keras_fsa.models.torch_layout import avoid_copies
@@ -320,9 +320,7 @@ class FsaNet(keras.Model):
         def at_image_size(logits):
             return resize_bilinear(logits, height, width, self.align_corners)
 
-        seen = features["stage5"]
-        if self.low_level is not None:
-            seen = {stage: features[stage] for stage in (self.low_level, "stage5")}
+        seen = seen_by_head(features, self.low_level)
         logits = at_image_size(self.head(seen, training=training))
         if not training or self.auxiliary_head is None:
             return logits
@@ -364,14 +362,7 @@ class FsaNet(keras.Model):
             optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
         if loss is None:
             loss = CrossEntropy(activation=self.activation)
-        for part in getattr(loss, "losses", (loss,)):
-            found = getattr(part, "activation", self.activation)
-            if isinstance(part, CrossEntropy) and found != self.activation:
-                raise ValueError(
-                    "`loss` must be of the model's activation. Received: "
-                    f"{type(part).__name__}(activation={found!r}) for a model with activation="
-                    f"{self.activation!r}. Pass activation={self.activation!r} to the loss."
-                )
+        check_loss(loss, self.activation)
         if metrics is None:
             metrics = [mean_iou(self.num_classes, self.activation)]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
@@ -556,6 +547,18 @@ class FsaNet(keras.Model):
         model = cls(**config)
         model.output_stride = output_stride
         return model
+
+
+def check_loss(loss: Any, activation: str) -> None:
+    """Raise a `ValueError` for a loss of this library that is of another activation."""
+    for part in getattr(loss, "losses", (loss,)):
+        found = getattr(part, "activation", activation)
+        if isinstance(part, CrossEntropy) and found != activation:
+            raise ValueError(
+                "`loss` must be of the model's activation. Received: "
+                f"{type(part).__name__}(activation={found!r}) for a model with activation="
+                f"{activation!r}. Pass activation={activation!r} to the loss."
+            )
 
 
 def as_loss(loss: Any) -> keras.losses.Loss:

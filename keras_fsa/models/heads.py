@@ -1,5 +1,7 @@
 """Segmentation heads: from backbone features to logits at the same resolution."""
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -24,6 +26,13 @@ def _classifier(x, num_classes, dropout, dtype):
     x = layers.SpatialDropout2D(dropout, dtype=dtype, name="dropout")(x)
     wide = token_dtype(keras.dtype_policies.get(dtype).compute_dtype)
     return layers.Conv2D(num_classes, 1, dtype=wide, name="logits")(x)
+
+
+def seen_by_head(features: dict, low_level: str | None) -> Any:
+    """What of a backbone's stages a head takes: stage 5, or with a low-level map a dict of both."""
+    if low_level is None:
+        return features["stage5"]
+    return {stage: features[stage] for stage in (low_level, "stage5")}
 
 
 def fsa_head(

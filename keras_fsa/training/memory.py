@@ -6,6 +6,7 @@ import keras
 
 from keras_fsa.arguments import integer, positive_ints
 from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.models.heads import seen_by_head
 
 
 def step_memory(model: FsaNet, size: tuple[int, int], batch: int) -> dict[str, int]:
@@ -38,13 +39,9 @@ def step_memory(model: FsaNet, size: tuple[int, int], batch: int) -> dict[str, i
     gradients = sum(map(_bytes, model.trainable_variables))
     images = keras.KerasTensor((batch, *size, model.image_shape[-1]), model.compute_dtype)
     maps, features = _outputs(model.backbone, images)
-    heads = [(model.head, model.head.input), (model.auxiliary_head, {"stage4": None})]
-    for head, inputs in heads:
-        if head is None:
-            continue
-        names = list(inputs) if isinstance(inputs, dict) else ["stage5"]
-        given = {name: features[name] for name in names}
-        maps += _outputs(head, given if len(given) > 1 else given[names[0]])[0]
+    maps += _outputs(model.head, seen_by_head(features, model.low_level))[0]
+    if model.auxiliary_head is not None:
+        maps += _outputs(model.auxiliary_head, features["stage4"])[0]
     logits = 4 * batch * math.prod(size) * model.num_classes
     # The logits at the size of the images, and their softmax or sigmoid.
     maps += 2 * logits * (1 if model.auxiliary_head is None else 2)
