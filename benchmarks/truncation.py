@@ -8,25 +8,21 @@ attention the map before q, k and v, of frequency attention the band. Writes mIo
 for each k, beside those of the network as it was trained, as JSON and as a plot over k.
 """
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
-
 import keras_fsa
-from benchmarks import scoring
-from benchmarks.camvid import RESULTS, open_model
-from keras_fsa.datasets import describe, load
+from benchmarks import experiment, scoring
 from keras_fsa.inference import class_map
 from keras_fsa.layers import FrequencySelfAttention
 from keras_fsa.spectral import parse_frequencies
-from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure
+from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure, style_lines
 
 FREQUENCIES = (16, 8, 5, 3, 2, 1)
 
 
-def within(model: keras_fsa.FsaNet, frequencies: tuple) -> list[int]:
+def within(model: keras_fsa.FsaNet, frequencies: Sequence[int]) -> list[int]:
     """Those of the frequencies that truncate the network's attention."""
     layer = model.attention_layer()
     if not isinstance(layer, FrequencySelfAttention):
@@ -35,7 +31,9 @@ def within(model: keras_fsa.FsaNet, frequencies: tuple) -> list[int]:
     return [k for k in frequencies if k < max(rows, columns) and k <= min(rows, columns)]
 
 
-def measure(model: keras_fsa.FsaNet, examples: Any, names: tuple, frequencies: tuple) -> list[dict]:
+def measure(
+    model: keras_fsa.FsaNet, examples: Any, names: tuple, frequencies: Sequence[int]
+) -> list[dict]:
     """A row for the network as it was trained, k None, and one for each k."""
     rows = []
     for k in (None, *within(model, frequencies)):
@@ -61,39 +59,13 @@ def plot(rows: list[dict], path: Path | None = None) -> Any:
     axis.set_xscale("log", base=2)
     axis.set_xticks(*[[row["frequencies"] for row in truncated]] * 2)
     axis.set_xlabel("frequencies kept on each axis; dashed: as trained")
-    axis.grid(color="0.92")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    style_lines(axis)
     return finish(figure, path)
 
 
 def main(arguments=None):
     """Measure one network and write JSON and plot."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--data-dir", required=True, help="folder of CamVid")
-    parser.add_argument("--name", required=True, help="of the result files")
-    parser.add_argument("--note", default="", help="what a reader of the figures must know")
-    parser.add_argument("--frequencies", type=int, nargs="+", default=FREQUENCIES)
-    parser.add_argument("--every", type=int, default=1, help="one image of so many")
-    parser.add_argument("--results", type=Path, default=RESULTS / "truncation")
-    options = parser.parse_args(arguments)
-    model = open_model(options.model)
-    examples = load("camvid", "val", options.data_dir)[:: options.every].in_memory()
-    names = describe("camvid").class_names
-    command = (
-        f"KERAS_BACKEND={keras.backend.backend()} python -m benchmarks.truncation --model "
-        f".../{options.model.name} --data-dir CamVid --name {options.name} --every {options.every}"
-    )
-    result = {
-        "experiment": "truncation",
-        "name": options.name,
-        "note": options.note,
-        **scoring.circumstances(command),
-        "rows": measure(model, examples, names, tuple(options.frequencies)),
-    }
-    scoring.write(options.results / f"{options.name}.json", result)
-    plot(result["rows"], options.results / f"{options.name}.png")
+    experiment.run("truncation", __doc__, "--frequencies", FREQUENCIES, measure, plot, arguments)
 
 
 if __name__ == "__main__":

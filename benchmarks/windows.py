@@ -1,6 +1,7 @@
 r"""Experiment (b): what is lost where memory allows windows only, and what attention brings back.
 
-    python -m benchmarks.windows --model outputs/camvid/frequency_seed0/best.keras --data-dir CamVid
+    python -m benchmarks.windows --model outputs/camvid/frequency_seed0/best.keras \
+        --name frequency_seed0 --data-dir CamVid
 
 One trained network, on windows of one side after the other, and on the whole image:
 
@@ -13,7 +14,7 @@ One trained network, on windows of one side after the other, and on the whole im
 Writes mIoU and boundary F1 of each as JSON, and a plot of mIoU over the side of the window.
 """
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ import keras
 import numpy as np
 
 import keras_fsa
-from benchmarks import scoring
-from benchmarks.camvid import RESULTS, open_model
-from keras_fsa.datasets import describe, load
+from benchmarks import experiment, scoring
 from keras_fsa.inference import class_map
+from keras_fsa.models.heads import seen_by_head
 from keras_fsa.resize import resize_bilinear
-from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure
+from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure, style_lines
 
+SIDES = (96, 128, 192)
 WAYS = ("plain", "hann", "whole attention")
 
 
@@ -97,7 +98,7 @@ def _on_map(own, read, step, limit):
 def with_whole_attention(model: keras_fsa.FsaNet, image: np.ndarray, window: int) -> np.ndarray:
     """Class ids of an image whose features are computed in windows."""
     maps = Features(model)(image, window)
-    logits = model.head(maps if model.low_level else maps["stage5"], training=False)
+    logits = model.head(seen_by_head(maps, model.low_level), training=False)
     logits = resize_bilinear(logits, *image.shape[:2], model.align_corners)
     return keras.ops.convert_to_numpy(logits)[0].argmax(-1).astype("uint8")
 
@@ -113,7 +114,9 @@ def predictor(model: keras_fsa.FsaNet, way: str, window: int | None) -> Any:
     return lambda image: with_whole_attention(model, image, window)
 
 
-def measure(model: keras_fsa.FsaNet, examples: Any, names: tuple, windows: list[int]) -> list[dict]:
+def measure(
+    model: keras_fsa.FsaNet, examples: Any, names: tuple, windows: Sequence[int]
+) -> list[dict]:
     """A row for the whole image, and one for each way and window."""
     places = [("whole", None), *((way, window) for window in windows for way in WAYS)]
     rows = []
@@ -136,40 +139,13 @@ def plot(rows: list[dict], path: Path | None = None) -> Any:
         axis.plot(*zip(*points, strict=True), color=colour, marker="o", label=way)
     axis.set_xlabel("side of the windows in pixels")
     axis.set_ylabel("mean IoU")
-    axis.grid(color="0.92")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    style_lines(axis)
     return finish(figure, path)
 
 
 def main(arguments=None):
     """Measure one network and write JSON and plot."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--data-dir", required=True, help="folder of CamVid")
-    parser.add_argument("--name", default="frequency_seed0", help="of the result files")
-    parser.add_argument("--note", default="", help="what a reader of the figures must know")
-    parser.add_argument("--windows", type=int, nargs="+", default=[96, 128, 192])
-    parser.add_argument("--every", type=int, default=1, help="one image of so many")
-    parser.add_argument("--results", type=Path, default=RESULTS / "windows")
-    options = parser.parse_args(arguments)
-    model = open_model(options.model)
-    names = describe("camvid").class_names
-    examples = load("camvid", "val", options.data_dir)[:: options.every].in_memory()
-    command = (
-        f"KERAS_BACKEND={keras.backend.backend()} python -m benchmarks.windows --model "
-        f".../{options.model.name} --data-dir CamVid --name {options.name} "
-        f"--windows {' '.join(map(str, options.windows))} --every {options.every}"
-    )
-    result = {
-        "experiment": "windows",
-        "name": options.name,
-        "note": options.note,
-        **scoring.circumstances(command),
-        "rows": measure(model, examples, names, options.windows),
-    }
-    scoring.write(options.results / f"{options.name}.json", result)
-    plot(result["rows"], options.results / f"{options.name}.png")
+    experiment.run("windows", __doc__, "--windows", SIDES, measure, plot, arguments)
 
 
 if __name__ == "__main__":

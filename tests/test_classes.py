@@ -346,6 +346,8 @@ def test_from_folders_to_a_file_for_serving(folders, capsys, kind):
     printed = run(evaluate, "--model", out / "best.keras", *data, "--output", out / "e", "--quiet")
     scores = json.loads((out / "e/scores.json").read_text())
     assert list(scores["classes"]) == names and "calibration error" in printed
+    assert Image.open(out / "e/overlaps.png").size[0] > 400
+    assert not (out / "e/confusion.png").exists()
     total = 0
     for i in range(6):
         image = np.asarray(Image.open(folders / f"images/{i}.png"))

@@ -12,6 +12,7 @@ from keras_fsa.visualize import (
     plot_attention,
     plot_confusion,
     plot_iou,
+    plot_overlaps,
     plot_overlay,
     plot_seams,
     plot_spectrum,
@@ -291,6 +292,25 @@ def test_plot_confusion(tmp_path):
     names = [label.get_text() for label in axis.get_yticklabels()]
     assert names == ["a", "b", "c"] and axis.get_ylabel() == "true"
     assert not plot_confusion(np.eye(31)).axes[0].texts
+
+
+def test_plot_overlaps(tmp_path):
+    # Truth and answer: no and no, no and yes; yes and no, yes and yes.
+    counts = [[[900, 10], [30, 60]], [[999, 1], [0, 0]], [[1000, 0], [0, 0]]]
+    path = tmp_path / "overlaps.png"
+    figure = plot_overlaps(counts, ["road", "wet", "snow"], path)
+    assert_png(path)
+    (axis,) = figure.axes
+    found, missed, wrongly = (
+        [(bar.get_x(), bar.get_width()) for bar in bars] for bars in axis.containers
+    )
+    np.testing.assert_allclose(found, [(0, 0.6), (0, 0), (0, 0)], atol=1e-12)
+    np.testing.assert_allclose(missed, [(0.6, 0.3), (0, 0), (0, 0)], atol=1e-12)
+    np.testing.assert_allclose(wrongly, [(0.9, 0.1), (0, 1), (0, 0)], atol=1e-12)
+    assert [text.get_text() for text in axis.texts] == ["0.600", "0.000", "absent"]
+    assert legend(figure.legends[0]) == ["found", "missed", "wrongly found"]
+    with pytest.raises(ValueError, match=r"`confusions` must be .num_classes, 2, 2.*\(3, 2\)"):
+        plot_overlaps(np.ones((3, 2)))
 
 
 def test_earlier_names():

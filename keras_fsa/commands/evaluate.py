@@ -19,7 +19,8 @@ What comes out, in the folder of --output:
 - `confusion.png`: what the pixels of each class were taken for.
 
 Models of several classes at a pixel, or of one class only (`keras_fsa/classes.py`), are scored by
-the pixels of each class that are above --threshold; there is no confusion.png.
+the pixels of each class that are above --threshold; `overlaps.png` then takes the place of
+`confusion.png`, with the found, missed and wrongly found pixels of each class.
 
 For the server of Cityscapes, give the folder of the test images alone; subfolders are searched:
 
@@ -315,7 +316,7 @@ def _write_submission(folder, name, ids, dataset):
 
 def _report(found, count, names, settings):
     """Print the table, write the JSON and the figure."""
-    from keras_fsa.visualize import plot_confusion
+    from keras_fsa.visualize import plot_confusion, plot_overlaps
 
     scores, boundary = found.result()
     columns = {
@@ -357,4 +358,6 @@ def _report(found, count, names, settings):
         unfinished.write_text(json.dumps(result, indent=2, default=str) + "\n")
     if found.activation == "softmax":
         plot_confusion(found.confusion, names, settings.output / "confusion.png")
+    else:
+        plot_overlaps(found.confusion, names, settings.output / "overlaps.png")
     print(f"Written to {settings.output}")

@@ -19,7 +19,7 @@ from keras_fsa.visualize.masks import (
     overlay,
     plot_overlay,
 )
-from keras_fsa.visualize.scores import plot_confusion, plot_iou, plot_training
+from keras_fsa.visualize.scores import plot_confusion, plot_iou, plot_overlaps, plot_training
 from keras_fsa.visualize.seams import plot_seams, seam_errors
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "plot_attention",
     "plot_confusion",
     "plot_iou",
+    "plot_overlaps",
     "plot_overlay",
     "plot_seams",
     "plot_spectrum",

@@ -16,6 +16,13 @@ def new_figure(width: float, height: float) -> Any:
     return figures.Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
+def style_lines(axis: Any) -> None:
+    """Axes of lines: a faint grid, no frame above and at the right, a legend without a frame."""
+    axis.grid(color="0.92")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+
+
 def finish(figure: Any, path: Path | None) -> Any:
     """Write the figure as a PNG, unless `path` is None, and return it."""
     if path is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_fsa.types import Path
-from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure
+from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure, style_lines
 
 # Columns of a log that are no scores.
 _NOT_SCORES = ("epoch", "step", "learning_rate", "seconds_per_step")
@@ -60,9 +60,7 @@ def plot_training(history: Any, path: Path | None = None) -> Any:
         axis.set_title(name.replace("_", " "))
         axis.set_xlabel(unit)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(color="0.92")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False)
+        style_lines(axis)
     return finish(figure, path)
 
 
@@ -179,6 +177,59 @@ def plot_confusion(
                     fontsize=0.85 * font,
                 )
     figure.colorbar(image, shrink=0.8, label="percent of the true class")
+    return finish(figure, path)
+
+
+def plot_overlaps(
+    confusions: Any, class_names: list[str] | None = None, path: Path | None = None
+) -> Any:
+    """Answers of yes and no as a bar for each class: found, missed and wrongly found pixels.
+
+    The bars are shares of all pixels where the class is, in the truth or in the answer, so that the
+    first part of a bar is the IoU, whose number is written beside it.
+
+    Args:
+        confusions: counts `(num_classes, 2, 2)` of `keras_fsa.metrics.binary_confusions`: rows
+            truth, columns answer, no before yes.
+        class_names: names of the classes.
+        path: where the PNG goes; None to write none.
+
+    Returns:
+        The matplotlib figure. A class that is nowhere has no bar.
+
+    Raises:
+        ValueError: for something else than two by two counts for each class.
+        ImportError: where matplotlib is missing, with the pip command.
+    """
+    counts = np.asarray(confusions, "float64")
+    names = list(class_names or [f"class {i}" for i in range(len(counts))])
+    if counts.shape != (len(names), 2, 2):
+        raise ValueError(
+            "`confusions` must be (num_classes, 2, 2), with a name for each class. Received: "
+            f"confusions of shape {counts.shape} for {len(names)} names. Pass what "
+            "keras_fsa.metrics.binary_confusions returns."
+        )
+    parts = {"found": counts[:, 1, 1], "missed": counts[:, 1, 0], "wrongly found": counts[:, 0, 1]}
+    total = np.sum([*parts.values()], axis=0)
+    figure = new_figure(7.5, 0.34 * len(names) + 1.3)
+    axis = figure.subplots()
+    left = np.zeros(len(names))
+    for (label, values), colour in zip(parts.items(), LINE_COLOURS, strict=False):
+        share = np.divide(values, total, out=np.zeros_like(left), where=total > 0)
+        axis.barh(range(len(names)), share, 0.7, left=left, color=colour, label=label)
+        left += share
+    for i, (hits, pixels) in enumerate(zip(parts["found"], total, strict=True)):
+        text = f"{hits / pixels:.3f}" if pixels else "absent"
+        axis.text(1.01 if pixels else 0.01, i, text, va="center", fontsize=8, color="0.25")
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlim(0, 1.1)
+    axis.set_xticks(np.linspace(0, 1, 6))
+    axis.set_xlabel(
+        "share of the pixels where the class is or is said to be; the number is the IoU"
+    )
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=len(parts), frameon=False)
     return finish(figure, path)
 
 

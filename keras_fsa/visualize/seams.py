@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from keras_fsa.types import Path
-from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure
+from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure, style_lines
 
 
 def seam_errors(exact: np.ndarray, prediction: np.ndarray, seams: Any) -> np.ndarray:
@@ -118,9 +118,7 @@ def plot_seams(
     axis.set_xlabel("distance to the nearest seam in pixels")
     axis.set_ylabel("pixels that differ, %" if ids else "misplaced probability, %")
     axis.set_ylim(bottom=0)
-    axis.grid(color="0.92")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    style_lines(axis)
     return finish(figure, path)
 
 

@@ -1,0 +1,58 @@
+"""What the experiments with one trained network on CamVid share: flags, images, result files."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+
+from benchmarks import scoring
+from benchmarks.camvid import RESULTS, open_model
+from keras_fsa.datasets import describe, load
+
+
+def run(
+    name: str,
+    description: str,
+    flag: str,
+    values: Sequence[int],
+    measure: Callable,
+    plot: Callable,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Measure one network at several values; write the figures as JSON, and a plot.
+
+    Args:
+        name: of the experiment: its module, and the folder of its results.
+        description: its first line is that of the help page.
+        flag: of the values at which the network is measured.
+        values: their default.
+        measure: a function from the network, examples, class names and values to rows.
+        plot: a function from rows and a path.
+        arguments: a list of flags instead of the command line's.
+    """
+    parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data-dir", required=True, help="folder of CamVid")
+    parser.add_argument("--name", required=True, help="of the result files")
+    parser.add_argument("--note", default="", help="what a reader of the figures must know")
+    parser.add_argument(flag, dest="values", type=int, nargs="+", default=values)
+    parser.add_argument("--every", type=int, default=1, help="one image of so many")
+    parser.add_argument("--results", type=Path, default=RESULTS / name)
+    options = parser.parse_args(arguments)
+    model = open_model(options.model)
+    examples = load("camvid", "val", options.data_dir)[:: options.every].in_memory()
+    command = (
+        f"KERAS_BACKEND={keras.backend.backend()} python -m benchmarks.{name} --model "
+        f".../{options.model.name} --data-dir CamVid --name {options.name} "
+        f"{flag} {' '.join(map(str, options.values))} --every {options.every}"
+    )
+    result = {
+        "experiment": name,
+        "name": options.name,
+        "note": options.note,
+        **scoring.circumstances(command),
+        "rows": measure(model, examples, describe("camvid").class_names, options.values),
+    }
+    scoring.write(options.results / f"{options.name}.json", result)
+    plot(result["rows"], options.results / f"{options.name}.png")
