@@ -71,6 +71,8 @@ def test_commands_are_known(line, monkeypatch):
         extras = set(",".join(re.findall(r"(?:keras_fsa|\.)\[([\w,]+)\]", line)).split(",")) - {""}
         assert extras <= set(re.findall(r"(?m)^(\w+) = \[", (ROOT / "pyproject.toml").read_text()))
         return
+    if program == "keras_fsa":
+        words[:0] = ["-m", "keras_fsa"]
     if program.startswith("examples/"):
         words.insert(0, program)
     if words[0] == "-m" and words[1].split(".")[0] in ("venv", "tests"):

@@ -30,7 +30,8 @@ again. In the folder of --output there are
 To fine-tune: --init model.keras starts from a trained network, whose last layers are new where it
 has other classes; --freeze-backbone trains the head only, --backbone-rate 0.1 the backbone slowly.
 --early-stopping ends where nothing improves, --ema averages the weights, --accumulate makes large
-batches of small ones. A training resumes exactly with any of these.
+batches of small ones, --class-weights balanced makes up for rare classes. A training resumes
+exactly with any of these. keras_fsa check looks through the data before.
 
 It runs on TensorFlow, JAX and torch: set KERAS_BACKEND.
 """

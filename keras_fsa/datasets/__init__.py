@@ -11,7 +11,7 @@ colors = describe("voc_aug").palette
 
 Both `load` and `folder_dataset` return `Examples`, which every backend trains on. Your folders,
 CamVid and the drawn dataset need no TensorFlow; TensorFlow Datasets prepares the other three.
-`python -m keras_fsa.datasets check` looks through a dataset before an expensive training.
+`keras_fsa check` looks through a dataset before an expensive training.
 
 Under TensorFlow, or where TensorFlow Datasets was imported before, importing this package registers
 its builders, so that `tfds.load("signal_harbor")` works, too. Under JAX and torch, where TensorFlow
