@@ -16,9 +16,15 @@ def step_memory(model: FsaNet, size: tuple[int, int], batch: int) -> dict[str, i
 
     Each layer's output is kept until its gradient is known, and then given back while gradients of
     the weights gather, so that the two share their memory. Engines fuse layers, which saves some of
-    it, and take working memory for convolutions. Measured peaks of ResNets and EfficientNet-Lites
-    on a CPU were 1.0 to 1.1 times this under torch, and by XLA's plan 1.0 to 1.5 times under JAX,
-    at batches of 4; a batch of 1 of a small image can take more.
+    it, and take working memory for convolutions.
+
+    Measured on a CPU with images of 97 x 129: under torch the peak was 1.0 to 1.3 times this, at
+    batches of 1 and 4, with ResNet18, ResNet50 and EfficientNet-Lite0. By XLA's plan under JAX it
+    was 1.1 times with ResNet18; with EfficientNet-Lite0, whose depthwise convolutions take working
+    memory there, 1.5 times at a batch of 4, and 3.5 at 1.
+
+    Maps of a frozen backbone are needed by no gradient: torch drops them before those of the head
+    come, a compiler earlier.
 
     Args:
         model: a compiled `FsaNet`.
@@ -38,13 +44,15 @@ def step_memory(model: FsaNet, size: tuple[int, int], batch: int) -> dict[str, i
     weights = sum(map(_bytes, [*model.variables, *model.optimizer.variables]))
     gradients = sum(map(_bytes, model.trainable_variables))
     images = keras.KerasTensor((batch, *size, model.image_shape[-1]), model.compute_dtype)
-    maps, features = _outputs(model.backbone, images)
-    maps += _outputs(model.head, seen_by_head(features, model.low_level))[0]
+    encoder, features = _outputs(model.backbone, images)
+    maps = _outputs(model.head, seen_by_head(features, model.low_level))[0]
     if model.auxiliary_head is not None:
         maps += _outputs(model.auxiliary_head, features["stage4"])[0]
     logits = 4 * batch * math.prod(size) * model.num_classes
     # The logits at the size of the images, and their softmax or sigmoid.
     maps += 2 * logits * (1 if model.auxiliary_head is None else 2)
+    # No gradient wants the maps of a frozen backbone: they are gone before those of the head come.
+    maps = maps + encoder if model.backbone.trainable_variables else max(maps, encoder)
     return {
         "weights": weights,
         "gradients": gradients,
