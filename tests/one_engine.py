@@ -84,9 +84,11 @@ def commands(folder, images, masks):
     model = ["--model", "out/model.keras"]
     small = "--num-classes 3 --backbone resnet18 --output-stride 16 --frequencies 2 --epochs 1"
     for line in (
+        ["check", *pairs, "--num-classes", "3"],
         ["train", *pairs, *small.split(), "--size", "64", "64", "--batch", "2", "--output", "out"],
         ["predict", *model, "--output", "drawn", "images"],
         ["evaluate", *model, *pairs, "--output", "scores"],
+        ["benchmark", *model, "--size", "65", "97", "--runs", "3"],
         ["doctor"],
     ):
         subprocess.run([sys.executable, "-m", "keras_fsa", *line], check=True, cwd=folder)

@@ -279,7 +279,7 @@ def train(settings: Train) -> None:
 
     weights = settings.class_weights
     if weights == "balanced":
-        weights = _balanced(training, names)
+        weights = _balanced(training, names, say=devices.process == 0)
 
     def batches(step, part):
         return training_batches(
@@ -398,16 +398,18 @@ def _optimizer(settings, steps, model):
     return AdamW(rate, settings.weight_decay, **further)
 
 
-def _balanced(examples, names):
-    """Class weights by how rare the classes are in the masks, said in a line."""
+def _balanced(examples, names, say):
+    """Class weights by how rare the classes are in the masks, said in a line where wanted."""
     from keras_fsa.datasets.check import balanced_weights, check
 
     found = check(examples, len(names))
     if found.problems:
         raise ValueError(f"Masks must be right to be counted. Received: {found.problems[0]}.")
     weights = balanced_weights(found)
-    pairs = zip(names, weights, strict=True)
-    print("Class weights:", ", ".join(f"{name} {weight:g}" for name, weight in pairs), flush=True)
+    if say:
+        pairs = zip(names, weights, strict=True)
+        text = ", ".join(f"{name} {weight:g}" for name, weight in pairs)
+        print(f"Class weights: {text}", flush=True)
     return weights
 
 
