@@ -91,10 +91,11 @@ def test_sigmoid(folders, capsys):  # noqa: F811
     assert [line[:2] for line in lines[2:4]] == [[name, share[name]] for name in ("road", "wet")]
     # One pixel in an image, of one of the two classes.
     assert lines[4] == ["ignored", f"{1 / 2 / (16 * 24):.4%}"]
-    assert (
-        run("--images", folders / "images", "--masks", folders / "binary", "--num-classes", 1) == 0
-    )
-    assert ["class", "0", share["road"]] in [line[:3] for line in table(capsys.readouterr().out)]
+    data = ["--images", folders / "images", "--masks", folders / "binary"]
+    assert run(*data, "--class-names", "road") == run(*data, "--num-classes", 1) == 0
+    lines = table(capsys.readouterr().out)
+    assert ["road", share["road"]] in [line[:2] for line in lines]
+    assert ["class", "0", share["road"]] in [line[:3] for line in lines]
 
 
 @pytest.mark.parametrize("kind", ["pairs", "coco", "labelme", "colours"])

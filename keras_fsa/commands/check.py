@@ -95,8 +95,11 @@ class Check:
                 raise ValueError(f"`{name}` does not go with `{given}`. Leave one of them out.")
         if self.val_masks and not self.val_images:
             raise ValueError("--val-masks needs the --val-images they belong to.")
-        if self.num_classes:
-            choose_activation(self.activation, self.num_classes)
+        choose_activation(self.activation, self.count())
+
+    def count(self) -> int:
+        """The number of classes as far as flags tell; several, where the files do."""
+        return self.num_classes or len(self.class_names or ()) or 2
 
 
 def main(
@@ -160,7 +163,7 @@ def _parts(settings) -> Iterator[tuple[str, Sequence[str], str, int | None, Call
     source = Source(
         settings.images,
         settings.masks,
-        settings.activation or ("sigmoid" if settings.num_classes == 1 else "softmax"),
+        choose_activation(settings.activation, settings.count()),
         settings.ignore_label,
         settings.colour_table,
         settings.id_table,
