@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import backbones as backbone_table
 from benchmarks import growth as growing
 from benchmarks import rivals_table
 from benchmarks import runtimes as running
@@ -254,6 +255,16 @@ def runtimes(folder: Path) -> str:
     return "\n\n".join(parts) or NOTHING
 
 
+def backbones(folder: Path) -> str:
+    """Parameters and times of backbones."""
+    parts = [
+        f"{result['backend']}, {result['size']} x {result['size']}, CPU time:\n\n"
+        f"{backbone_table.markdown(result['rows'])}\n\n{made([result])}"
+        for result in read(folder, "*-cpu-backbones.json")
+    ]
+    return "\n\n".join(parts) or NOTHING
+
+
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "speed": speed,
     "savings": savings,
@@ -265,5 +276,6 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "rivals": rivals_table.section,
     "witness": witness,
     "growth": growth,
+    "backbones": backbones,
     "runtimes": runtimes,
 }

@@ -206,7 +206,7 @@ def test_a_section_that_is_missing():
         results.draw("{{ nonsense }}")
 
 
-MEASURED = ("witness", "growth", "runtimes")
+MEASURED = ("witness", "growth", "runtimes", "backbones")
 
 
 def test_sections_without_results(tmp_path):
