@@ -232,9 +232,11 @@ def witness(folder: Path) -> str:
     parts = []
     for result in read(folder, "witness-*.json"):
         height, width = result["size"]
+        about = result["about"]["torch"]
+        threads = about.get("OMP_NUM_THREADS", about["cpus"])
         parts += [
             f"{result['backbone']}, {height} x {width}, least of {result['rounds']}, "
-            f"{result['date'][:10]}, {result['about']['torch']['device']}:",
+            f"{result['date'][:10]}, {about['device']}, threads: {threads}:",
             witnessing.markdown(result["rows"]),
             f"`python -m benchmarks.witness {result['command']}`",
         ]
