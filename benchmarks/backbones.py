@@ -15,8 +15,7 @@ import numpy as np
 from benchmarks import scoring
 from benchmarks.report import table
 from keras_fsa.backbones.features import build_backbone
-from keras_fsa.models.torch_layout import avoid_copies
-from keras_fsa.models.torch_memory import free_early
+from keras_fsa.models.speed import use_speed_paths
 
 IMAGE_SHAPE = (None, None, 3)
 OUTPUT_STRIDES = (8, 16, 32)
@@ -53,8 +52,7 @@ def measure(name: str, network: str | keras.Model, size: int, rounds: int) -> di
         except ValueError:
             continue
         # As `FsaNet` does with its own.
-        avoid_copies(backbone)
-        free_early(backbone)
+        use_speed_paths(backbone)
         backbone.predict_on_batch(image)
         times = []
         for _ in range(rounds):
