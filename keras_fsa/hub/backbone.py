@@ -8,8 +8,7 @@ from keras_fsa import affinities
 from keras_fsa.arguments import boolean, optional_import
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.heads import seen_by_head
-from keras_fsa.models.torch_layout import avoid_copies
-from keras_fsa.models.torch_memory import free_early
+from keras_fsa.models.speed import use_speed_paths
 from keras_fsa.types import DType, Path
 
 Backbone: Any = optional_import("keras_hub", "hub").models.Backbone
@@ -106,8 +105,7 @@ class FsaNetBackbone(Backbone):
         self.affinity = network.affinity
         for name in SETTINGS:
             setattr(self, name, getattr(network, name))
-        avoid_copies(self)
-        free_early(self)
+        use_speed_paths(self)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

@@ -32,7 +32,7 @@ def free_early(model: keras.Model) -> None:
 
     This holds for the functional models in it whose layers take a tensor, or a list of them, and
     give one. Layers run as they do in Keras, in the same order. All other models stay as they are,
-    and so does every call for training, with a mask, or while torch records gradients.
+    and so does every call for training, with a mask, or while torch records gradients or compiles.
 
     Args:
         model: changed in place. On other backends nothing is done.
@@ -119,7 +119,8 @@ def _running(plan):
         import torch
 
         known = _inputs(self, inputs, plan.inputs)
-        if training or mask is not None or torch.is_grad_enabled() or known is None:
+        kept = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if training or mask is not None or kept or known is None:
             return type(self).call(self, inputs, training=training, mask=mask)
         del inputs
         operations = {operation.name: operation for operation in self.operations}
