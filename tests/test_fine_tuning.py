@@ -319,7 +319,7 @@ def test_by_the_command_line(folders, capsys):  # noqa: F811
     assert set(model.optimizer.rates.values()) == {0.1}
 
 
-def test_class_weights(folders, capsys):  # noqa: F811
+def test_class_weights(folders, monkeypatch, capsys):  # noqa: F811
     """Balanced ones are counted and said; the loss has them, or the numbers that are given."""
     tiny.backbone().save(folders / "backbone.keras")
     data = ["--num-classes", 3, "--ignore-label", 2]
@@ -339,17 +339,21 @@ def test_class_weights(folders, capsys):  # noqa: F811
         share.append((having == c).sum() / (having != 255).sum())
     expected = [*(np.median(share) / share), 1]
     kinds = ["cross_entropy", "dice", "focal", "lovasz", "boundary"]
-    for words, want in ((["balanced"], expected), ([2, 0.5, 1], [2, 0.5, 1])):
-        output = folders / f"out_{words[0]}"
-        words = ["--class-weights", *words, "--loss", *kinds, "--output", output]
-        train.main([str(word) for word in [*flags, *words]], "test")
-        said = "Class weights: class 0 " in capsys.readouterr().out
-        assert said is ("balanced" in words)
-        loss = keras.saving.load_model(output / "model.keras").loss
-        for part in loss.losses:
-            # Four digits are kept.
-            np.testing.assert_allclose(part.class_weights, want, rtol=5e-4)
-        assert len(loss.losses) == 5
+    flags += ["--loss", *kinds, "--output", folders / "out", "--class-weights"]
+    train.main([*map(str, flags), "balanced"], "test")
+    loss = keras.saving.load_model(folders / "out/model.keras").loss
+    assert "Class weights: class 0 " in capsys.readouterr().out
+    for part in loss.losses:
+        # Four digits are kept.
+        np.testing.assert_allclose(part.class_weights, expected, rtol=5e-4)
+    assert len(loss.losses) == 5
+    # Numbers are those of the loss.
+    fitted = []
+    monkeypatch.setattr("keras_fsa.training.fit", lambda model, *_, **__: fitted.append(model))
+    monkeypatch.setattr(train, "_report", lambda *_: None)
+    train.main([*map(str, flags), "2", "0.5", "1"], "test")
+    assert "Class weights" not in capsys.readouterr().out
+    assert [part.class_weights for part in fitted[0].loss.losses] == [[2, 0.5, 1]] * 5
 
 
 @pytest.mark.parametrize(
