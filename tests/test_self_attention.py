@@ -27,6 +27,14 @@ LAYERS = {
     "relu_linear_mmseg": lambda **kw: FrequencySelfAttention(
         ((1, 4), (0, 3)), "relu_linear", **{**MMSEG, "use_bias": False}, **kw
     ),
+    "heads": lambda **kw: FrequencySelfAttention(3, recurrence=2, num_heads=4, **kw),
+    "linear_softmax_heads": lambda **kw: FrequencySelfAttention(
+        ((1, 4), (0, 3)), "linear_softmax", 2, 6, 10, True, num_heads=2, **kw
+    ),
+    "relu_linear_heads": lambda **kw: FrequencySelfAttention(
+        3, "relu_linear", value_dim=10, num_heads=2, **kw
+    ),
+    "softmax_heads": lambda **kw: SpatialSelfAttention(num_heads=2, use_bias=True, **kw),
     "softmax": lambda **kw: SpatialSelfAttention(**kw),
     "softmax_low_pass": lambda **kw: SpatialSelfAttention("softmax", 3, 2, **MMSEG, **kw),
     "spatial_linear": lambda **kw: SpatialSelfAttention("linear", use_bias=True, **kw),
@@ -319,7 +327,17 @@ def test_in_a_subclassed_model(rng):
         ({"recurrence": True}, r"Received: recurrence=True"),
         ({"key_dim": -1}, r"`key_dim` must be a positive int or None\. Received: key_dim=-1"),
         ({"value_dim": 1.5}, r"`value_dim` must be a positive int or None\. Received: value_dim="),
-        ({"residual": "add"}, r"`residual` must be one of 'gain', 'batch_norm'\. Received:"),
+        ({"residual": "add"}, r"`residual` must be one of 'gain', 'batch_norm', None\. Received"),
+        (
+            {"recurrence": 2, "residual": None},
+            r"`recurrence` must be 1 without a residual.*Received: recurrence=2 with resid.* Leave",
+        ),
+        ({"num_heads": 0}, r"`num_heads` must be a positive int\. Received: num_heads=0"),
+        (
+            {"key_dim": 7, "num_heads": 2},
+            r"`key_dim` must be a multiple of `num_heads`.*Received: key_dim=7, num_heads=2\. Choose",
+        ),
+        ({"value_dim": 5, "num_heads": 3}, r"`value_dim` must be a multiple of .*value_dim=5, num"),
         ({"data_format": "NHWC"}, r"`data_format` must be one of .* Received: data_format='NHWC'"),
     ],
 )
@@ -334,6 +352,8 @@ def test_wrong_shapes(cls):
         cls().build((2, 7, 3))
     with pytest.raises(ValueError, match=r"number of channels .*Received: input_shape=.*fixed"):
         cls().build((2, 7, 9, None))
+    with pytest.raises(ValueError, match=r"`channels` must be a mul.*: channels=16, num_heads=3"):
+        cls(num_heads=3).build((2, 8, 9, 16))
 
 
 def test_frequencies_beyond_the_map():

@@ -19,6 +19,7 @@ SETTINGS = (
     "output_stride",
     "frequencies",
     "recurrence",
+    "num_heads",
     "head_channels",
     "align_corners",
     "normalization",
@@ -38,8 +39,8 @@ class FsaNetBackbone(Backbone):
     Args:
         image_encoder: `backbone` of `FsaNet`: a name or a Keras model.
         image_shape, output_stride, attention, frequencies, affinity, recurrence, head_channels,
-            align_corners, normalization, auxiliary_channels, auxiliary_use_bias, low_level: as in
-            `FsaNet`.
+            align_corners, normalization, auxiliary_channels, auxiliary_use_bias, low_level,
+            num_heads: as in `FsaNet`.
         auxiliary: whether there is an auxiliary head on stage 4, for the loss.
         encoder_weights: `backbone_weights` of `FsaNet`.
         head: a functional model from stage 5 to features, in place of FsaNet's head; with
@@ -79,6 +80,7 @@ class FsaNetBackbone(Backbone):
         low_level: str | None = None,
         head: keras.Model | None = None,
         dtype: DType = None,
+        num_heads: int = 1,
         **kwargs: Any,
     ) -> None:
         boolean("auxiliary", auxiliary)
@@ -92,6 +94,7 @@ class FsaNetBackbone(Backbone):
             frequencies=frequencies,
             affinity=affinity,
             recurrence=recurrence,
+            num_heads=num_heads,
             head_channels=head_channels,
             auxiliary_loss_weight=float(auxiliary),
             align_corners=align_corners,
