@@ -103,8 +103,8 @@ def softmax_twin(layer: SelfAttention) -> SpatialSelfAttention:
 def _head(value, count):
     if not is_integer(value) or not 0 <= value < count:
         raise ValueError(
-            f"`head` must be one of the layer's, or None for the mean: an int from 0 to {count - 1}. "
-            f"Received: head={value!r}. The first head is 0."
+            "`head` must be one of the layer's, or None for the mean: an int from 0 to "
+            f"{count - 1}. Received: head={value!r}. The first head is 0."
         )
     return value
 

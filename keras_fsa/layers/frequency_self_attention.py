@@ -170,8 +170,8 @@ class FrequencySelfAttention(SelfAttention):
         query, key, value = self.query_key_value(tokens, positions)
         if not self.project_last:
             value = self.project(value)
-        heads = map(self.split_heads, (query, key, value))
-        (y,) = self.affinity.context(*heads, positions, visit=None)
+        query, key, value = map(self.split_heads, (query, key, value))
+        (y,) = self.affinity.context(query, key, value, positions, visit=None)
         y = self.join_heads(y)
         if self.project_last:
             y = self.project(y)

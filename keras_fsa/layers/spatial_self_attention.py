@@ -102,8 +102,8 @@ class SpatialSelfAttention(SelfAttention):
         x = self._flat_low_pass(x)
         if self.affinity.half_precision:
             x = ops.cast(x, self.compute_dtype)
-        heads = map(self.split_heads, self.query_key_value(x))
-        y = self.join_heads(self.affinity.on_positions(*heads, height * width))
+        query, key, value = map(self.split_heads, self.query_key_value(x))
+        y = self.join_heads(self.affinity.on_positions(query, key, value, height * width))
         y = self.update(self.project(ops.cast(y, self.token_dtype)), training=training)
         return ops.reshape(y, (-1, height, width, channels))
 
