@@ -17,6 +17,7 @@ from tests.helpers import array, call, gradients, predict_in_new_process, random
 GOLDEN = Path(__file__).parent / "golden"
 SHAPE = (2, 11, 13, 16)
 MMSEG = {"key_dim": 5, "value_dim": 7, "residual": "batch_norm", "use_bias": True}
+HEADS = {"key_dim": 6, "value_dim": 10, "num_heads": 2}
 LAYERS = {
     "dot_product": lambda **kw: FrequencySelfAttention(3, recurrence=2, **kw),
     "dot_product_mmseg": lambda **kw: FrequencySelfAttention((3, 4), recurrence=2, **MMSEG, **kw),
@@ -294,7 +295,7 @@ def test_frozen_batch_norm(rng):
 
 
 @pytest.mark.parametrize("affinity", reference.SPECTRAL)
-@pytest.mark.parametrize("arguments", [{}, MMSEG], ids=["ccnet", "mmseg"])
+@pytest.mark.parametrize("arguments", [{}, MMSEG, HEADS], ids=["ccnet", "mmseg", "heads"])
 def test_gradients_equal_those_of_the_spatial_form(rng, affinity, arguments):
     frequency = FrequencySelfAttention((3, 4), affinity, **arguments)
     spatial = SpatialSelfAttention(affinity, (3, 4), **arguments)

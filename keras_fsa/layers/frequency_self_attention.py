@@ -231,14 +231,15 @@ class FrequencySelfAttention(SelfAttention):
     def project_last(self) -> bool:
         """Whether the output projection comes after the sum over positions, and not before."""
         several = self.num_heads > 1 and self.value_dim is not None
-        return several and not self.affinity.ends_in_synthesis
+        return several and (self.affinity.stays_in_band or not self.affinity.ends_in_synthesis)
 
     def _project_heads(self, value):
         """What each head's values add to the output: `(B, T, V)` to `(B * heads, T, C)`."""
         length, width = ops.shape(value)[1], value.shape[-1] // self.num_heads
         value = ops.reshape(value, (-1, length, self.num_heads, width))
-        kernel = ops.reshape(self.output_kernel, (self.num_heads, width, -1))
-        value = ops.transpose(value, (0, 2, 1, 3)) @ ops.cast(kernel, value.dtype)
+        kernel = ops.cast(self.output_kernel, value.dtype)
+        kernel = ops.reshape(kernel, (self.num_heads, width, -1))
+        value = ops.transpose(value, (0, 2, 1, 3)) @ kernel
         return ops.reshape(value, (-1, length, kernel.shape[-1]))
 
     def queries_and_keys(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
