@@ -1,6 +1,5 @@
 """Keras' multi-head attention, found in a model and truncated."""
 
-
 import keras
 import numpy as np
 import pytest
