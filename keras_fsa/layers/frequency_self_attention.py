@@ -227,12 +227,6 @@ class FrequencySelfAttention(SelfAttention):
             y = self.project(y)
         return y if update_first else self.update(y, training=training)
 
-    @property
-    def project_last(self) -> bool:
-        """Whether the output projection comes after the sum over positions, and not before."""
-        several = self.num_heads > 1 and self.value_dim is not None
-        return several and (self.affinity.stays_in_band or not self.affinity.ends_in_synthesis)
-
     def _project_heads(self, value):
         """What each head's values add to the output: `(B, T, V)` to `(B * heads, T, C)`."""
         length, width = ops.shape(value)[1], value.shape[-1] // self.num_heads

@@ -192,6 +192,12 @@ class SelfAttention(keras.layers.Layer):
         x = ops.reshape(x, (-1, self.num_heads, *between, width))
         return ops.reshape(ops.moveaxis(x, 1, -2), (-1, *between, self.num_heads * width))
 
+    @property
+    def project_last(self) -> bool:
+        """Whether the output projection of tokens comes after their sum, and not before."""
+        several = self.num_heads > 1 and self.value_dim is not None
+        return several and (self.affinity.stays_in_band or not self.affinity.ends_in_synthesis)
+
     def queries_and_keys(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys of all positions of a map `(B, H, W, C)`: two of `(B, H * W, K)`."""
         raise NotImplementedError
