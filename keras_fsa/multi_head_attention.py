@@ -64,6 +64,7 @@ def call(
     layer: layers.MultiHeadAttention,
     attention: SelfAttention,
     arguments: tuple[Sequence, dict[str, Any]],
+    reshapes: dict[str, layers.Reshape],
     map_size: tuple[int, int] | None = None,
 ) -> keras.KerasTensor:
     """Call attention on maps where a graph calls a layer.
@@ -72,6 +73,8 @@ def call(
         layer: the one that is replaced.
         attention: what replaces it.
         arguments: of the call: positional ones, and others by their names.
+        reshapes: between sequences and maps, by their names: those of earlier calls are called
+            again, new ones are added.
         map_size: height and width where the graph does not tell.
 
     Returns:
@@ -83,8 +86,8 @@ def call(
     positional, named = arguments
     signature = inspect.signature(layers.MultiHeadAttention.call)
     given = signature.bind(layer, *positional, **named).arguments
-    x = given["query"]
-    if given["value"] is not x or given.get("key", x) not in (x, None):
+    x, key = given["query"], given.get("key")
+    if given["value"] is not x or not (key is None or key is x):
         _reject(layer, "its queries, keys and values are not of one tensor")
     masks = [name for name in MASKS if given.get(name) is not None and given[name] is not False]
     # Of a layer such as `Masking`, further up.
@@ -99,12 +102,15 @@ def call(
     if rank == 4:
         return attention(x, **options)
     height, width = _map_size(layer, x, map_size)
+
+    def reshape(name, *shape):
+        options = {"name": f"{layer.name}_{name}", "dtype": layer.dtype_policy}
+        return reshapes.setdefault(options["name"], layers.Reshape(shape, **options))
+
     positions, channels = height * width, x.shape[-1]
-    name = f"{layer.name}_map_{height}x{width}"
-    y = layers.Reshape((height, width, channels), name=name, dtype=layer.dtype_policy)(x)
+    y = reshape(f"map_{height}x{width}", height, width, channels)(x)
     y = attention(y, **options)
-    name = f"{layer.name}_sequence_{positions}"
-    return layers.Reshape((positions, channels), name=name, dtype=layer.dtype_policy)(y)
+    return reshape(f"sequence_{positions}", positions, channels)(y)
 
 
 def _map_size(layer, sequence, asked):

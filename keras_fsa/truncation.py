@@ -187,7 +187,8 @@ def _replace_attention(model, kinds, replace, map_size=None):
     # Each layer is copied once, so shared layers stay shared. A model follows its layers.
     copies, pairs = {}, []
     # By what replaces them: layers that are called in another way, and hold other weights.
-    multi_head = {}
+    multi_head: dict[int, keras.Layer] = {}
+    reshapes: dict[str, keras.layers.Reshape] = {}
     own = tuple(kind for kind in kinds if kind is not MultiHeadAttention)
 
     def copy(layer):
@@ -213,7 +214,9 @@ def _replace_attention(model, kinds, replace, map_size=None):
     def call(layer, *args, **kwargs):
         if id(layer) not in multi_head:
             return layer(*args, **kwargs)
-        return multi_head_attention.call(multi_head[id(layer)], layer, (args, kwargs), map_size)
+        return multi_head_attention.call(
+            multi_head[id(layer)], layer, (args, kwargs), reshapes, map_size
+        )
 
     result = copy(model)
     plain = [pair for pair in pairs if not (_is_graph(pair[0]) or _is_fsanet(pair[0]))]
