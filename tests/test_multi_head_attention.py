@@ -16,6 +16,8 @@ BAND = ((0, 3), (0, 5))
 
 
 def attention(name="attention", **settings):
+    # Without dropout, Keras wants values as wide as keys under JAX.
+    settings = {"dropout": 0.1, **settings}
     return layers.MultiHeadAttention(HEADS, 5, 7, name=name, **settings)
 
 
@@ -89,7 +91,7 @@ def transformer(x):
     x = layers.Dense(CHANNELS)(layers.Dropout(0.1)(x)) + keras.ops.convert_to_tensor(places.value)
     for i in range(2):
         y = layers.LayerNormalization()(x)
-        y = attention(f"attention_{i}", dropout=0.1)(y, y)
+        y = attention(f"attention_{i}")(y, y)
         x = layers.Add()([x, y])
         y = layers.Dense(17, activation="gelu")(layers.LayerNormalization()(x))
         x = x + layers.Dense(CHANNELS)(y)

@@ -186,7 +186,8 @@ def test_without_a_residual(rng, use_bias):
     x = picture(rng)
     layer.build(x.shape)
     randomize(layer, rng)
-    keras_layer = keras.layers.MultiHeadAttention(2, 3, 5, use_bias=use_bias)
+    # Without dropout, it wants values as wide as keys under JAX.
+    keras_layer = keras.layers.MultiHeadAttention(2, 3, 5, 0.1, use_bias)
     keras_layer.build(x.shape, x.shape)
     for name, dense in (
         ("query", keras_layer.query_dense),
