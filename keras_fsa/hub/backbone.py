@@ -8,7 +8,7 @@ from keras_fsa import affinities
 from keras_fsa.affinities import Affinity
 from keras_fsa.arguments import boolean, optional_import
 from keras_fsa.models.fsanet import FsaNet
-from keras_fsa.models.torch_layout import avoid_copies
+from keras_fsa.models.speed import use_speed_paths
 from keras_fsa.types import DType, Frequencies, Path
 
 Backbone: Any = optional_import("keras_hub", "hub").models.Backbone
@@ -131,7 +131,7 @@ class FsaNetBackbone(Backbone):
         self.affinity = network.affinity
         for name in SETTINGS:
             setattr(self, name, getattr(network, name))
-        avoid_copies(self)
+        use_speed_paths(self)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

@@ -32,7 +32,7 @@ from keras_fsa.models import exporting, quantizing
 from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
 from keras_fsa.models.presets import PRESETS, is_hub_preset, preset_arguments, preset_file
-from keras_fsa.models.torch_layout import avoid_copies
+from keras_fsa.models.speed import use_speed_paths
 from keras_fsa.models.trained import adapted, load_keras_file
 from keras_fsa.portable import portable_config
 from keras_fsa.resize import resize_bilinear
@@ -231,7 +231,7 @@ class FsaNet(keras.Model):
                 auxiliary_use_bias,
             )
         self.build((None, *self.image_shape))
-        avoid_copies(self)
+        use_speed_paths(self)
 
     @classmethod
     def from_preset(cls, name: Path, **arguments: Any) -> "FsaNet":

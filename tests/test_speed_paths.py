@@ -1,4 +1,4 @@
-"""The speed paths under torch: the same numbers, files and gradients as Keras' own layers."""
+"""The speed paths of each engine: the same numbers, files and gradients as Keras' own layers."""
 
 import copy
 import pickle
@@ -7,11 +7,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_fsa.models.torch_layout import avoid_copies
+from keras_fsa.models.speed import use_speed_paths
 from tests.helpers import BACKEND, array, gradients, randomize
 
 CASES = {
-    "1x1": {"kernel_size": 1},
+    "1x1": {"kernel_size": 1, "activation": "relu"},
     "strided 1x1": {"kernel_size": 1, "strides": 2, "padding": "same"},
     "3x3": {"kernel_size": 3, "padding": "same", "use_bias": False},
     "dilated": {"kernel_size": (3, 5), "padding": "same", "dilation_rate": (2, 3)},
@@ -35,7 +35,7 @@ def network(arguments):
 def test_equals_the_neutral_twin(rng, name):
     plain = randomize(network({**CASES, **LEFT}[name]), rng, 0.5)
     fast = keras.models.clone_model(plain)
-    avoid_copies(fast)
+    use_speed_paths(fast)
     # Weights that are assigned later go into the same memory.
     fast.set_weights(plain.get_weights())
     x = rng.standard_normal((2, 4, 4, 4) if name == "channels first" else (2, 11, 13, 4))
@@ -45,9 +45,9 @@ def test_equals_the_neutral_twin(rng, name):
     upstream = rng.standard_normal(expected.shape).astype("float32")
     for got, want in zip(gradients(fast, x, upstream), gradients(plain, x, upstream), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
-    replaced = BACKEND == "torch" and name in CASES
-    assert ("call" in vars(fast.layers[0])) == replaced
-    if replaced and name not in ("1x1", "strided 1x1"):
+    replaced = {"torch": CASES, "jax": ("1x1", "strided 1x1")}.get(BACKEND, ())
+    assert ("call" in vars(fast.layers[0])) == (name in replaced)
+    if BACKEND == "torch" and name in replaced:
         kernel = fast.layers[0].kernel.value
         assert kernel.permute(3, 0, 1, 2).is_contiguous()
         assert tuple(kernel.shape) == tuple(plain.layers[0].kernel.shape)
@@ -58,7 +58,7 @@ def test_trains_saves_and_copies(rng, tmp_path):
     x = rng.standard_normal((2, 11, 13, 4)).astype("float32")
     models = [network(CASES["3x3"]) for _ in range(2)]
     models[1].set_weights(models[0].get_weights())
-    avoid_copies(models[1])
+    use_speed_paths(models[1])
     for model in models:
         model.compile("adam", "mse", jit_compile=False)
         model.fit(x, np.ones((2, 11, 13, 6), "float32"), epochs=3, verbose=0)
@@ -81,7 +81,7 @@ def test_half_precision(rng):
     layer = keras.layers.Conv2D(6, 3, padding="same", dtype="mixed_bfloat16")
     model = keras.Sequential([keras.Input((None, None, 4)), layer])
     expected = array(keras.ops.cast(model(x), "float32"))
-    avoid_copies(model)
+    use_speed_paths(model)
     got = array(keras.ops.cast(model(x), "float32"))
     # Two roundings of bfloat16's 8 bits.
     np.testing.assert_allclose(got, expected, atol=2**-7 * np.abs(expected).max())
@@ -113,7 +113,7 @@ def fast_and_plain(rng):
     plain = randomize(graph(), rng, 0.5)
     fast = keras.models.clone_model(plain)
     fast.set_weights(plain.get_weights())
-    avoid_copies(fast)
+    use_speed_paths(fast)
     return fast, plain
 
 
@@ -197,7 +197,7 @@ def test_batch_norm_of_one_position(rng):
     layer = keras.layers.BatchNormalization()
     models = [keras.Sequential([keras.Input((None, None, 4)), layer])]
     models.append(keras.models.clone_model(models[0]))
-    avoid_copies(models[0])
+    use_speed_paths(models[0])
     x = rng.standard_normal((1, 1, 1, 4)).astype("float32")
     got, want = (array(model(x, training=True)) for model in models)
     np.testing.assert_allclose(got, want, atol=1e-6)
