@@ -15,6 +15,7 @@ import operator
 
 from keras import ops
 
+from keras_fsa.arguments import is_integer
 from keras_fsa.layers import SpatialSelfAttention
 from keras_fsa.layers.self_attention import SelfAttention, check_attention
 from keras_fsa.types import Tensor
@@ -22,7 +23,9 @@ from keras_fsa.types import Tensor
 __all__ = ["attention_at", "softmax_twin"]
 
 
-def attention_at(layer: SelfAttention, feature_map: Tensor, row: int, column: int) -> Tensor:
+def attention_at(
+    layer: SelfAttention, feature_map: Tensor, row: int, column: int, head: int | None = None
+) -> Tensor:
     """The spatial attention of one position, in the first application of a layer.
 
     Args:
@@ -30,14 +33,15 @@ def attention_at(layer: SelfAttention, feature_map: Tensor, row: int, column: in
         feature_map: `(H, W, C)`, or `(C, H, W)` where the layer's channels come first: one example
             of what the layer is given.
         row, column: the position, `0 <= row < H` and `0 <= column < W`.
+        head: the number of one of the layer's heads, from 0, or None for the mean over all.
 
     Returns:
         A tensor `(H, W)` in the dtype of tokens. It sums to one, except that of the dot product,
         which is not normalised and may be negative anywhere.
 
     Raises:
-        ValueError: for another layer, one that is not built, a map that does not fit it, or a
-            position outside the map.
+        ValueError: for another layer, one that is not built, a map that does not fit it, a position
+            outside the map, or a head that the layer does not have.
 
     Example:
     >>> import keras
@@ -64,9 +68,11 @@ def attention_at(layer: SelfAttention, feature_map: Tensor, row: int, column: in
         x = ops.transpose(x, (0, 2, 3, 1))
     height, width = x.shape[1:3]
     row, column = _index("row", row, height), _index("column", column, width)
-    query, key = (z[0] for z in layer.queries_and_keys(x))
-    query = query[row * width + column][None]
-    return ops.reshape(layer.affinity.row(query, key), (height, width))
+    heads = range(layer.num_heads) if head is None else [_head(head, layer.num_heads)]
+    query, key = (layer.split_heads(z) for z in layer.queries_and_keys(x))
+    position = row * width + column
+    rows = [layer.affinity.row(query[i, position][None], key[i]) for i in heads]
+    return ops.reshape(sum(rows) / len(rows), (height, width))
 
 
 def softmax_twin(layer: SelfAttention) -> SpatialSelfAttention:
@@ -92,6 +98,15 @@ def softmax_twin(layer: SelfAttention) -> SpatialSelfAttention:
     twin.build(shape)
     twin.set_weights(layer.get_weights())
     return twin
+
+
+def _head(value, count):
+    if not is_integer(value) or not 0 <= value < count:
+        raise ValueError(
+            "`head` must be one of the layer's, or None for the mean: an int from 0 to "
+            f"{count - 1}. Received: head={value!r}. The first head is 0."
+        )
+    return value
 
 
 def _index(name, value, size):

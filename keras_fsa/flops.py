@@ -32,6 +32,11 @@ def attention_flops(layer: SelfAttention, height: int, width: int) -> int:
     | spatial, other affinities         | `R (maps(N) + projection(N) + 4 N K V)`                  |
     | spatial, with `low_pass`          | `2 R transform(C)` more                                  |
 
+    Of several heads, each has its part of `K` and `V`, so that products of the two shrink by their
+    number. Where values are projected, the sum over heads is part of the last transform of the
+    linear affinities, which count `transform` and `2 N C` for each head; the dot product projects
+    the mixed tokens, and ReLU linear attention the positions: `2 N V C` in place of `2 T V C`.
+
     Each affinity counts its own share (`keras_fsa.affinities`). Softmax is the scores and the
     weighted sum. A band that lacks the constant frequency has one more token for it, and each
     transform back to positions, or of keys that visited them, includes it.
@@ -58,7 +63,7 @@ def attention_flops(layer: SelfAttention, height: int, width: int) -> int:
     channels, key_dim = layer.query_kernel.shape
     value_dim = layer.value_kernel.shape[-1]
     projected = layer.output_kernel is not None
-    positions = height * width
+    positions, heads = height * width, layer.num_heads
 
     def transform(depth, frequencies):
         rows, columns = spectral.parse_frequencies(frequencies)
@@ -66,10 +71,14 @@ def attention_flops(layer: SelfAttention, height: int, width: int) -> int:
         return 2 * thin * positions + 2 * thin * (rows[1] - rows[0]) * height
 
     def token_maps(tokens):
-        return 2 * tokens * channels * (2 * key_dim + value_dim + projected * value_dim)
+        return 2 * tokens * channels * (2 * key_dim + value_dim)
+
+    def projection(tokens):
+        return projected * 2 * tokens * channels * value_dim
 
     if isinstance(layer, SpatialSelfAttention):
-        once = token_maps(positions) + layer.affinity.operations(positions, key_dim, value_dim)
+        once = token_maps(positions) + projection(positions)
+        once += heads * layer.affinity.operations(positions, key_dim // heads, value_dim // heads)
         if layer.low_pass is not None:
             once += 2 * transform(channels, layer.low_pass)
         return layer.recurrence * once
@@ -80,12 +89,17 @@ def attention_flops(layer: SelfAttention, height: int, width: int) -> int:
     def with_constant(depth):
         return transform(depth, layer.band) + extra * transform(depth, 1)
 
-    analysis, synthesis = transform(channels, layer.band), with_constant(channels)
-    # Values are projected before they are mixed.
-    once = token_maps(tokens) + layer.affinity.spectral_operations(
-        tokens, positions, key_dim, channels, with_constant
+    analysis = transform(channels, layer.band)
+    on_map = layer.project_last and not layer.affinity.stays_in_band
+    once = token_maps(tokens) + projection(positions if on_map else tokens)
+    # What a head mixes is the whole output's width where values are projected before.
+    before = projected and not layer.project_last
+    width = channels if before else value_dim // heads
+    once += heads * layer.affinity.spectral_operations(
+        tokens, positions, key_dim // heads, width, with_constant
     )
     if layer.affinity.stays_in_band:
         # Only tokens are iterated, and transformed back once.
-        return analysis + layer.recurrence * (once - synthesis) + synthesis
+        once -= heads * with_constant(width)
+        return analysis + layer.recurrence * once + with_constant(channels)
     return layer.recurrence * (analysis + once)

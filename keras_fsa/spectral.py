@@ -324,11 +324,12 @@ def synthesis(
     strict: bool = True,
     weight: Tensor | None = None,
     offset: tuple[Tensor, Tensor] | None = None,
+    summed: int = 1,
 ) -> Tensor:
     """Feature map of spectral tokens: `x = D_H X D_W^T` for each channel.
 
     With `weight` and `offset` the same products give `weight_n x_n + a_n c` at position `n`,
-    without a second map.
+    without a second map; with `summed`, the sum of several such maps.
 
     Args:
         tokens: `(B, T, C)`, in the order of `analysis`.
@@ -338,6 +339,8 @@ def synthesis(
         strict: see `dct_basis`.
         weight: `(B, H, W, 1)`, or None for ones. Like `offset`, for channels last only.
         offset: `(a, c)` of shapes `(B, H, W, 1)` and `(B, 1, C)`, or None for zero.
+        summed: of how many maps the result is the sum. The batch holds that many in a row for each
+            example of the result, each with a weight of its own.
 
     Returns:
         `(B, H, W, C)`, or `(B, C, H, W)` with `data_format="channels_first"`, in the dtype of the
@@ -368,6 +371,14 @@ def synthesis(
             row = ops.broadcast_to(ops.expand_dims(row, 1), (*ops.shape(x)[:2], 1, channels))
             d_w = ops.concatenate([d_w, column], axis=-1)
             x = ops.concatenate([x, row], axis=2)
+        if summed > 1:
+            # One product over the frequencies of all.
+            _, height, terms, _ = ops.shape(x)
+            width = ops.shape(d_w)[2]
+            x = ops.reshape(x, (-1, summed, height, terms, channels))
+            x = ops.reshape(ops.moveaxis(x, 1, 2), (-1, height, summed * terms, channels))
+            d_w = ops.reshape(d_w, (-1, summed, height, width, terms))
+            d_w = ops.reshape(ops.moveaxis(d_w, 1, 3), (-1, height, width, summed * terms))
         return _spread(d_w, x)
     x = ops.reshape(ops.transpose(tokens, (0, 2, 1)), (-1, channels, ku, kv))
     return (d_h @ x) @ ops.transpose(d_w)

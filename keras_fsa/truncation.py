@@ -11,16 +11,20 @@ Source: arXiv:2211.15595.
 from typing import Any
 
 import keras
+from keras.layers import MultiHeadAttention
 
-from keras_fsa import spectral
-from keras_fsa.arguments import one_of
+from keras_fsa import multi_head_attention, spectral
+from keras_fsa.arguments import one_of, positive_ints
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.types import Frequencies
 
 
 def to_frequency(
-    model: keras.Model, frequencies: Frequencies = 8, affinity: str | None = None
+    model: keras.Model,
+    frequencies: Frequencies = 8,
+    affinity: str | None = None,
+    map_size: tuple[int, int] | None = None,
 ) -> keras.Model:
     """Copy a trained model with its attention limited to low frequencies, without training.
 
@@ -33,6 +37,11 @@ def to_frequency(
     - `SpatialSelfAttention` with an affinity that has a form on tokens (`"dot_product"`,
       `"linear_softmax"`, `"linear"` ...) becomes a `FrequencySelfAttention` with that affinity.
     - `FrequencySelfAttention` gets the narrower band.
+    - `keras.layers.MultiHeadAttention` between the positions of a map counts as
+      `SpatialSelfAttention` with softmax: `layer(x, x)`, where `x` is a map `(B, H, W, C)`, or was
+      reshaped from one to `(B, H * W, C)` and then changed at each position alone (norms, dense
+      layers, dropout, additions, other such attention). A `Reshape` leads to the map and back, and
+      dropout of attention's weights is left out.
 
     Args:
         model: a trained `FsaNet`, or a Functional or Sequential model, with attention layers at any
@@ -41,6 +50,8 @@ def to_frequency(
             `keras_fsa.spectral.parse_frequencies`. It must lie inside each layer's band.
         affinity: None, or `"linear"` for the expansion of softmax; layers with another affinity are
             unaffected.
+        map_size: height and width of the map whose positions a `MultiHeadAttention` attends
+            between, where the model does not show how its sequence was made.
 
     Returns:
         A new, uncompiled model with the names, weights, dtype policies and trainable flags of the
@@ -50,7 +61,9 @@ def to_frequency(
     Raises:
         ValueError: for an invalid argument; a band outside a layer's band, or beyond a map of known
             size; a model that is not built or has no attention; attention inside a custom layer or
-            a subclassed model, whose `call` cannot be rewritten.
+            a subclassed model, whose `call` cannot be rewritten; a `MultiHeadAttention` that is
+            called in another way. Inside custom layers, `MultiHeadAttention` stays as it is where
+            there is other attention to truncate.
 
     Example:
     >>> model = keras_fsa.FsaNet(19, backbone="resnet18", attention="spatial")
@@ -58,13 +71,17 @@ def to_frequency(
     """
     band = spectral.parse_frequencies(frequencies)
     one_of("affinity", affinity, (None, "linear"))
+    positive_ints("map_size", map_size, 2, optional=True)
 
     def truncate(layer):
+        if isinstance(layer, MultiHeadAttention):
+            layer = multi_head_attention.as_spatial(layer)
         spatial = isinstance(layer, SpatialSelfAttention)
         old = layer.low_pass if spatial else layer.frequencies
         _check_inside(frequencies, band, old, layer.name)
-        input_shape = layer.get_build_config()["input_shape"]
-        spectral.check_band_fits(frequencies, *layer.spatial_size(input_shape))
+        if layer.built:
+            input_shape = layer.get_build_config()["input_shape"]
+            spectral.check_band_fits(frequencies, *layer.spatial_size(input_shape))
         config = layer.get_config()
         expanded = affinity is not None and layer.affinity.expansion == affinity
         if spatial and (layer.affinity.spectral or expanded):
@@ -76,7 +93,8 @@ def to_frequency(
         config["low_pass" if spatial else "frequencies"] = frequencies
         return type(layer).from_config(config)
 
-    return _replace_attention(model, (SpatialSelfAttention, FrequencySelfAttention), truncate)
+    kinds = (SpatialSelfAttention, FrequencySelfAttention, MultiHeadAttention)
+    return _replace_attention(model, kinds, truncate, map_size and tuple(map_size))
 
 
 def to_spatial(model: keras.Model) -> keras.Model:
@@ -128,19 +146,50 @@ def _check_model(model, kinds):
             f"`model` must be built, so that it has weights. Received: model={model.name!r}, which "
             "is not. Call it on an image, or load its weights, first."
         )
-    if not any(isinstance(layer, kinds) for layer in _walk(model)):
-        names = " or ".join(kind.__name__ for kind in kinds)
+    found = [layer for layer in _walk(model) if isinstance(layer, kinds)]
+    if not found:
+        names = ", ".join(kind.__name__ for kind in kinds[:-1])
+        names = f"{names} or {kinds[-1].__name__}" if names else kinds[0].__name__
         raise ValueError(
             f"`model` must hold a {names} layer. Received: model={model.name!r}, which has none. "
-            "Pass a model with attention."
+            "Pass a model with such attention; what other layers compute is unknown."
+        )
+    members = list(_members(model))
+    if not any(isinstance(layer, kinds) for layer in members):
+        for layer in members:
+            _check_nothing_hidden(layer, model, kinds)
+
+
+def _members(model):
+    """The layers of a graph, and of the graphs within it, that are no graphs themselves."""
+    for layer in model.layers:
+        if _is_graph(layer) or _is_fsanet(layer):
+            yield from _members(layer)
+        else:
+            yield layer
+
+
+def _check_nothing_hidden(layer, model, kinds):
+    """Raise a `ValueError` for attention within a layer, whose `call` nobody can rewrite."""
+    hidden = next((inner for inner in _walk(layer) if isinstance(inner, kinds)), None)
+    if hidden is not None:
+        raise ValueError(
+            "Attention must be a layer of a Functional or Sequential model or an FsaNet, at the "
+            f"top or nested. Received: model={model.name!r}, which holds the layer {hidden.name!r} "
+            f"inside {layer.name!r}, a {type(layer).__name__}. Build that part as a functional "
+            "model: keras.Model(inputs, outputs)."
         )
 
 
-def _replace_attention(model, kinds, replace):
+def _replace_attention(model, kinds, replace, map_size=None):
     """A copy of the model with `replace(layer)` in place of each attention layer of these kinds."""
     _check_model(model, kinds)
     # Each layer is copied once, so shared layers stay shared. A model follows its layers.
     copies, pairs = {}, []
+    # By what replaces them: layers that are called in another way, and hold other weights.
+    multi_head: dict[int, keras.Layer] = {}
+    reshapes: dict[str, keras.layers.Reshape] = {}
+    own = tuple(kind for kind in kinds if kind is not MultiHeadAttention)
 
     def copy(layer):
         if id(layer) not in copies:
@@ -151,25 +200,28 @@ def _replace_attention(model, kinds, replace):
 
     def make(layer):
         if isinstance(layer, kinds):
-            return replace(layer)
+            new = replace(layer)
+            if isinstance(layer, MultiHeadAttention):
+                multi_head[id(new)] = layer
+            return new
         if _is_fsanet(layer):
             return _copy_fsanet(layer, copy, pairs)
         if _is_graph(layer):
-            return _copy_graph(layer, copy)
-        hidden = next((inner for inner in _walk(layer) if isinstance(inner, kinds)), None)
-        if hidden is not None:
-            raise ValueError(
-                "Attention must be a layer of a Functional or Sequential model or an FsaNet, at "
-                f"the top or nested. Received: model={model.name!r}, which holds the layer "
-                f"{hidden.name!r} inside {layer.name!r}, a {type(layer).__name__}. Build that part "
-                "as a functional model: keras.Model(inputs, outputs)."
-            )
+            return _copy_graph(layer, copy, call)
+        _check_nothing_hidden(layer, model, own)
         return type(layer).from_config(layer.get_config())
+
+    def call(layer, *args, **kwargs):
+        if id(layer) not in multi_head:
+            return layer(*args, **kwargs)
+        return multi_head_attention.call(
+            multi_head[id(layer)], layer, (args, kwargs), reshapes, map_size
+        )
 
     result = copy(model)
     plain = [pair for pair in pairs if not (_is_graph(pair[0]) or _is_fsanet(pair[0]))]
     for old, new in plain:
-        _copy_weights(old, new)
+        (multi_head_attention.copy_weights if id(new) in multi_head else _copy_weights)(old, new)
     # Setting the flag of a model sets those of its layers, so models go first.
     for old, new in reversed(pairs):
         new.trainable = old.trainable
@@ -179,7 +231,7 @@ def _replace_attention(model, kinds, replace):
     return result
 
 
-def _copy_graph(model, copy):
+def _copy_graph(model, copy, call):
     """A Functional or Sequential model of the same graph, whose layers are `copy(layer)`."""
     if isinstance(model, keras.Sequential):
         inputs = [_new_input(x, x.name) for x in model.inputs]
@@ -193,7 +245,9 @@ def _copy_graph(model, copy):
         if isinstance(layer, keras.layers.InputLayer)
     }
     inputs = keras.tree.map_structure(lambda x: _new_input(x, names[id(x)]), graph.input)
-    return keras.models.clone_model(graph, input_tensors=inputs, clone_function=copy)
+    return keras.models.clone_model(
+        graph, input_tensors=inputs, clone_function=copy, call_function=call
+    )
 
 
 def _copy_fsanet(net, copy, pairs):

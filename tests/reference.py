@@ -69,7 +69,13 @@ def affinity(name, q, k):
     return AFFINITIES[name](q, k)
 
 
-def self_attention(x, weights, name, band=None, recurrence=1, training=False):
+def attend(name, q, k, v, heads):
+    """The heads' outputs side by side: each is attention by itself, on its part of the columns."""
+    parts = zip(*(np.split(z, heads, axis=1) for z in (q, k, v)), strict=True)
+    return np.concatenate([affinity(name, q, k) @ v for q, k, v in parts], axis=1)
+
+
+def self_attention(x, weights, name, band=None, recurrence=1, training=False, heads=1):
     """The whole block on a map (B, H, W, C), with the weights of a layer by their names."""
     batch, height, width, channels = x.shape
     low_pass = np.eye(height * width) if band is None else projector(height, width, band)
@@ -81,17 +87,20 @@ def self_attention(x, weights, name, band=None, recurrence=1, training=False):
             q = z @ w["query_kernel"] + w.get("query_bias", 0)
             k = z @ w["key_kernel"] + w.get("key_bias", 0)
             v = z @ w["value_kernel"] + w.get("value_bias", 0)
-            y.append(affinity(name, q, k) @ v)
+            y.append(attend(name, q, k, v, heads))
         y = np.stack(y)
         if "output_kernel" in w:
             y = y @ w["output_kernel"]
         if "gain" in w:
             update = w["gain"] * (y + w["output_bias"])
-        else:
+        elif "gamma" in w:
             if training:
                 mean, variance = y.mean(axis=(0, 1)), y.var(axis=(0, 1))
             else:
                 mean, variance = w["moving_mean"], w["moving_variance"]
             update = w["gamma"] * (y - mean) / np.sqrt(variance + 1e-5) + w["beta"]
+        else:
+            # The network around it has a residual of its own.
+            update = y + w.get("output_bias", 0) - x
         x = x + update
     return x.reshape(batch, height, width, channels)

@@ -57,6 +57,31 @@ def test_spatial_attention(rng, affinity, band):
     assert_rows(layer, x, affinity, band)
 
 
+@pytest.mark.parametrize("affinity", reference.AFFINITIES)
+def test_heads(rng, affinity):
+    """Each head has a row of its own, from its part of queries and keys; by default, the mean."""
+    x = rng.standard_normal((HEIGHT, WIDTH, CHANNELS)).astype("float32")
+    spectral = affinity in reference.SPECTRAL
+    settings = {"frequencies": BANDS[0]} if spectral else {"low_pass": BANDS[0]}
+    layer = (FrequencySelfAttention if spectral else SpatialSelfAttention)(
+        affinity=affinity, num_heads=2, key_dim=6, value_dim=4, **settings
+    )
+    layer.build((None, HEIGHT, WIDTH, CHANNELS))
+    randomize(layer, rng)
+    z = reference.projector(HEIGHT, WIDTH, BANDS[0]) @ x.reshape(-1, CHANNELS).astype("float64")
+    w = {name: value.astype("float64") for name, value in weights_by_name(layer).items()}
+    query, key = z @ w["query_kernel"], z @ w["key_kernel"]
+    each = [reference.affinity(affinity, query[:, s], key[:, s]) for s in (np.s_[:3], np.s_[3:])]
+    for head, expected in ((0, each[0]), (1, each[1]), (None, (each[0] + each[1]) / 2)):
+        y = array(attention_at(layer, x, 7, 2, head))
+        wanted = expected[7 * WIDTH + 2].reshape(HEIGHT, WIDTH)
+        np.testing.assert_allclose(y, wanted, atol=2e-6 * np.abs(wanted).max(), rtol=0)
+    for head in (2, -1, 1.5, True):
+        with pytest.raises(ValueError, match="`head` must be .* 0 to 1. Received: head="):
+            attention_at(layer, x, 7, 2, head)
+    assert softmax_twin(layer).num_heads == 2
+
+
 @pytest.mark.parametrize("cls", [FrequencySelfAttention, SpatialSelfAttention])
 def test_row_times_values_is_what_the_layer_adds(rng, cls):
     """With a gain of one and no biases, the layer's own output tells its affinities."""

@@ -30,14 +30,17 @@ else:
         for size in (height, width):
             start = draw(st.integers(0, size - 1))
             band.append((start, draw(st.integers(start + 1, size))))
-        channels = draw(st.sampled_from([2, 3, 5, 17]))
+        heads = draw(st.sampled_from([1, 1, 2, 3]))
+        channels = heads * draw(st.sampled_from([2, 3, 5, 17][: 5 - heads]))
+        residual = draw(st.sampled_from(["gain", "batch_norm", None]))
         arguments = {
             "affinity": draw(st.sampled_from(reference.SPECTRAL)),
-            "recurrence": draw(st.integers(1, 3)),
-            "key_dim": draw(st.sampled_from([None, 4])),
-            "value_dim": draw(st.sampled_from([None, 3])),
+            "recurrence": 1 if residual is None else draw(st.integers(1, 3)),
+            "key_dim": draw(st.sampled_from([None, 4 * heads])),
+            "value_dim": draw(st.sampled_from([None, 3 * heads])),
+            "num_heads": heads,
             "use_bias": draw(st.booleans()),
-            "residual": draw(st.sampled_from(["gain", "batch_norm"])),
+            "residual": residual,
             "dtype": "float64",
             # Other values come; JAX would compile the random ones for every shape.
             "kernel_initializer": "zeros",
@@ -56,8 +59,9 @@ else:
         np.testing.assert_allclose(array(y), expected, atol=1e-10 * scale, rtol=0)
 
     def expect(x, layer, *args, **kwargs):
+        weights = weights_by_name(layer)
         try:
-            return reference.self_attention(x, weights_by_name(layer), *args, **kwargs)
+            return reference.self_attention(x, weights, *args, **kwargs, heads=layer.num_heads)
         except reference.IllConditioned:
             reject()
 

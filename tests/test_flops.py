@@ -19,7 +19,12 @@ FREQUENCY = [
     for affinity, frequencies, options in itertools.product(
         reference.SPECTRAL,
         (5, ((2, 5), (0, 6))),
-        ({}, {**OPTIONS, "value_dim": 7, "use_bias": True}),
+        (
+            {},
+            {**OPTIONS, "value_dim": 7, "use_bias": True},
+            {"num_heads": 3, "recurrence": 2},
+            {**OPTIONS, "key_dim": 10, "value_dim": 14, "num_heads": 2},
+        ),
     )
 ]
 SPATIAL = [
@@ -27,7 +32,7 @@ SPATIAL = [
     for affinity, low_pass, options in itertools.product(
         reference.AFFINITIES,
         (None, ((2, 5), (0, 6))),
-        ({}, {**OPTIONS, "value_dim": 4}),
+        ({}, {**OPTIONS, "value_dim": 4}, {"num_heads": 3, "value_dim": 6}),
     )
 ]
 LAYERS = [(FrequencySelfAttention, arguments) for arguments in FREQUENCY] + [
@@ -49,6 +54,24 @@ def test_regular_attention_by_hand():
     n = 33 * 41
     maps = 2 * n * 512 * (64 + 64 + 256) + 2 * n * 256 * 512
     assert attention_flops(layer, 33, 41) == maps + 2 * n * n * (64 + 256)
+
+
+@pytest.mark.parametrize("affinity", reference.SPECTRAL)
+@pytest.mark.parametrize("value_dim", [None, 256])
+def test_heads_stay_in_the_class_of_cost(affinity, value_dim):
+    """Eight heads: no more than one, but where each has a map of its own to be summed."""
+    costs = []
+    for heads in (1, 8):
+        layer = FrequencySelfAttention(
+            8, affinity, key_dim=64, value_dim=value_dim, num_heads=heads
+        )
+        layer.build((None, None, None, 512))
+        costs.append(attention_flops(layer, 97, 97))
+    regular = SpatialSelfAttention(key_dim=64, value_dim=value_dim, num_heads=8)
+    regular.build((None, None, None, 512))
+    summed = value_dim is not None and affinity != "dot_product"
+    assert costs[1] <= (5.1 if summed else 1.02) * costs[0]
+    assert costs[1] < attention_flops(regular, 97, 97) / 20
 
 
 # Two backends count what they run. Each check is defined where its backend is.

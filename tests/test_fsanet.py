@@ -122,12 +122,12 @@ def test_uint8_and_float_pictures_are_the_same(rng):
 )
 def test_attention(rng, attention, affinity):
     x, _ = pictures_and_masks(rng)
-    model = tiny(attention=attention, affinity=affinity, recurrence=3)
+    model = tiny(attention=attention, affinity=affinity, recurrence=3, num_heads=2)
     names = [layer.name for layer in model.head.layers]
     assert ("attention" in names) == (attention is not None)
     if attention:
         layer = model.head.get_layer("attention")
-        assert layer.recurrence == 3
+        assert layer.recurrence == 3 and layer.num_heads == 2
         assert type(layer).__name__.lower().startswith(attention)
         before = array(model(x))
         randomize(layer, rng)
@@ -301,6 +301,8 @@ def test_pictures_of_other_channels(rng):
         ),
         ({"frequencies": -3}, r"`frequencies` must be a positive int, .*Received: frequencies=-3"),
         ({"recurrence": 0}, r"`recurrence` must be a positive int"),
+        ({"num_heads": 0}, r"`num_heads` must be a positive int"),
+        ({"num_heads": 3}, r"`channels` must be a multiple of `num_heads`"),
         ({"head_channels": 0}, r"`head_channels` must be a positive int"),
         (
             {"dropout": 1.0},

@@ -55,7 +55,7 @@ def finer_stages():
 
 
 VARIANTS = {
-    "named attention": {},
+    "named attention": {"num_heads": 2},
     "a layer of attention": {"attention": attention_layer, "align_corners": True},
     "no attention, no auxiliary head": {"attention": None, "auxiliary_loss_weight": 0},
     "a low-level map": {"backbone": finer_stages, "low_level": "stage3"},
@@ -77,7 +77,8 @@ def test_there_and_back(rng, variant):
     np.testing.assert_allclose(task.predict(images, verbose=0), expected, **tolerance)
     np.testing.assert_allclose(again.predict(images, verbose=0), expected, **tolerance)
     ours = again.get_config(), model.get_config()
-    for name in ("num_classes", "auxiliary_loss_weight", "dropout", "frequencies", "low_level"):
+    names = ("num_classes", "auxiliary_loss_weight", "dropout", "frequencies", "low_level")
+    for name in (*names, "num_heads"):
         assert ours[0][name] == ours[1][name]
     assert [w.path for w in again.weights] == [w.path for w in model.weights]
     for mine, theirs in zip(again.weights, model.weights):

@@ -133,6 +133,8 @@ cases = [
     (tiling.same, {"affinity": "dot_product"}),
     (tiling.explicit, {"attention": tiling.mmseg("linear_softmax"), "align_corners": True}),
     (tiling.mixed, {"affinity": "linear"}),
+    (tiling.padded, {"attention": tiling.mmseg("linear_softmax", num_heads=2)}),
+    (tiling.joined, {"affinity": "relu_linear", "num_heads": 4}),
     (tiling.stages_of(16), {"low_level": "stage3", "align_corners": True}),
 ]
 for backbone, settings in cases:
@@ -144,7 +146,7 @@ for backbone, settings in cases:
 
 def test_float64():
     errors = [float(line) for line in run_python(FLOAT64, JAX_ENABLE_X64="1").split()]
-    assert len(errors) == 4 and max(errors) < 1e-10
+    assert len(errors) == 6 and max(errors) < 1e-10
 
 
 @pytest.mark.parametrize("backbone", tiling.BACKBONES[: None if BACKEND == "torch" else 1])

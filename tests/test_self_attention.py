@@ -17,6 +17,7 @@ from tests.helpers import array, call, gradients, predict_in_new_process, random
 GOLDEN = Path(__file__).parent / "golden"
 SHAPE = (2, 11, 13, 16)
 MMSEG = {"key_dim": 5, "value_dim": 7, "residual": "batch_norm", "use_bias": True}
+HEADS = {"key_dim": 6, "value_dim": 10, "num_heads": 2}
 LAYERS = {
     "dot_product": lambda **kw: FrequencySelfAttention(3, recurrence=2, **kw),
     "dot_product_mmseg": lambda **kw: FrequencySelfAttention((3, 4), recurrence=2, **MMSEG, **kw),
@@ -27,6 +28,14 @@ LAYERS = {
     "relu_linear_mmseg": lambda **kw: FrequencySelfAttention(
         ((1, 4), (0, 3)), "relu_linear", **{**MMSEG, "use_bias": False}, **kw
     ),
+    "heads": lambda **kw: FrequencySelfAttention(3, recurrence=2, num_heads=4, **kw),
+    "linear_softmax_heads": lambda **kw: FrequencySelfAttention(
+        ((1, 4), (0, 3)), "linear_softmax", 2, 6, 10, True, num_heads=2, **kw
+    ),
+    "relu_linear_heads": lambda **kw: FrequencySelfAttention(
+        3, "relu_linear", value_dim=10, num_heads=2, **kw
+    ),
+    "softmax_heads": lambda **kw: SpatialSelfAttention(num_heads=2, use_bias=True, **kw),
     "softmax": lambda **kw: SpatialSelfAttention(**kw),
     "softmax_low_pass": lambda **kw: SpatialSelfAttention("softmax", 3, 2, **MMSEG, **kw),
     "spatial_linear": lambda **kw: SpatialSelfAttention("linear", use_bias=True, **kw),
@@ -144,6 +153,69 @@ def test_spatial_equals_the_reference(rng, name, low_pass):
     np.testing.assert_allclose(array(call(layer, x)), expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("value_dim", [None, 33])
+@pytest.mark.parametrize("name", reference.AFFINITIES)
+def test_heads_equal_the_reference(rng, name, value_dim):
+    """Three heads with queries of 7 channels and values of 5 or 11, in a band without (0, 0)."""
+    band, shape = ((1, 4), (0, 3)), (2, 5, 7, 15)
+    arguments = {"recurrence": 2, "use_bias": True, "key_dim": 21, "value_dim": value_dim}
+    spatial = SpatialSelfAttention(name, band, num_heads=3, **arguments)
+    spatial.build(shape)
+    randomize(spatial, rng)
+    spatial.gain.assign(1.0)
+    x = picture(rng, shape)
+    expected = reference.self_attention(x, weights_by_name(spatial), name, band, 2, heads=3)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(array(call(spatial, x)), expected, atol=1e-5 * scale)
+    if name in reference.SPECTRAL:
+        frequency = FrequencySelfAttention(band, name, num_heads=3, **arguments)
+        frequency.build(shape)
+        frequency.set_weights(spatial.get_weights())
+        np.testing.assert_allclose(array(call(frequency, x)), expected, atol=1e-5 * scale)
+    # Other heads are another function.
+    wrong = reference.self_attention(x, weights_by_name(spatial), name, band, 2)
+    assert np.abs(wrong - expected).max() > 0.01 * scale
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_without_a_residual(rng, use_bias):
+    """Keras' own attention between all positions, with the weights of ours."""
+    layer = SpatialSelfAttention(
+        key_dim=6, value_dim=10, use_bias=use_bias, residual=None, num_heads=2
+    )
+    x = picture(rng)
+    layer.build(x.shape)
+    randomize(layer, rng)
+    # Without dropout, it wants values as wide as keys under JAX.
+    keras_layer = keras.layers.MultiHeadAttention(2, 3, 5, 0.1, use_bias)
+    keras_layer.build(x.shape, x.shape)
+    for name, dense in (
+        ("query", keras_layer.query_dense),
+        ("key", keras_layer.key_dense),
+        ("value", keras_layer.value_dense),
+        ("output", keras_layer.output_dense),
+    ):
+        dense.kernel.assign(ops.reshape(getattr(layer, f"{name}_kernel"), dense.kernel.shape))
+        bias = getattr(layer, f"{name}_bias")
+        assert (bias is not None) == use_bias
+        if use_bias:
+            dense.bias.assign(ops.reshape(bias, dense.bias.shape))
+    expected = array(keras_layer(x, x))
+    np.testing.assert_allclose(array(call(layer, x)), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_number_of_heads_in_weights_and_configs():
+    """Weights are those of one head; so is the config of one, which 0.1.0 reads."""
+    one, four = FrequencySelfAttention(3), FrequencySelfAttention(3, num_heads=4)
+    for layer in (one, four):
+        layer.build((None, None, None, 48))
+    shapes = [{name: w.shape for name, w in weights_by_name(x).items()} for x in (one, four)]
+    assert shapes[0]["query_kernel"] == (48, 6) and shapes[1]["query_kernel"] == (48, 8)
+    assert shapes[0] | {"query_kernel": (48, 8), "key_kernel": (48, 8)} == shapes[1]
+    assert "num_heads" not in one.get_config() and four.get_config()["num_heads"] == 4
+    assert FrequencySelfAttention.from_config(one.get_config()).num_heads == 1
+
+
 MODULES = sorted(
     path for path in GOLDEN.glob("*.npz") if re.match(r"(ccnet|mmseg)_(?!model)", path.name)
 )
@@ -224,7 +296,7 @@ def test_frozen_batch_norm(rng):
 
 
 @pytest.mark.parametrize("affinity", reference.SPECTRAL)
-@pytest.mark.parametrize("arguments", [{}, MMSEG], ids=["ccnet", "mmseg"])
+@pytest.mark.parametrize("arguments", [{}, MMSEG, HEADS], ids=["ccnet", "mmseg", "heads"])
 def test_gradients_equal_those_of_the_spatial_form(rng, affinity, arguments):
     frequency = FrequencySelfAttention((3, 4), affinity, **arguments)
     spatial = SpatialSelfAttention(affinity, (3, 4), **arguments)
@@ -319,7 +391,17 @@ def test_in_a_subclassed_model(rng):
         ({"recurrence": True}, r"Received: recurrence=True"),
         ({"key_dim": -1}, r"`key_dim` must be a positive int or None\. Received: key_dim=-1"),
         ({"value_dim": 1.5}, r"`value_dim` must be a positive int or None\. Received: value_dim="),
-        ({"residual": "add"}, r"`residual` must be one of 'gain', 'batch_norm'\. Received:"),
+        ({"residual": "add"}, r"`residual` must be one of 'gain', 'batch_norm', None\. Received"),
+        (
+            {"recurrence": 2, "residual": None},
+            r"`recurrence` must be 1 without a residual.*Received: recurrence=2 with resid.* Leave",
+        ),
+        ({"num_heads": 0}, r"`num_heads` must be a positive int\. Received: num_heads=0"),
+        (
+            {"key_dim": 7, "num_heads": 2},
+            r"`key_dim` must be a multiple of `num_heads`.*Received: key_dim=7, num_heads=2\.",
+        ),
+        ({"value_dim": 5, "num_heads": 3}, r"`value_dim` must be a multiple of .*value_dim=5, num"),
         ({"data_format": "NHWC"}, r"`data_format` must be one of .* Received: data_format='NHWC'"),
     ],
 )
@@ -334,6 +416,8 @@ def test_wrong_shapes(cls):
         cls().build((2, 7, 3))
     with pytest.raises(ValueError, match=r"number of channels .*Received: input_shape=.*fixed"):
         cls().build((2, 7, 9, None))
+    with pytest.raises(ValueError, match=r"`channels` must be a mul.*: channels=16, num_heads=3"):
+        cls(num_heads=3).build((2, 8, 9, 16))
 
 
 def test_frequencies_beyond_the_map():

@@ -534,7 +534,7 @@ def test_a_model_that_is_not_built():
 
 def test_a_model_without_attention(rng):
     model, _ = tiny_fsanet(rng, attention=None)
-    message = r"`model` must hold a SpatialSelfAttention or FrequencySelfAttention layer\. "
+    message = r"`model` must hold a SpatialSelfAttention, FrequencySelfAttention or MultiHeadAtt.*"
     with pytest.raises(
         ValueError, match=message + r"Received: model='fsanet', .*Pass a model with"
     ):

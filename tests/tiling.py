@@ -111,9 +111,10 @@ def without_constant(affinity, **settings):
     return FrequencySelfAttention(((1, 3), (0, 3)), affinity, use_bias=True, **settings)
 
 
-def mmseg(affinity, recurrence=2):
+def mmseg(affinity, recurrence=2, **settings):
+    widths = {"key_dim": 4, "value_dim": 4, "use_bias": True}
     return FrequencySelfAttention(
-        3, affinity, recurrence, key_dim=4, value_dim=4, residual="batch_norm", use_bias=True
+        3, affinity, recurrence, residual="batch_norm", **widths, **settings
     )
 
 

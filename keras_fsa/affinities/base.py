@@ -42,6 +42,8 @@ class Affinity:
             added to all values is added to all outputs.
         half_precision: whether queries, keys and values may be float16 or bfloat16 on positions.
             The others get at least float32, which their sums over all positions need.
+        ends_in_synthesis: whether its output at positions is a synthesis with a weight, and the
+            only one with a weight. Heads that are to be summed are then summed in that product.
         expansion: name of the affinity that approximates this one to first order and has a form on
             tokens, or None.
     """
@@ -51,6 +53,7 @@ class Affinity:
     stays_in_band: ClassVar[bool] = False
     sums_to_one: ClassVar[bool] = True
     half_precision: ClassVar[bool] = False
+    ends_in_synthesis: ClassVar[bool] = False
     expansion: ClassVar[str | None] = None
 
     def on_positions(self, query: Tensor, key: Tensor, value: Tensor, positions: Size) -> Tensor:

@@ -22,6 +22,7 @@ class Linear(Affinity):
     """
 
     name = "linear"
+    ends_in_synthesis = True
 
     def on_positions(self, query, key, value, positions):
         scale = key.shape[-1] ** -0.5

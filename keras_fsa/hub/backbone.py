@@ -19,6 +19,7 @@ SETTINGS = (
     "output_stride",
     "frequencies",
     "recurrence",
+    "num_heads",
     "head_channels",
     "align_corners",
     "normalization",

@@ -23,7 +23,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import keras
 import numpy as np
@@ -31,6 +30,7 @@ from keras import layers
 
 from keras_fsa.backbones.dilation import DilatedAveragePooling2D
 from keras_fsa.backbones.padding import SamePadding2D
+from keras_fsa.graphs import maker, node, pointwise
 from keras_fsa.layers import FrequencyBands, FrequencySelfAttention
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.resize import positions
@@ -43,35 +43,6 @@ _WINDOWS = (
     layers.SeparableConv2D,
     layers.MaxPooling2D,
     layers.AveragePooling2D,
-)
-# What a position becomes depends on that position alone, when the network is not being trained.
-_POINTWISE = (
-    layers.InputLayer,
-    layers.Identity,
-    layers.Activation,
-    layers.ReLU,
-    layers.LeakyReLU,
-    layers.ELU,
-    layers.BatchNormalization,
-    layers.Dropout,
-    layers.SpatialDropout2D,
-    layers.GaussianNoise,
-    layers.GaussianDropout,
-    layers.Rescaling,
-    layers.Dense,
-    layers.Add,
-    layers.Subtract,
-    layers.Multiply,
-    layers.Average,
-    layers.Maximum,
-    layers.Minimum,
-)
-_LAST_AXIS = (layers.Concatenate, layers.Softmax, layers.LayerNormalization)
-# Operations of `keras.ops` in a functional graph, by the names of their classes.
-_POINTWISE_OPERATIONS = set(
-    "Add Subtract Multiply Divide TrueDivide Maximum Minimum Negative Absolute Square Sqrt Exp "
-    "Tanh Relu Relu6 LeakyRelu Elu Selu Gelu Silu Sigmoid HardSigmoid HardSilu HardTanh Softplus "
-    "Softsign Clip Cast".split()
 )
 
 
@@ -132,7 +103,7 @@ def views(model: keras.Model, given: Sequence[View], axis: int) -> dict[int, Vie
         if isinstance(operation, keras.Model) and hasattr(operation, "operations"):
             inner = views(operation, [found[id(source)] for source in sources], axis)
             outputs = keras.tree.flatten(operation.output)
-            made = keras.tree.flatten(_node(tensor).output_tensors)
+            made = keras.tree.flatten(node(tensor).output_tensors)
             for outer, output in zip(made, outputs, strict=True):
                 found[id(outer)] = inner[id(output)]
         else:
@@ -171,19 +142,6 @@ def grid(model: keras.Model, found: dict[int, View]) -> int:
             strides.append(found[id(tensor)].stride * layer.rate * layer.stride)
         pending += sources
     return math.lcm(*(stride.numerator for stride in strides))
-
-
-def maker(tensor: keras.KerasTensor) -> tuple[Any, list]:
-    """The operation that makes a tensor of a graph, and the tensors it reads."""
-    node = _node(tensor)
-    return node.operation, list(node.input_tensors)
-
-
-def _node(tensor):
-    # A layer may be called several times, and only the tensor's own history, which Keras keeps
-    # private, knows the call. Tracing the graph by `clone_model` would leave calls on the layers.
-    history = tensor._keras_history
-    return history.operation._inbound_nodes[history.node_index]
 
 
 def _joined(operation, before):
@@ -231,14 +189,7 @@ def _through(operation, before, axis):
         return _moved(view, view.size - before - after, before, before)
     if isinstance(operation, DilatedAveragePooling2D):
         return _moved(view, view.size, 0, operation.rate)
-    local = isinstance(operation, (*_POINTWISE, *GLOBAL))
-    if isinstance(operation, _LAST_AXIS):
-        local = keras.tree.flatten(operation.axis)[-1:] in ([-1], [3])
-    if not isinstance(operation, keras.Layer):
-        name = type(operation).__name__
-        last = getattr(operation, "axis", None) in (-1, 3)
-        local = name in _POINTWISE_OPERATIONS or (name == "Concatenate" and last)
-    if not local:
+    if not (isinstance(operation, GLOBAL) or pointwise(operation, 4)):
         _reject(operation, "it is not known to see a neighbourhood only")
     return view
 

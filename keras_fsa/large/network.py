@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_fsa.classes import activation_of
+from keras_fsa.graphs import maker
 from keras_fsa.large import geometry
 from keras_fsa.layers import FrequencyBands, SpatialSelfAttention
 from keras_fsa.layers.resize_like import ResizeLike
@@ -161,7 +162,7 @@ def _nodes(graph):
     found, seen, pending = [], set(), [(tensor, False) for tensor in graph.outputs]
     while pending:
         tensor, visited = pending.pop()
-        operation, sources = geometry.maker(tensor)
+        operation, sources = maker(tensor)
         if visited:
             if isinstance(operation, (*geometry.GLOBAL, ResizeLike)):
                 found.append((operation, sources, tensor))

@@ -30,6 +30,9 @@ class FrequencySelfAttention(SelfAttention):
     with `"linear"`, with weight `1 + q_n . k_m / sqrt(key_dim)`. Both are normalised over m; see
     `keras_fsa.affinities` for the formulas.
 
+    With several heads, each has its own part of the channels of `Q`, `K` and `V`, and its own
+    affinities; their outputs lie side by side, or are summed by the output projection.
+
     The block is initialised to the identity, whichever residual it has, so it can be inserted into
     a trained network. Arguments select either of the two published families:
 
@@ -44,14 +47,19 @@ class FrequencySelfAttention(SelfAttention):
         affinity: `"dot_product"`, `"linear_softmax"` or `"linear"`.
         recurrence: how many times the block is applied, with the same weights. With the dot
             product only the tokens are iterated, at almost no extra cost.
-        key_dim: width of queries and keys. Default: an eighth of the channels, at least 2.
+        key_dim: width of queries and keys, of all heads together. Default: an eighth of the
+            channels, but at least 2 for each head.
         value_dim: width of the values, which an output projection then maps back to the channels.
             Default: values as wide as the channels, and no projection.
         use_bias: whether queries, keys and values have biases, the same at all positions.
         residual: `"gain"` for `x + gain * (y + bias)` with a scalar gain that starts at zero and a
-            bias per channel; `"batch_norm"` for `x + batch_norm(y)` whose scale starts at zero.
+            bias per channel; `"batch_norm"` for `x + batch_norm(y)` whose scale starts at zero;
+            None for `y` alone, with a bias if `use_bias`, where the network around it adds the
+            input: as `keras.layers.MultiHeadAttention` does, so it is no identity then.
         kernel_initializer, kernel_regularizer: for the kernels of all linear maps.
         data_format: `"channels_last"` or `"channels_first"`. Default: Keras' setting.
+        num_heads: number of heads, among which the widths are divided (the paper: 1). Weights have
+            the same names and shapes for any number.
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -65,9 +73,10 @@ class FrequencySelfAttention(SelfAttention):
         mixed precision.
 
     Raises:
-        ValueError: for an argument of the wrong kind; when the layer is built, for an input that is
-            not of rank 4 or has an unknown number of channels, or a band beyond a known height or
-            width.
+        ValueError: for an argument of the wrong kind, a width that the heads do not divide, or a
+            recurrence without a residual; when the layer is built, for an input that is not of rank
+            4, or whose number of channels is unknown or not divided by the heads, or a band beyond
+            a known height or width.
 
     Example:
     >>> import keras
@@ -105,10 +114,11 @@ class FrequencySelfAttention(SelfAttention):
         key_dim: int | None = None,
         value_dim: int | None = None,
         use_bias: bool = False,
-        residual: str = "gain",
+        residual: str | None = "gain",
         kernel_initializer: Any = "glorot_uniform",
         kernel_regularizer: Any = None,
         data_format: str | None = None,
+        num_heads: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -121,6 +131,7 @@ class FrequencySelfAttention(SelfAttention):
             kernel_initializer,
             kernel_regularizer,
             data_format,
+            num_heads,
             **kwargs,
         )
         self.band = spectral.parse_frequencies(frequencies)
@@ -132,12 +143,14 @@ class FrequencySelfAttention(SelfAttention):
 
     def call(self, inputs, training=None):
         x = self.map_update(inputs, training)
+        if self.residual is None:
+            return ops.cast(x, self.compute_dtype)
         # In place where the backend can: a second map of this size costs as much as the rest.
         x += ops.cast(inputs, self.token_dtype)
         return ops.cast(x, self.compute_dtype)
 
     def map_update(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """What the layer adds to its input: a map in the dtype of tokens."""
+        """What the layer adds to its input, if anything: a map in the dtype of tokens."""
         height, width = self.spatial_size(ops.shape(inputs))
         if self.affinity.stays_in_band:
             return self._attend_tokens(inputs, height, width, training)
@@ -155,8 +168,13 @@ class FrequencySelfAttention(SelfAttention):
     def _token_update(self, tokens, positions, training=None):
         """One application of the block to tokens: what is to be added to them."""
         query, key, value = self.query_key_value(tokens, positions)
-        value = self.project(value)
+        if not self.project_last:
+            value = self.project(value)
+        query, key, value = map(self.split_heads, (query, key, value))
         (y,) = self.affinity.context(query, key, value, positions, visit=None)
+        y = self.join_heads(y)
+        if self.project_last:
+            y = self.project(y)
         return self.update(y, positions, training)
 
     def _attend_map(self, inputs, height, width, training):
@@ -174,21 +192,49 @@ class FrequencySelfAttention(SelfAttention):
         """One application of the block: what is to be added to the map, channels last."""
         positions = height * width
 
+        # The output projection sums over heads. Done before that, where there are few tokens, it
+        # leaves a map of all channels for each head to be summed.
+        summed = 1
+        if self.output_kernel is not None and not self.project_last:
+            summed = self.num_heads
+
         def synthesis(tokens, **options):
+            if "weight" in options:
+                options["summed"] = summed
             return self._synthesis(tokens, height, width, **options)
 
         def visit(tokens, function):
             return self._analysis(function(synthesis(tokens)), with_constant=True)
 
         query, key, value = self.query_key_value(tokens, positions)
-        value = self.project(value)
+        query, key = self.split_heads(query), self.split_heads(key)
+        if summed > 1:
+            value = self._project_heads(value)
+        elif not self.project_last:
+            value = self.project(value)
         # A sum with weights that sum to one passes constants on, so the update may come first.
-        update_first = self.residual == "gain" and self.affinity.sums_to_one
+        update_first = self.residual != "batch_norm" and not self.project_last
+        update_first &= self.affinity.sums_to_one
         if update_first:
-            value = self.update(value, positions)
+            value = self.update(value, positions, summands=summed)
+        if summed == 1:
+            value = self.split_heads(value)
         context = self.affinity.context(query, key, value, positions, visit)
         y = self.affinity.at_positions(context, positions, synthesis)
+        if summed == 1:
+            y = self.join_heads(y)
+        if self.project_last:
+            y = self.project(y)
         return y if update_first else self.update(y, training=training)
+
+    def _project_heads(self, value):
+        """What each head's values add to the output: `(B, T, V)` to `(B * heads, T, C)`."""
+        length, width = ops.shape(value)[1], value.shape[-1] // self.num_heads
+        value = ops.reshape(value, (-1, length, self.num_heads, width))
+        kernel = ops.cast(self.output_kernel, value.dtype)
+        kernel = ops.reshape(kernel, (self.num_heads, width, -1))
+        value = ops.transpose(value, (0, 2, 1, 3)) @ kernel
+        return ops.reshape(value, (-1, length, kernel.shape[-1]))
 
     def queries_and_keys(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """See `SelfAttention`: of the low-passed map, channels last."""
@@ -214,16 +260,17 @@ class FrequencySelfAttention(SelfAttention):
         return ops.concatenate([constant, tokens], axis=1)
 
     def _synthesis(
-        self, tokens, height, width, data_format="channels_last", weight=None, offset=None
+        self, tokens, height, width, data_format="channels_last", weight=None, offset=None, summed=1
     ):
         constant = None
         if not spectral.has_constant(self.band):
             constant, tokens = tokens[:, :1], tokens[:, 1:]
+        options = {"data_format": data_format, "weight": weight, "summed": summed}
         x = spectral.synthesis(
-            tokens, height, width, self.band, data_format, False, weight=weight, offset=offset
+            tokens, height, width, self.band, strict=False, offset=offset, **options
         )
         if constant is not None:
-            x += spectral.synthesis(constant, height, width, 1, data_format, weight=weight)
+            x += spectral.synthesis(constant, height, width, 1, **options)
         return x
 
     def _in_band(self, tokens):

@@ -11,7 +11,7 @@ from keras_fsa.arguments import MOST, boolean, floating_dtype, integer, interpre
 from keras_fsa.layers.batch_normalization import TokenBatchNormalization
 from keras_fsa.types import Shape, Size, Tensor
 
-RESIDUALS = ("gain", "batch_norm")
+RESIDUALS = ("gain", "batch_norm", None)
 DATA_FORMATS = ("channels_last", "channels_first", None)
 
 
@@ -21,23 +21,30 @@ class SelfAttention(keras.layers.Layer):
     Base of `FrequencySelfAttention` and `SpatialSelfAttention`, which therefore share weights, name
     for name.
 
+    Heads are so many attentions side by side: each has its own part of the channels of queries,
+    keys and values. They are moved to the batch axis and back here, so no affinity knows of them.
+
     Args:
         affinity: a name or an object, see `keras_fsa.affinities`. The attribute `affinity` is the
             object, which equals its name.
         recurrence: how many times the block is applied, with the same weights.
-        key_dim: width of queries and keys. Default: an eighth of the channels, at least 2.
+        key_dim: width of queries and keys, of all heads together. Default: an eighth of the
+            channels, but at least 2 for each head.
         value_dim: width of the values, which an output projection then maps back to the channels.
             Default: values as wide as the channels, and no projection.
         use_bias: whether queries, keys and values have biases, the same at all positions.
         residual: `"gain"` for `x + gain * (y + bias)` with a scalar gain that starts at zero and a
-            bias per channel; `"batch_norm"` for `x + batch_norm(y)` whose scale starts at zero.
+            bias per channel; `"batch_norm"` for `x + batch_norm(y)` whose scale starts at zero;
+            None for `y` alone, with a bias if `use_bias`.
         kernel_initializer, kernel_regularizer: for the kernels of all linear maps.
         data_format: `"channels_last"` or `"channels_first"`. Default: Keras' setting.
+        num_heads: number of heads, among which the widths are divided.
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Raises:
-        ValueError: for an argument of the wrong kind; when the layer is built, for an input that is
-            not of rank 4 or whose number of channels is unknown.
+        ValueError: for an argument of the wrong kind, a width that the heads do not divide, or a
+            recurrence without a residual; when the layer is built, for an input that is not of rank
+            4 or whose number of channels is unknown, or not divided by the heads.
     """
 
     needs_tokens = False
@@ -50,10 +57,11 @@ class SelfAttention(keras.layers.Layer):
         key_dim: int | None = None,
         value_dim: int | None = None,
         use_bias: bool = False,
-        residual: str = "gain",
+        residual: str | None = "gain",
         kernel_initializer: Any = "glorot_uniform",
         kernel_regularizer: Any = None,
         data_format: str | None = None,
+        num_heads: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -64,10 +72,20 @@ class SelfAttention(keras.layers.Layer):
         boolean("use_bias", use_bias)
         one_of("residual", residual, RESIDUALS)
         one_of("data_format", data_format, DATA_FORMATS)
+        integer("num_heads", num_heads, maximum=MOST)
+        _check_divided("key_dim", key_dim, num_heads)
+        _check_divided("value_dim", value_dim, num_heads)
+        if residual is None and recurrence > 1:
+            raise ValueError(
+                "`recurrence` must be 1 without a residual, to which each application would add. "
+                f"Received: recurrence={recurrence} with residual=None. Leave it out, or choose "
+                "residual='gain'."
+            )
         self.affinity = affinities.get(affinity, spectral=self.needs_tokens)
         self.recurrence = recurrence
         self.key_dim = key_dim
         self.value_dim = value_dim
+        self.num_heads = num_heads
         self.use_bias = use_bias
         self.residual = residual
         self.kernel_initializer = interpreted(
@@ -105,8 +123,9 @@ class SelfAttention(keras.layers.Layer):
                 f"Received: input_shape={tuple(input_shape)} with data_format="
                 f"{self.data_format!r}. Give the input a fixed number of channels."
             )
-        key_dim = self.key_dim or max(2, channels // 8)
+        key_dim = self.key_dim or self.num_heads * max(2, channels // (8 * self.num_heads))
         value_dim = self.value_dim or channels
+        _check_divided("channels", value_dim, self.num_heads)
         self.query_kernel = self._kernel("query_kernel", (channels, key_dim))
         self.key_kernel = self._kernel("key_kernel", (channels, key_dim))
         self.value_kernel = self._kernel("value_kernel", (channels, value_dim))
@@ -118,10 +137,12 @@ class SelfAttention(keras.layers.Layer):
         self.output_kernel = None
         if self.value_dim is not None:
             self.output_kernel = self._kernel("output_kernel", (value_dim, channels))
+        self.output_bias = None
         if self.residual == "gain":
             self.gain = self._zeros("gain", ())
+        if self.residual == "gain" or (self.residual is None and self.use_bias):
             self.output_bias = self._zeros("output_bias", (channels,))
-        else:
+        if self.residual == "batch_norm":
             self.norm.build((None, None, channels))
 
     def _kernel(self, name, shape):
@@ -155,6 +176,28 @@ class SelfAttention(keras.layers.Layer):
             self._linear(x, self.value_kernel, self.value_bias, positions),
         )
 
+    def split_heads(self, x: Tensor) -> Tensor:
+        """Each head as an example of its own: `(B, T, heads * D)` to `(B * heads, T, D)`."""
+        if self.num_heads == 1:
+            return x
+        length, width = ops.shape(x)[1], x.shape[-1] // self.num_heads
+        x = ops.reshape(x, (-1, length, self.num_heads, width))
+        return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, length, width))
+
+    def join_heads(self, x: Tensor) -> Tensor:
+        """The reverse of `split_heads`, of tokens `(B * heads, T, D)` or a map, of four axes."""
+        if self.num_heads == 1:
+            return x
+        between, width = ops.shape(x)[1:-1], x.shape[-1]
+        x = ops.reshape(x, (-1, self.num_heads, *between, width))
+        return ops.reshape(ops.moveaxis(x, 1, -2), (-1, *between, self.num_heads * width))
+
+    @property
+    def project_last(self) -> bool:
+        """Whether the output projection of tokens comes after their sum, and not before."""
+        several = self.num_heads > 1 and self.value_dim is not None
+        return several and (self.affinity.stays_in_band or not self.affinity.ends_in_synthesis)
+
     def queries_and_keys(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys of all positions of a map `(B, H, W, C)`: two of `(B, H * W, K)`."""
         raise NotImplementedError
@@ -164,16 +207,24 @@ class SelfAttention(keras.layers.Layer):
         return value if self.output_kernel is None else self._linear(value, self.output_kernel)
 
     def update(
-        self, y: Tensor, positions: Size | None = None, training: bool | None = None
+        self,
+        y: Tensor,
+        positions: Size | None = None,
+        training: bool | None = None,
+        summands: int = 1,
     ) -> Tensor:
-        """What is added to the input: `gain * (y + bias)` or the batch norm of `y`."""
+        """What is added to the input: `gain * (y + bias)` or the batch norm of `y`.
+
+        Where so many updates will be summed, each gets its share of the bias. Not for batch norm.
+        """
         if self.residual == "batch_norm":
             return self.norm(y, positions=positions, training=training)
-        if positions is None:
-            y = y + ops.cast(self.output_bias, y.dtype)
-        else:
-            y = spectral.add_constant(y, self.output_bias, positions)
-        return y * ops.cast(self.gain, y.dtype)
+        if self.output_bias is not None:
+            bias = ops.cast(self.output_bias, y.dtype)
+            if summands > 1:
+                bias = bias / summands
+            y = y + bias if positions is None else spectral.add_constant(y, bias, positions)
+        return y if self.residual is None else y * ops.cast(self.gain, y.dtype)
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
@@ -190,7 +241,17 @@ class SelfAttention(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "data_format": self.data_format,
+            # Files with one head open in 0.1.0, which knows no other number.
+            **({} if self.num_heads == 1 else {"num_heads": self.num_heads}),
         }
+
+
+def _check_divided(name, width, num_heads):
+    if width is not None and width % num_heads:
+        raise ValueError(
+            f"`{name}` must be a multiple of `num_heads`: each head has its own part. Received: "
+            f"{name}={width}, num_heads={num_heads}. Choose a number of heads that divides it."
+        )
 
 
 def check_attention(layer: Any) -> None:

@@ -28,7 +28,7 @@ class SpatialSelfAttention(SelfAttention):
         low_pass: frequencies (an int, a pair, or a band) to which queries, keys and values are
             restricted, or None for all.
         recurrence, key_dim, value_dim, use_bias, residual, kernel_initializer, kernel_regularizer,
-            data_format, **kwargs: as in `FrequencySelfAttention`.
+            data_format, num_heads, **kwargs: as in `FrequencySelfAttention`.
 
     Call arguments:
         inputs: feature map `(B, H, W, C)`, or `(B, C, H, W)` when channels come first.
@@ -56,10 +56,11 @@ class SpatialSelfAttention(SelfAttention):
         key_dim: int | None = None,
         value_dim: int | None = None,
         use_bias: bool = False,
-        residual: str = "gain",
+        residual: str | None = "gain",
         kernel_initializer: Any = "glorot_uniform",
         kernel_regularizer: Any = None,
         data_format: str | None = None,
+        num_heads: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -72,6 +73,7 @@ class SpatialSelfAttention(SelfAttention):
             kernel_initializer,
             kernel_regularizer,
             data_format,
+            num_heads,
             **kwargs,
         )
         if low_pass is not None:
@@ -89,7 +91,8 @@ class SpatialSelfAttention(SelfAttention):
             x = ops.transpose(x, (0, 2, 3, 1))
         x = ops.cast(x, self.token_dtype)
         for _ in range(self.recurrence):
-            x = x + self._block(x, training)
+            y = self._block(x, training)
+            x = y if self.residual is None else x + y
         if self.data_format == "channels_first":
             x = ops.transpose(x, (0, 3, 1, 2))
         return ops.cast(x, self.compute_dtype)
@@ -99,7 +102,8 @@ class SpatialSelfAttention(SelfAttention):
         x = self._flat_low_pass(x)
         if self.affinity.half_precision:
             x = ops.cast(x, self.compute_dtype)
-        y = self.affinity.on_positions(*self.query_key_value(x), height * width)
+        query, key, value = map(self.split_heads, self.query_key_value(x))
+        y = self.join_heads(self.affinity.on_positions(query, key, value, height * width))
         y = self.update(self.project(ops.cast(y, self.token_dtype)), training=training)
         return ops.reshape(y, (-1, height, width, channels))
 

@@ -98,6 +98,7 @@ class FsaNet(keras.Model):
             class, which is a binary task, else `"softmax"`.
         class_names: a name for each class, or None. Plots, scores and commands use it.
         palette: RGB colours of the classes, `(num_classes, 3)` of 0 to 255, or None.
+        num_heads: of the attention, see `FrequencySelfAttention`; the paper has 1.
         **kwargs: of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -147,6 +148,7 @@ class FsaNet(keras.Model):
         activation: str | None = None,
         class_names: Sequence[str] | None = None,
         palette: Any = None,
+        num_heads: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"name": "fsanet", **kwargs, "autocast": False})
@@ -161,6 +163,7 @@ class FsaNet(keras.Model):
         one_of("output_stride", output_stride, (8, 16, 32, None))
         parse_frequencies(frequencies)
         integer("recurrence", recurrence, maximum=MOST)
+        integer("num_heads", num_heads, maximum=MOST)
         integer("head_channels", head_channels, maximum=MOST)
         number("dropout", dropout, minimum=0, below=1)
         number("auxiliary_loss_weight", auxiliary_loss_weight, minimum=0)
@@ -179,6 +182,7 @@ class FsaNet(keras.Model):
         self.frequencies = frequencies
         self.affinity = None if affinity is None else affinities.get(affinity)
         self.recurrence = recurrence
+        self.num_heads = num_heads
         self.head_channels = head_channels
         self.dropout = dropout
         self.auxiliary_loss_weight = auxiliary_loss_weight
@@ -199,7 +203,9 @@ class FsaNet(keras.Model):
         )
         needed = (*finer, *(STAGES if auxiliary_loss_weight else ("stage5",)))
         shapes = feature_shapes(self.backbone, self.image_shape, needed)
-        layer = _build_attention(attention, frequencies, self.affinity, recurrence, policy)
+        layer = _build_attention(
+            attention, frequencies, self.affinity, recurrence, num_heads, policy
+        )
         self._attention_name = getattr(layer, "name", None)
         self._given_head = head is not None
         self.head = head or fsa_head(
@@ -529,6 +535,7 @@ class FsaNet(keras.Model):
             "activation": self.activation,
             "class_names": self.class_names,
             "palette": self.palette,
+            "num_heads": self.num_heads,
             **(
                 {"head": keras.saving.serialize_keras_object(self.head)} if self._given_head else {}
             ),
@@ -636,12 +643,13 @@ def _known_shape(x):
     return None if shape is None or getattr(shape, "rank", 0) is None else tuple(shape)
 
 
-def _build_attention(attention, frequencies, affinity, recurrence, dtype):
+def _build_attention(attention, frequencies, affinity, recurrence, num_heads, dtype):
     if attention is None or isinstance(attention, keras.layers.Layer):
         return attention
     one_of("attention", attention, ("frequency", "spatial", None))
     common = {
         "recurrence": recurrence,
+        "num_heads": num_heads,
         "data_format": "channels_last",
         "dtype": dtype,
         "name": "attention",

@@ -63,6 +63,7 @@ MAP = np.ones((7, 9, 4), "float32")
 COMMON = {
     "key_dim": {"None"},
     "value_dim": {"None"},
+    "residual": {"None"},
     "kernel_initializer": {"None"},
     "kernel_regularizer": {"None"},
     "data_format": {"None"},
@@ -110,7 +111,7 @@ TARGETS = [
     (
         attention_at,
         use_function(attention_at, layer=built_layer(), feature_map=MAP, row=1, column=2),
-        {"row": {"zero"}, "column": {"zero"}},
+        {"row": {"zero"}, "column": {"zero"}, "head": {"None", "zero"}},
     ),
     (softmax_twin, use_function(softmax_twin), {}),
     (
@@ -123,7 +124,7 @@ TARGETS = [
     (
         keras_fsa.to_frequency,
         use_function(keras_fsa.to_frequency, model=with_attention(), frequencies=3),
-        {"affinity": {"None"}},
+        {"affinity": {"None"}, "map_size": {"None"}},
     ),
     (keras_fsa.to_spatial, use_function(keras_fsa.to_spatial), {}),
 ]

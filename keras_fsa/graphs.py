@@ -1,0 +1,68 @@
+"""What Keras keeps of a functional model's graph: which operation makes a tensor, and from what."""
+
+from typing import Any
+
+import keras
+from keras import layers
+
+_POINTWISE = (
+    layers.InputLayer,
+    layers.Identity,
+    layers.Activation,
+    layers.ReLU,
+    layers.LeakyReLU,
+    layers.ELU,
+    layers.BatchNormalization,
+    layers.Dropout,
+    layers.SpatialDropout2D,
+    layers.GaussianNoise,
+    layers.GaussianDropout,
+    layers.Rescaling,
+    layers.Dense,
+    layers.Add,
+    layers.Subtract,
+    layers.Multiply,
+    layers.Average,
+    layers.Maximum,
+    layers.Minimum,
+)
+_LAST_AXIS = (layers.Concatenate, layers.Softmax, layers.LayerNormalization)
+# Operations of `keras.ops` in a functional graph, by the names of their classes.
+_POINTWISE_OPERATIONS = set(
+    "Add Subtract Multiply Divide TrueDivide Maximum Minimum Negative Absolute Square Sqrt Exp "
+    "Tanh Relu Relu6 LeakyRelu Elu Selu Gelu Silu Sigmoid HardSigmoid HardSilu HardTanh Softplus "
+    "Softsign Clip Cast".split()
+)
+
+
+def node(tensor: keras.KerasTensor) -> Any:
+    """The call that made a tensor of a graph.
+
+    A layer may be called several times, and only the tensor's own history, which Keras keeps
+    private, knows the call. Tracing the graph by `clone_model` would leave calls on the layers.
+    """
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def maker(tensor: keras.KerasTensor) -> tuple[Any, list]:
+    """The operation that makes a tensor of a graph, and the tensors it reads."""
+    made = node(tensor)
+    return made.operation, list(made.input_tensors)
+
+
+def pointwise(operation: Any, rank: int) -> bool:
+    """Whether what a position becomes depends on that position alone, when nothing is trained.
+
+    Args:
+        operation: a layer, or an operation of `keras.ops`.
+        rank: of the tensors that it reads, whose last axis is the channels.
+    """
+    last = (-1, rank - 1)
+    if isinstance(operation, _LAST_AXIS):
+        return all(axis in last for axis in keras.tree.flatten(operation.axis))
+    if isinstance(operation, keras.Layer):
+        return isinstance(operation, _POINTWISE)
+    name = type(operation).__name__
+    joins = name == "Concatenate" and getattr(operation, "axis", None) in last
+    return name in _POINTWISE_OPERATIONS or joins
