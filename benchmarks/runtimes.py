@@ -202,7 +202,10 @@ def main(arguments=None):
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     _, device = measuring.device()
     height, width = options.size
-    name = Path(options.model).stem if options.model else options.backbone
+    name = options.backbone
+    if options.model:
+        path = Path(options.model)
+        name = path.parent.name if path.stem == "model" else path.stem
     title = f"{name}, {height}x{width}, minimum of {options.rounds}, {date}, {device}"
     with tempfile.TemporaryDirectory() as folder:
         _in_a_process([*arguments, "--step", "prepare", folder], "tensorflow")
