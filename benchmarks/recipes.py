@@ -65,12 +65,13 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         "batch": options.batch,
         "learning_rate": full.learning_rate * share,
         "final_learning_rate": full.final_learning_rate * share,
-        "ohem_keep": round(full.ohem_keep * share),
         "validate_every": half,
         "checkpoint_every": math.gcd(half, 5),
         "drawn_images": None,
         "tensorboard": False,
     }
+    if full.loss == "ohem":
+        changes["ohem_keep"] = round(full.ohem_keep * share)
     if options.weights is None:
         # Moving statistics that no training made would not normalise anything.
         changes["batch_norm"] = "batch"
