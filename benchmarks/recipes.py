@@ -4,17 +4,16 @@ r"""The three benchmark recipes at full crop, as far as a CPU and a few images g
         --data-dir data --manual-dir archives --steps 60 --batch 1
 
 A run is the recipe of `examples/train_NAME.py` with another backbone, a small batch, a learning
-rate lowered as the batch is, and few steps. It validates half-way and is killed there, in the
-middle of the next step; a new process resumes it. What comes out goes to
-benchmarks/results/recipes/NAME_BACKBONE.json: losses, time and memory of a step, validations, and
-the operations of a crop, from which `python -m benchmarks.results` estimates the time of the whole
-recipe. The same command goes on with a run that was stopped from outside.
+rate lowered as the batch is, and few steps. It validates half-way, and the next step kills the
+process; a new one resumes. What comes out goes to benchmarks/results/recipes/NAME_BACKBONE.json:
+losses, time and memory of a step, validations, and the operations of a crop, from which
+`python -m benchmarks.results` estimates the time of the whole recipe. The same command goes on
+with a run that was stopped from outside.
 """
 
 import argparse
 import csv
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -28,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from benchmarks import scoring
 from benchmarks.operations import forward_operations
@@ -47,6 +45,7 @@ RECIPES = {
     "ade20k": train_ade20k.RECIPE,
     "voc_aug": train_voc_aug.RECIPE,
 }
+COMMAND = [sys.executable, "-m", "benchmarks.recipes"]
 PATHS = ("data_dir", "manual_dir", "output")
 
 
@@ -79,20 +78,23 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 
 class Clock(keras.callbacks.Callback):
-    """Appends a line of JSON to a file for each step, and for each beginning.
+    """Appends a line of JSON to a file for each step.
 
     Args:
         path: of the file.
+        kill_after: kill this process, without a warning, when so many steps are done.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kill_after: int | None = None) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.kill_after = path, kill_after
 
     def on_epoch_begin(self, epoch, logs=None):
         self.step = epoch * self.params["steps"]
 
     def on_train_batch_begin(self, batch, logs=None):
+        if self.step == self.kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
         self.start = time.perf_counter(), time.process_time()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -103,26 +105,21 @@ class Clock(keras.callbacks.Callback):
             "step": self.step,
             "wall": time.perf_counter() - wall,
             "cpu": time.process_time() - cpu,
-            "memory": peak_memory(),
+            # Linux counts KiB.
+            "memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         }
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
 
-def peak_memory() -> int:
-    """Most bytes that this process has held; Linux counts KiB."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def train(recipe: Recipe) -> None:
+def train(recipe: Recipe, kill_after: int | None = None) -> None:
     """Train by the recipe, with a clock, in this process."""
 
     def build(recipe, num_classes):
         model = build_model(recipe, num_classes)
-        clock = Clock(Path(recipe.output) / "clock.jsonl")
+        clock = Clock(Path(recipe.output) / "clock.jsonl", kill_after)
         fit = model.fit
 
-        @functools.wraps(fit)
         def fit_with_clock(*arguments, callbacks, **rest):
             return fit(*arguments, callbacks=[*callbacks, clock], **rest)
 
@@ -138,44 +135,21 @@ def steps_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def checkpoint_step(folder: Path) -> int:
-    """Step of the checkpoint that a new process would resume from."""
-    path = folder / "checkpoint.npz"
-    if not path.exists():
-        return 0
-    with np.load(path) as file:
-        return json.loads(file["header"].tobytes())["step"]
-
-
 def train_with_a_kill(arguments: list[str], recipe: Recipe) -> None:
-    """Train in a process of its own, kill it half-way, and go on in another.
+    """Train in a process that is killed half-way, and go on in another.
 
     Args:
         arguments: flags of this run's command.
         recipe: of the run.
     """
-    folder = Path(recipe.output)
     half = recipe.steps // 2
-
-    def start():
-        return subprocess.Popen([sys.executable, "-m", "benchmarks.recipes", *arguments, "--train"])
-
-    def check(code):
-        if code:
-            raise SystemExit(f"The training ended with code {code}.")
-
-    if checkpoint_step(folder) < half:
-        process = start()
-        try:
-            while process.poll() is None and checkpoint_step(folder) < half:
-                time.sleep(0.2)
-        finally:
-            process.send_signal(signal.SIGKILL)
-        code = process.wait()
-        if code != -signal.SIGKILL:
-            check(code or "0 before it was killed")
-        print(f"Killed after step {checkpoint_step(folder)}.", flush=True)
-    check(start().wait())
+    clock = steps_of(Path(recipe.output))
+    if not clock or clock[-1]["step"] < half:
+        done = subprocess.run([*COMMAND, *arguments, "--train", "--kill-after", str(half)])
+        if done.returncode != -signal.SIGKILL:
+            raise SystemExit(f"The training was to be killed. It ended with {done.returncode}.")
+        print(f"Killed after step {half}.", flush=True)
+    subprocess.run([*COMMAND, *arguments, "--train"], check=True)
 
 
 def result_of(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
@@ -273,6 +247,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--plot", type=Path, default=PLOT, help="file of the losses' plot")
     parser.add_argument("--train", action="store_true", help="only train, in this process")
+    parser.add_argument("--kill-after", type=int, help="steps after which it kills itself")
     options = parser.parse_args(arguments)
     if options.steps < 2 or options.steps % 2:
         parser.error("--steps must be even and positive: the run is killed half-way")
@@ -288,7 +263,7 @@ def main(arguments=None):
     options = parse(arguments)
     recipe = recipe_of(options)
     if options.train:
-        train(recipe)
+        train(recipe, options.kill_after)
         return
     train_with_a_kill(arguments, recipe)
     name = f"{options.recipe}_{options.backbone}.json"
