@@ -8,6 +8,7 @@ the gradient of its input and once for that of its weights.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
@@ -63,7 +64,7 @@ def forward_operations(model: FsaNet, size: tuple[int, int]) -> int:
         size: `(height, width)` of the image.
     """
     image = keras.KerasTensor((1, *size, model.image_shape[-1]), model.compute_dtype)
-    total, features = _operations(model.backbone, image)
+    total, features = network_operations(model.backbone, image)
     for head in (model.head, model.auxiliary_head):
         if head is None:
             continue
@@ -71,12 +72,20 @@ def forward_operations(model: FsaNet, size: tuple[int, int]) -> int:
             given = {stage: features[stage] for stage in head.input}
         else:
             given = features[head.input.name]
-        total += _operations(head, given)[0]
+        total += network_operations(head, given)[0]
     return total
 
 
-def _operations(model, inputs):
-    """Operations of the layers of a functional model, and what it gives."""
+def network_operations(model: keras.Model, inputs: Any) -> tuple[int, Any]:
+    """Operations of a functional model's layers, and what it gives.
+
+    Args:
+        model: a model whose layers are not models themselves.
+        inputs: its input, a `keras.KerasTensor` of batch 1 or a dict of such.
+
+    Raises:
+        ValueError: for a layer with a kernel that is no convolution.
+    """
     layers = [x for x in model.layers if hasattr(x, "kernel") or isinstance(x, SelfAttention)]
     every = keras.Model(model.input, [model.output, [layer.output for layer in layers]])
     found, maps = every.compute_output_spec(inputs)

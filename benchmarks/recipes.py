@@ -71,9 +71,8 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     }
     if full.loss == "ohem":
         changes["ohem_keep"] = round(full.ohem_keep * share)
-    if options.weights is None:
-        # Moving statistics that no training made would not normalise anything.
-        changes["batch_norm"] = "batch"
+    if options.batch_norm is not None:
+        changes["batch_norm"] = options.batch_norm
     return dataclasses.replace(full, **changes)
 
 
@@ -172,6 +171,8 @@ def result_of(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
         f"--recipe {options.recipe} --backbone {options.backbone} --data-dir data "
         f"--manual-dir archives --steps {options.steps} --batch {options.batch}"
     )
+    if options.batch_norm is not None:
+        command += f" --batch-norm {options.batch_norm}"
     return {
         "recipe": options.recipe,
         "backbone": options.backbone,
@@ -243,6 +244,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--manual-dir", help="folder of the archives")
     parser.add_argument("--steps", type=int, default=60, help="an even number")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument(
+        "--batch-norm", choices=("batch", "moving"), help="statistics; default: the recipe's"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/recipes"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--plot", type=Path, default=PLOT, help="file of the losses' plot")
