@@ -135,14 +135,16 @@ def steps_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def train_with_a_kill(arguments: list[str], recipe: Recipe) -> None:
-    """Train in a process that is killed half-way, and go on in another.
+    """Train in a process that is killed half-way, and go on in another; no more where it ended.
 
     Args:
         arguments: flags of this run's command.
         recipe: of the run.
     """
-    half = recipe.steps // 2
-    clock = steps_of(Path(recipe.output))
+    folder, half = Path(recipe.output), recipe.steps // 2
+    if (folder / "model.keras").exists():
+        return
+    clock = steps_of(folder)
     if not clock or clock[-1]["step"] < half:
         done = subprocess.run([*COMMAND, *arguments, "--train", "--kill-after", str(half)])
         if done.returncode != -signal.SIGKILL:
