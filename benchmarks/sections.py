@@ -278,7 +278,7 @@ def recipes_estimate(folder: Path) -> str:
     lines = []
     for name, whole in wholes.items():
         total = TRAINING * whole["forward_operations"] * whole["images"]
-        # Of the run that resembles the recipe's own network most.
+        # The run that resembles the recipe's own network most.
         run = max(
             (result for result in results if result["recipe"] == name),
             key=lambda result: result["forward_operations"],
@@ -288,7 +288,7 @@ def recipes_estimate(folder: Path) -> str:
                 f"{name}, {NETWORKS[whole['backbone']]}",
                 f"{whole['images']:,}",
                 f"{whole['forward_operations'] / 1e9:.0f} G",
-                f"{total:.1e}",
+                f"{total:.1e}".replace("+", ""),
                 *(f"{training_seconds(total, gpus) / 3600:.1f}" for gpus in GPUS),
                 f"{total / sustained(run) / 86400:.0f}",
             ]
@@ -296,21 +296,27 @@ def recipes_estimate(folder: Path) -> str:
     head = ["recipe, network", "crops seen", "operations of one, forward", "of all, training"]
     head += [f"hours, {gpus.count} {gpus.name}, {gpus.precision}" for gpus in GPUS]
     head.append("days, one core as here")
-    rates = "; ".join(
-        f"{gpus.images:,} images a second on {gpus.count} in {gpus.precision}: "
-        f"{100 * gpus.efficiency:.0f} % of {gpus.peak / 1e12:.0f} TFLOP/s"
+    efficiencies = [
+        [
+            f"{gpus.count} {gpus.name}, {gpus.precision}",
+            f"{gpus.peak / 1e12:.0f}",
+            f"{gpus.images:,}",
+            f"{100 * gpus.efficiency:.0f} %",
+        ]
         for gpus in GPUS
-    )
+    ]
+    published = "GPUs|peak, TFLOP/s|ResNet50, images a second|efficiency".split("|")
     cores = ", ".join(
         f"{sustained(result) / 1e9:.0f} ({result['recipe']}, {NETWORKS[result['backbone']]})"
         for result in results
     )
     return (
         f"{table(head, lines)}\n\n"
-        "Efficiency of the GPUs: that of ResNet50 on ImageNet in NVIDIA's "
-        "[published measurement](https://github.com/NVIDIA/DeepLearningExamples/tree/master/"
-        f"PyTorch/Classification/ConvNets/resnet50v1.5), {rates}. One core here sustained, in "
-        f"GFLOP/s of the operations that are counted: {cores}."
+        "The efficiency is that of ResNet50's training on ImageNet, from NVIDIA's data sheet of the "
+        "A100 and NVIDIA's [measurement](https://github.com/NVIDIA/DeepLearningExamples/tree/"
+        "master/PyTorch/Classification/ConvNets/resnet50v1.5#training-performance-results):\n\n"
+        f"{table(published, efficiencies)}\n\n"
+        f"One core here sustained, in GFLOP/s of the operations that are counted: {cores}."
     )
 
 
