@@ -312,8 +312,8 @@ def recipes_estimate(folder: Path) -> str:
     )
     return (
         f"{table(head, lines)}\n\n"
-        "The efficiency is that of ResNet50's training on ImageNet, from NVIDIA's data sheet of the "
-        "A100 and NVIDIA's [measurement](https://github.com/NVIDIA/DeepLearningExamples/tree/"
+        "The efficiency is that of ResNet50's training on ImageNet, from NVIDIA's data sheet of "
+        "the A100 and NVIDIA's [measurement](https://github.com/NVIDIA/DeepLearningExamples/tree/"
         "master/PyTorch/Classification/ConvNets/resnet50v1.5#training-performance-results):\n\n"
         f"{table(published, efficiencies)}\n\n"
         f"One core here sustained, in GFLOP/s of the operations that are counted: {cores}."
