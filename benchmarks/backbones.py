@@ -1,18 +1,25 @@
-"""Parameters and output strides of backbones: `python -m benchmarks.backbones [--json FILE]`.
+"""Backbones, their parameters and speed: `python -m benchmarks.backbones [--json FILE]`.
 
-Networks that can be built without a download, at their published size, up to stage 5.
+Networks that can be built without a download, at their published size, up to stage 5. The time is
+that of one image through the backbone, by `predict_on_batch`: the least of a few.
 """
 
 import argparse
-import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
 
+from benchmarks import scoring
+from benchmarks.report import table
 from keras_fsa.backbones.features import build_backbone
+from keras_fsa.models.torch_layout import avoid_copies
+from keras_fsa.models.torch_memory import free_early
 
 IMAGE_SHAPE = (None, None, 3)
+OUTPUT_STRIDES = (8, 16, 32)
 NAMED = ("resnet18", "resnet50", "resnet101", "efficientnet_lite0", "efficientnet_lite2")
 APPLICATIONS = (
     "MobileNetV2",
@@ -25,40 +32,70 @@ APPLICATIONS = (
 )
 
 
-def rows() -> list[dict]:
-    """A row for each network."""
-    networks: dict[str, Callable] = {f'`"{name}"`': lambda name=name: name for name in NAMED}
+def networks() -> dict[str, Callable]:
+    """What makes each network."""
+    found: dict[str, Callable] = {name: lambda name=name: name for name in NAMED}
     for name in APPLICATIONS:
         build = getattr(keras.applications, name)
-        networks[f"`keras.applications.{name}`"] = lambda build=build: build(
+        found[f"keras.applications.{name}"] = lambda build=build: build(
             weights=None, include_top=False, input_shape=IMAGE_SHAPE
         )
-    return [row(name, build()) for name, build in networks.items()]
+    return found
 
 
-def row(name: str, network: str | keras.Model) -> dict:
-    """Parameters, and the output strides that do not raise."""
-    strides, parameters = [], 0
-    for output_stride in (8, 16, 32):
+def measure(name: str, network: str | keras.Model, size: int, rounds: int) -> dict:
+    """Parameters, and seconds at each output stride that does not raise."""
+    image = np.random.default_rng(0).uniform(0, 255, (1, size, size, 3)).astype("float32")
+    row: dict = {"backbone": name, "seconds": {}, "cpu_seconds": {}}
+    for stride in OUTPUT_STRIDES:
         try:
-            backbone = build_backbone(network, IMAGE_SHAPE, output_stride, None)
+            backbone = build_backbone(network, IMAGE_SHAPE, stride, None)
         except ValueError:
             continue
-        strides.append(output_stride)
-        parameters = backbone.count_params()
-    print(f"| {name} | {parameters / 1e6:.1f} | {', '.join(map(str, strides))} |", flush=True)
-    return {"backbone": name.strip("`"), "parameters": parameters, "output_strides": strides}
+        # As `FsaNet` does with its own.
+        avoid_copies(backbone)
+        free_early(backbone)
+        backbone.predict_on_batch(image)
+        times = []
+        for _ in range(rounds):
+            wall, cpu = time.perf_counter(), time.process_time()
+            backbone.predict_on_batch(image)
+            times.append((time.perf_counter() - wall, time.process_time() - cpu))
+        row["parameters"] = backbone.count_params()
+        row["seconds"][stride], row["cpu_seconds"][stride] = map(min, zip(*times, strict=True))
+    return row
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def markdown(rows: list[dict]) -> str:
+    """The rows as a table; a stride that a backbone cannot have stays empty."""
+    lines = []
+    for row in rows:
+        # JSON has no keys that are numbers.
+        seconds = {int(stride): value for stride, value in row["cpu_seconds"].items()}
+        cells = [f"{1e3 * seconds[s]:.0f}" if s in seconds else "" for s in OUTPUT_STRIDES]
+        lines.append([f"`{row['backbone']}`", f"{row['parameters'] / 1e6:.1f}", *cells])
+    header = ["backbone", "parameters, millions", *(f"ms, stride {s}" for s in OUTPUT_STRIDES)]
+    return table(header, lines)
+
+
+def main(arguments=None) -> dict:
+    """Measure, print the table, write the file."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--json", type=Path, help="file to write")
-    options = parser.parse_args()
-    print("| backbone | parameters, millions | output strides |\n| --- | ---: | --- |")
-    table = rows()
+    parser.add_argument("--size", type=int, default=513)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--networks", nargs="+", choices=networks(), default=[*networks()])
+    options = parser.parse_args(arguments)
+    builders = networks()
+    rows = [
+        measure(name, builders[name](), options.size, options.rounds) for name in options.networks
+    ]
+    print(markdown(rows))
+    result = {**scoring.circumstances("python -m benchmarks.backbones"), "size": options.size}
+    result["rows"] = rows
     if options.json:
-        options.json.write_text(json.dumps(table, indent=1) + "\n")
+        scoring.write(options.json, result)
+    return result
 
 
 if __name__ == "__main__":

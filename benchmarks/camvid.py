@@ -76,6 +76,7 @@ def cut():
 
 NONE = {"attention": "none"}
 REGULAR = {"attention": "spatial", "affinity": "softmax"}
+SHORT = {"steps": 460}
 # The map of 360 x 480 pixels at output stride 16.
 ALL_FREQUENCIES = (23, 30)
 
@@ -94,6 +95,16 @@ RUNS = {
     "cut_none": Run("cut after stage 4: no attention", NONE, cut),
     "cut_regular": Run("cut after stage 4: regular attention", REGULAR, cut),
     "cut_frequency": Run("cut after stage 4: frequency attention", network=cut),
+    "cut10_none": Run("cut after stage 4, 10 epochs: no attention", {**NONE, **SHORT}, cut),
+    "cut10_regular": Run(
+        "cut after stage 4, 10 epochs: regular attention", {**REGULAR, **SHORT}, cut
+    ),
+    "cut10_frequency": Run("cut after stage 4, 10 epochs: frequency attention", SHORT, cut),
+    "cut10_linear_softmax": Run(
+        "cut after stage 4, 10 epochs: frequency attention, linear softmax",
+        {"affinity": "linear_softmax", **SHORT},
+        cut,
+    ),
     "few10_none": Run("10 % of the images: no attention", NONE, share=0.1),
     "few10_frequency": Run("10 % of the images: frequency attention", share=0.1),
     "few25_none": Run("25 % of the images: no attention", NONE, share=0.25),

@@ -1,14 +1,15 @@
 """FsaNet in each engine and each runtime: time of one image, size of the file, agreement.
 
-    python -m benchmarks.runtimes --model fsanet.keras --images images/ --json table.json
+    python -m benchmarks.runtimes --model fsanet.keras --images DIR --masks DIR --json table.json
 
 Without --model a network of --backbone with random weights is measured, without --images noise.
 Each row has a process of its own, one after the other, with the runtime's own settings, as a user
 has it. Times are minima of one image; CPU time beside them is what one thread needs where others
 use the machine. Memory is what the process has grown by since before it loaded the file, at its
 peak. Agreement is with the model's logits in float32 under TensorFlow: the largest difference over
-their largest absolute value, and the share of equal classes, on every second image. int8 is
-calibrated with the others.
+their largest absolute value, and the share of equal classes, on every second image. With --masks
+(of the same names; ids that are no classes do not count) there is the mean IoU, too. int8 is
+calibrated with the other images.
 """
 
 import argparse
@@ -28,12 +29,16 @@ import numpy as np
 import keras_fsa
 from benchmarks import measuring
 from benchmarks.__main__ import _size as parse_size
+from benchmarks.report import table
 from keras_fsa.files import whole_file
+from keras_fsa.losses import IGNORE_LABEL
+from keras_fsa.metrics import confusion_matrix, confusion_scores
 from keras_fsa.models.exporting import load_exported
 
 # A row: the backend that runs it, and the file or how the model is compiled.
 ROWS = {
     "Keras, torch": ("torch", "model.keras"),
+    "Keras, torch, jit_compile": ("torch", "model.keras"),
     "Keras, torch, folded": ("torch", "folded.keras"),
     "Keras, TensorFlow": ("tensorflow", "model.keras"),
     "Keras, TensorFlow, jit_compile": ("tensorflow", "model.keras"),
@@ -64,7 +69,7 @@ def prepare(options, folder):
     if options.images:
         import cv2
 
-        from keras_fsa.images import read_image
+        from keras_fsa.images import read_image, read_mask
 
         files = sorted(Path(options.images).iterdir())[: options.limit]
         images = [cv2.resize(read_image(file), size[::-1]) for file in files]
@@ -75,6 +80,12 @@ def prepare(options, folder):
     np.save(folder / "images.npy", np.stack(shown))
     logits = [model.predict_on_batch(image[None]) for image in shown]
     np.save(folder / "logits.npy", np.concatenate(logits))
+    if options.masks:
+        masks = [read_mask(Path(options.masks) / f"{file.stem}.png") for file in files[::2]]
+        nearest = [
+            cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for mask in masks
+        ]
+        np.save(folder / "masks.npy", np.stack(nearest))
     folded = keras_fsa.fold_batch_norm(model)
     for name in {name for _, name in ROWS.values()}:
         whole = folded if name.startswith("folded") else model
@@ -105,9 +116,8 @@ def measure(row, folder, rounds):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if path.suffix == ".keras":
         model = keras.saving.load_model(path, compile=False)
-        model.compile(jit_compile="jit_compile" in row or "auto")
-        if row == "Keras, TensorFlow":
-            model.compile(jit_compile=False)
+        # JAX always compiles.
+        model.compile(jit_compile="auto" if "JAX" in row else "jit_compile" in row)
         serve = model.predict_on_batch
     else:
         serve = load_exported(path, runtime_defaults="asked" not in row)
@@ -119,6 +129,12 @@ def measure(row, folder, rounds):
         times.append((time.perf_counter() - wall, time.process_time() - cpu))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = (min(column) for column in zip(*times, strict=True))
+    scores = {}
+    if (folder / "masks.npy").exists():
+        masks, classes = np.load(folder / "masks.npy"), served.shape[-1]
+        masks[masks >= classes] = IGNORE_LABEL
+        confusion = confusion_matrix(masks, served.argmax(-1), classes)
+        scores["mean_iou"] = float(confusion_scores(confusion)["mean_iou"])
     return {
         "row": row,
         "ms": 1e3 * wall,
@@ -127,23 +143,26 @@ def measure(row, folder, rounds):
         "file_mib": file_size(path),
         "deviation": float(np.abs(served - logits).max() / np.abs(logits).max()),
         "same_classes": float(np.mean(served.argmax(-1) == logits.argmax(-1))),
+        **scores,
     }
 
 
 def markdown(rows):
     """The rows as a table."""
-    lines = ["| | ms | CPU ms | memory, MiB | file, MiB | deviation | equal classes |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    scored = any("mean_iou" in row for row in rows)
+    header = ["", "ms", "CPU ms", "memory, MiB", "file, MiB", "deviation", "equal classes"]
+    header += ["mean IoU"] * scored
+    lines = []
     for row in rows:
         if "error" in row:
-            lines.append(f"| {row['row']} | {row['error']} | | | | | |")
+            lines.append([row["row"], row["error"], *[""] * (len(header) - 2)])
             continue
-        same = 100 * row["same_classes"]
-        lines.append(
-            f"| {row['row']} | {row['ms']:.0f} | {row['cpu_ms']:.0f} | {row['memory_mib']:.0f} "
-            f"| {row['file_mib']:.1f} | {row['deviation']:.1e} | {same:.2f} % |"
-        )
-    return "\n".join(lines)
+        cells = [f"{row[key]:.0f}" for key in ("ms", "cpu_ms", "memory_mib")]
+        cells += [f"{row['file_mib']:.1f}", f"{row['deviation']:.1e}"]
+        cells += [f"{100 * row['same_classes']:.2f} %"]
+        cells += [f"{row['mean_iou']:.4f}"] * scored
+        lines.append([row["row"], *cells])
+    return table(header, lines)
 
 
 def _in_a_process(arguments, backend):
@@ -163,6 +182,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--model", metavar="FILE", help="a trained .keras file")
     parser.add_argument("--images", metavar="DIR")
+    parser.add_argument("--masks", metavar="DIR", help="of --images, as PNG of class ids")
     parser.add_argument("--limit", type=int, default=20)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--size", type=parse_size, default=(513, 513), metavar="HxW")

@@ -12,7 +12,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import backbones as backbone_table
+from benchmarks import growth as growing
 from benchmarks import rivals_table
+from benchmarks import runtimes as running
+from benchmarks import witness as witnessing
 from benchmarks.camvid import RUNS, SEEDS
 from benchmarks.operations import GPUS, TRAINING, training_seconds
 from benchmarks.report import table
@@ -326,6 +330,46 @@ def sustained(result: dict[str, Any]) -> float:
     return step / result["seconds_per_step"]["cpu"]
 
 
+def witness(folder: Path) -> str:
+    """The whole network on each engine, beside plain PyTorch."""
+    parts = []
+    for result in read(folder, "witness-*.json"):
+        height, width = result["size"]
+        about = result["about"]["torch"]
+        threads = about.get("OMP_NUM_THREADS", about["cpus"])
+        parts += [
+            f"{result['backbone']}, {height} x {width}, least of {result['rounds']}, "
+            f"{result['date'][:10]}, {about['device']}, threads: {threads}:",
+            witnessing.markdown(result["rows"]),
+            f"`python -m benchmarks.witness {result['command']}`",
+        ]
+    return "\n\n".join(parts) or NOTHING
+
+
+def growth(folder: Path) -> str:
+    """How the layer's time grows, and its share of the network's."""
+    return growing.section(folder) or NOTHING
+
+
+def runtimes(folder: Path) -> str:
+    """Networks in each engine and each runtime."""
+    parts = []
+    for result in read(folder, "runtimes-*.json"):
+        threads = result.get("OMP_NUM_THREADS", result["cpus"])
+        parts += [f"{result['title']}, threads: {threads}.", running.markdown(result["rows"])]
+    return "\n\n".join(parts) or NOTHING
+
+
+def backbones(folder: Path) -> str:
+    """Parameters and times of backbones."""
+    parts = [
+        f"{result['backend']}, {result['size']} x {result['size']}, CPU time:\n\n"
+        f"{backbone_table.markdown(result['rows'])}\n\n{made([result])}"
+        for result in read(folder, "*-cpu-backbones.json")
+    ]
+    return "\n\n".join(parts) or NOTHING
+
+
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "speed": speed,
     "savings": savings,
@@ -337,4 +381,8 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "recipes": recipes,
     "recipes_estimate": recipes_estimate,
     "rivals": rivals_table.section,
+    "witness": witness,
+    "growth": growth,
+    "backbones": backbones,
+    "runtimes": runtimes,
 }

@@ -24,6 +24,7 @@ import numpy as np
 import keras_fsa
 from benchmarks import measuring
 from benchmarks.__main__ import _size as parse_size
+from benchmarks.report import table
 from keras_fsa.files import whole_file
 from keras_fsa.spectral import dct_basis
 
@@ -295,15 +296,15 @@ def measure(options, arguments):
 
 def markdown(rows):
     """The rows as a table."""
+    columns = ("seconds", "seconds / plain", "cpu_seconds", "cpu_seconds / plain")
     lines = [
-        "| | network | s | / plain | CPU s | / plain |",
-        "| --- | --- | --: | --: | --: | --: |",
+        [
+            f"{row['kind']}: {row['network']}",
+            *(f"{row[name]:.3f}" if name in row else "" for name in columns),
+        ]
+        for row in rows
     ]
-    for row in rows:
-        columns = ("seconds", "seconds / plain", "cpu_seconds", "cpu_seconds / plain")
-        values = " | ".join(f"{row[name]:.3f}" if name in row else "" for name in columns)
-        lines.append(f"| {row['kind']} | {row['network']} | {values} |")
-    return "\n".join(lines)
+    return table(["", "s", "/ plain", "CPU s", "/ plain"], lines)
 
 
 def main(arguments=None):

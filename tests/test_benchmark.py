@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import bars, measuring, methods, report, resident, rivals
+from benchmarks import backbones, bars, measuring, methods, report, resident, rivals
 from tests.helpers import BACKEND, array, run_python
 
 SHAPE = (2, 7, 11, 16)
@@ -483,3 +483,15 @@ def test_the_witness_is_the_same_network():
     # Float32 through 20 convolutions. PyTorch's moving variances are unbiased, Keras' are not: with
     # 24 values at a channel that is a tenth of 4 % after a step.
     assert before < 1e-5 and loss < 1e-5 and after < 5e-3
+
+
+def test_backbones(tmp_path):
+    """Each output stride that a network can have, and none that it cannot."""
+    file = tmp_path / "backbones.json"
+    names = ["resnet18", "keras.applications.VGG16"]
+    backbones.main(["--size", "33", "--rounds", "1", "--json", str(file), "--networks", *names])
+    rows = json.loads(file.read_text())["rows"]
+    assert [[*row["seconds"]] for row in rows] == [["8", "16", "32"], ["32"]]
+    # ResNet18 has 11.18 million weights before its classifier, VGG16 14.71.
+    assert backbones.markdown(rows).count("| 11.2 |") == 1
+    assert re.search(r"VGG16` \| 14.7 \|  \|  \| \d+ \|", backbones.markdown(rows))

@@ -44,8 +44,12 @@ class SamePadding2D(keras.layers.Layer):
         self.window, self.stride, self.rate = window, stride, rate
 
     def call(self, inputs):
-        _, height, width, _ = ops.shape(inputs)
-        return ops.pad(inputs, [(0, 0), self.zeros(height), self.zeros(width), (0, 0)])
+        _, height, width, channels = ops.shape(inputs)
+        outputs = ops.pad(inputs, [(0, 0), self.zeros(height), self.zeros(width), (0, 0)])
+        if not (isinstance(height, int) and isinstance(width, int)):
+            # LiteRT's converter cannot tell that zeros of unknown number leave the channels alone.
+            outputs = ops.reshape(outputs, (*ops.shape(outputs)[:3], channels))
+        return outputs
 
     def zeros(self, size: Any) -> tuple[Any, Any]:
         """Before and after an axis of a map; its size is an int or a scalar tensor."""

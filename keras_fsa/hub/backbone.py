@@ -9,6 +9,7 @@ from keras_fsa.affinities import Affinity
 from keras_fsa.arguments import boolean, optional_import
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.torch_layout import avoid_copies
+from keras_fsa.models.torch_memory import free_early
 from keras_fsa.types import DType, Frequencies, Path
 
 Backbone: Any = optional_import("keras_hub", "hub").models.Backbone
@@ -129,6 +130,7 @@ class FsaNetBackbone(Backbone):
         for name in SETTINGS:
             setattr(self, name, getattr(network, name))
         avoid_copies(self)
+        free_early(self)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

@@ -15,6 +15,7 @@ from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models.fsanet import as_loss, check_masks
 from keras_fsa.models.torch_layout import avoid_copies
+from keras_fsa.models.torch_memory import free_early
 from keras_fsa.portable import portable_config
 from keras_fsa.spectral import token_dtype
 from keras_fsa.types import Path
@@ -112,6 +113,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
             logits.build(features["auxiliary"].shape)
             self.auxiliary_dropout, self.auxiliary_classifier = dropped, logits
         avoid_copies(self)
+        free_early(self)
 
     def call(self, inputs, training=None, mask=None):
         if not training or self.auxiliary_classifier is None:

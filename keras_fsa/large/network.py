@@ -21,6 +21,7 @@ from keras_fsa.layers import FrequencyBands, SpatialSelfAttention
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.models.torch_memory import free_early
 from keras_fsa.patches import Patch, patch_scope
 from keras_fsa.resize import positions, resample
 from keras_fsa.spectral import xla_scope
@@ -150,7 +151,9 @@ def _part(known, output):
     if any(output is tensor for tensor in known):
         index = next(i for i, tensor in enumerate(known) if tensor is output)
         return lambda tensors, training: tensors[index]
-    return keras.Model(list(known), output)
+    part = keras.Model(list(known), output)
+    free_early(part)
+    return part
 
 
 def _nodes(graph):

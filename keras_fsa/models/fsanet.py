@@ -33,6 +33,7 @@ from keras_fsa.models.heads import auxiliary_head, fsa_head
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
 from keras_fsa.models.presets import PRESETS, is_hub_preset, preset_arguments, preset_file
 from keras_fsa.models.torch_layout import avoid_copies
+from keras_fsa.models.torch_memory import free_early
 from keras_fsa.models.trained import adapted, load_keras_file
 from keras_fsa.portable import portable_config
 from keras_fsa.resize import resize_bilinear
@@ -226,6 +227,7 @@ class FsaNet(keras.Model):
             )
         self.build((None, *self.image_shape))
         avoid_copies(self)
+        free_early(self)
 
     @classmethod
     def from_preset(cls, name: Path, **arguments: Any) -> "FsaNet":
