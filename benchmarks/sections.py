@@ -5,6 +5,7 @@ what there is: runs that are missing are named, not guessed. To add one, write a
 it a name in `SECTIONS`.
 """
 
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from benchmarks import rivals_table
 from benchmarks import runtimes as running
 from benchmarks import witness as witnessing
 from benchmarks.camvid import RUNS, SEEDS
+from benchmarks.operations import GPUS, TRAINING, training_seconds
 from benchmarks.report import table
 
 NOTHING = "*Not run yet.*"
@@ -227,6 +229,107 @@ def presets(folder: Path) -> str:
     return f"{table(head, [*lines, ['**mean**', *means]])}\n\n{made(results)}"
 
 
+NETWORKS = {
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "resnet50": "ResNet50",
+    "resnet101": "ResNet101",
+}
+
+
+def recipes(folder: Path) -> str:
+    """The benchmark recipes at full crop on few images: what was run, and the losses."""
+    results = read(folder / "recipes", "*.json")
+    if not results:
+        return NOTHING
+    lines = []
+    for result in results:
+        settings, losses = result["settings"], list(result["losses"].values())
+        scores = [found["mean_iou"] for found in result["validations"].values()]
+        seconds = result["seconds_per_step"]
+        lines.append(
+            [
+                f"{result['recipe']}, {NETWORKS[result['backbone']]}",
+                "ImageNet" if settings["weights"] else "random",
+                "x".join(map(str, settings["crop"])),
+                settings["batch"],
+                f"{settings['learning_rate']:.3g}",
+                settings["steps"],
+                " + ".join(map(str, _stretches(result))),
+                f"{losses[0]:.2f} to {losses[-1]:.2f}",
+                " / ".join(f"{score:.3f}" for score in scores),
+                f"{seconds['cpu']:.1f} ({seconds['wall']:.1f})",
+                f"{result['memory'] / 2**30:.1f}",
+            ]
+        )
+    head = ["recipe, backbone", "weights", "crop", "batch", "learning rate", "steps", "processes"]
+    head += ["loss", "mean IoU half-way / at the end", "CPU seconds a step (of the clock)", "GiB"]
+    plot = "![losses of the runs](recipes.png)"
+    return "\n\n".join([table(head, lines), plot, made(results)])
+
+
+def _stretches(result):
+    """The steps that each process of a run did for good."""
+    ends = [*result["starts"], result["settings"]["steps"]]
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+def recipes_estimate(folder: Path) -> str:
+    """What the whole recipes would take, from the operations of their networks."""
+    results = read(folder / "recipes", "*.json")
+    if not results:
+        return NOTHING
+    wholes = {result["recipe"]: result["whole"] for result in results}
+    lines = []
+    for name, whole in wholes.items():
+        total = TRAINING * whole["forward_operations"] * whole["images"]
+        # The run that resembles the recipe's own network most.
+        run = max(
+            (result for result in results if result["recipe"] == name),
+            key=lambda result: result["forward_operations"],
+        )
+        lines.append(
+            [
+                f"{name}, {NETWORKS[whole['backbone']]}",
+                f"{whole['images']:,}",
+                f"{whole['forward_operations'] / 1e9:.0f} G",
+                f"{total:.1e}".replace("+", ""),
+                *(f"{training_seconds(total, gpus) / 3600:.1f}" for gpus in GPUS),
+                f"{total / sustained(run) / 86400:.0f}",
+            ]
+        )
+    head = ["recipe, network", "crops seen", "operations of one, forward", "of all, training"]
+    head += [f"hours, {gpus.count} {gpus.name}, {gpus.precision}" for gpus in GPUS]
+    head.append("days, one core as here")
+    efficiencies = [
+        [
+            f"{gpus.count} {gpus.name}, {gpus.precision}",
+            f"{gpus.peak / 1e12:.0f}",
+            f"{gpus.images:,}",
+            f"{100 * gpus.efficiency:.0f} %",
+        ]
+        for gpus in GPUS
+    ]
+    published = "GPUs|peak, TFLOP/s|ResNet50, images a second|efficiency".split("|")
+    cores = ", ".join(
+        f"{sustained(result) / 1e9:.0f} ({result['recipe']}, {NETWORKS[result['backbone']]})"
+        for result in results
+    )
+    return (
+        f"{table(head, lines)}\n\n"
+        "The efficiency is that of ResNet50's training on ImageNet, from NVIDIA's data sheet of "
+        "the A100 and NVIDIA's [measurement](https://github.com/NVIDIA/DeepLearningExamples/tree/"
+        "master/PyTorch/Classification/ConvNets/resnet50v1.5#training-performance-results):\n\n"
+        f"{table(published, efficiencies)}\n\n"
+        f"One core here sustained, in GFLOP/s of the operations that are counted: {cores}."
+    )
+
+
+def sustained(result: dict[str, Any]) -> float:
+    """Operations a second of CPU that a run of a recipe did."""
+    step = TRAINING * result["forward_operations"] * result["settings"]["batch"]
+    return step / result["seconds_per_step"]["cpu"]
+
+
 def witness(folder: Path) -> str:
     """The whole network on each engine, beside plain PyTorch."""
     parts = []
@@ -275,6 +378,8 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "camvid_classes": camvid_classes,
     "windows": windows,
     "truncation": truncation,
+    "recipes": recipes,
+    "recipes_estimate": recipes_estimate,
     "rivals": rivals_table.section,
     "witness": witness,
     "growth": growth,

@@ -10,8 +10,8 @@ training that was stopped. It runs on TensorFlow, JAX and torch: set KERAS_BACKE
 What comes out, in outputs/cityscapes: model.keras, best.keras (by validation), history.csv,
 tensorboard, predictions of the first validation images, and checkpoint.npz to resume from.
 
-Time: not run in full. A crop of 849x849 takes 791 G multiply-adds forward, three times that with
-the backward pass, 2.3e18 operations in all: about 13 hours of a GPU that sustains 50 TFLOP/s.
+Time: not run in full. A crop of 849x849 takes 819 G multiply-adds forward, three times that with
+the backward pass, 2.4e18 operations in all: about 13 hours of a GPU that sustains 50 TFLOP/s.
 Expected: 79 to 81 % mean IoU on the 500 validation images at a single scale. That is what
 mmsegmentation publishes for heads with global context on the same backbone (non-local 79.40,
 CCNet 79.45, DANet 80.47), not a figure of this script. The paper's 83.0 % is on the test set.
