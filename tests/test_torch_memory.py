@@ -9,7 +9,7 @@ import pytest
 
 import keras_fsa
 from keras_fsa.models.torch_memory import free_early
-from tests.helpers import BACKEND, array, gradients, randomize
+from tests.helpers import BACKEND, array, gradients
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -101,18 +101,27 @@ def test_holds_no_map_longer_than_needed(rng):
     assert most == [3, 20]
 
 
-def test_gradients_training_and_masks_are_keras_own(rng):
-    model = keras_fsa.FsaNet(5, backbone="resnet18", head_channels=16)
-    plain = twin(model.head)
-    x = rng.standard_normal((2, 7, 9, 512)).astype("float32")
-    upstream = rng.standard_normal((2, 7, 9, 5)).astype("float32")
-    randomize(model.head, rng, 0.1)
-    for got, want in zip(
-        gradients(model.head, x, upstream), gradients(plain, x, upstream), strict=True
-    ):
+def test_gradients_are_keras_own(rng):
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, keras.layers.Dense(5)(keras.layers.Dense(4, "tanh")(image)))
+    plain = twin(model)
+    free_early(model)
+    x = rng.standard_normal((2, 5, 7, 3)).astype("float32")
+    upstream = rng.standard_normal((2, 5, 7, 5)).astype("float32")
+    pairs = zip(gradients(model, x, upstream), gradients(plain, x, upstream), strict=True)
+    for got, want in pairs:
         np.testing.assert_allclose(got, want, atol=1e-6 * np.abs(want).max())
-    # Dropout: training is not passed over.
-    assert np.abs(array(model.head(x, training=True)) - array(plain(x))).max() > 0
+
+
+def test_training_is_keras_own(rng):
+    """Dropout in training, none in inference."""
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, keras.layers.Dropout(0.5)(image))
+    free_early(model)
+    assert frees(model) == (BACKEND == "torch")
+    x = rng.standard_normal((2, 5, 7, 3)).astype("float32")
+    assert (array(model(x, training=True)) == 0).any()
+    np.testing.assert_array_equal(predicted(model, x), x)
 
 
 def test_copies_run_their_own_layers(rng):
