@@ -124,11 +124,11 @@ def test_attention_at_both_stages(rng):
 
 
 def test_several_heads(rng):
-    for backbone, settings in (
+    for backbone, arguments in (
         (tiling.padded, {"attention": tiling.mmseg("linear_softmax", num_heads=2)}),
         (tiling.joined, {"affinity": "relu_linear", "num_heads": 4}),
     ):
-        model = tiling.model_of(backbone, rng, **settings)
+        model = tiling.model_of(backbone, rng, **arguments)
         image = tiling.image_of(rng, 33, 8 * large.halo(model) + 5)
         assert tiling.error(model, image, tile=16) < EXACT
         assert tiling.error(model, image, tile=16, halo=0) > 100 * EXACT
