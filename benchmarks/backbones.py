@@ -5,14 +5,14 @@ that of one image through the backbone, by `predict_on_batch`: the least of a fe
 """
 
 import argparse
-import time
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from benchmarks import scoring
+from benchmarks import measuring, scoring
 from benchmarks.report import table
 from keras_fsa.backbones.features import build_backbone
 from keras_fsa.models.speed import use_speed_paths
@@ -54,13 +54,9 @@ def measure(name: str, network: str | keras.Model, size: int, rounds: int) -> di
         # As `FsaNet` does with its own.
         use_speed_paths(backbone)
         backbone.predict_on_batch(image)
-        times = []
-        for _ in range(rounds):
-            wall, cpu = time.perf_counter(), time.process_time()
-            backbone.predict_on_batch(image)
-            times.append((time.perf_counter() - wall, time.process_time() - cpu))
+        least = measuring.least_times(functools.partial(backbone.predict_on_batch, image), rounds)
         row["parameters"] = backbone.count_params()
-        row["seconds"][stride], row["cpu_seconds"][stride] = map(min, zip(*times, strict=True))
+        row["seconds"][stride], row["cpu_seconds"][stride] = least
     return row
 
 

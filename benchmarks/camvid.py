@@ -14,7 +14,6 @@ import argparse
 import csv
 import dataclasses
 import json
-import resource
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ import keras
 from benchmarks import scoring
 from examples.train_camvid import RECIPE
 from keras_fsa.backbones.features import build_backbone
+from keras_fsa.commands.benchmark import peak_of_process
 from keras_fsa.commands.recipe import train_recipe
 from keras_fsa.datasets import describe, load
 from keras_fsa.inference import class_map
@@ -229,9 +229,9 @@ def main(arguments=None):
     new = not rows_of(options.output / name)
     if not options.score:
         train(run, recipe)
-    # Of a whole training in this process; Linux counts KiB.
+    # Of a whole training in this process.
     whole = new and not options.score
-    memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if whole else None
+    memory = peak_of_process() if whole else None
     command = (
         f"KERAS_BACKEND={keras.backend.backend()} python -m benchmarks.camvid --data-dir CamVid "
         f"--run {options.run} --seed {options.seed}"

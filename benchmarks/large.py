@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import numpy as np
 import zarr
 
 import keras_fsa
+from keras_fsa.commands.benchmark import peak_of_process
 from keras_fsa.large import segment
 
 CHUNK = 1024
@@ -50,7 +50,7 @@ def build(backbone):
 
 def peak():
     """Peak memory of this process, GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB: Linux counts KiB
+    return peak_of_process() / 2**30
 
 
 def cluster(count):

@@ -14,6 +14,7 @@ import keras
 
 from keras_fsa import FsaNet
 from keras_fsa.flops import attention_flops
+from keras_fsa.graphs import outputs_of
 from keras_fsa.layers.self_attention import SelfAttention
 
 TRAINING = 3
@@ -87,8 +88,7 @@ def network_operations(model: keras.Model, inputs: Any) -> tuple[int, Any]:
         ValueError: for a layer with a kernel that is no convolution.
     """
     layers = [x for x in model.layers if hasattr(x, "kernel") or isinstance(x, SelfAttention)]
-    every = keras.Model(model.input, [model.output, [layer.output for layer in layers]])
-    found, maps = every.compute_output_spec(inputs)
+    maps, found = outputs_of(layers, model, inputs)
     return sum(map(_operations_of, layers, maps)), found
 
 

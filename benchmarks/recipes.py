@@ -17,7 +17,6 @@ import dataclasses
 import json
 import math
 import os
-import resource
 import signal
 import statistics
 import subprocess
@@ -31,11 +30,12 @@ import keras
 from benchmarks import scoring
 from benchmarks.operations import forward_operations
 from examples import train_ade20k, train_cityscapes, train_voc_aug
-from keras_fsa.arguments import optional_import
+from keras_fsa.commands.benchmark import peak_of_process
 from keras_fsa.commands.recipe import train_recipe
 from keras_fsa.datasets import describe
 from keras_fsa.training import Recipe
 from keras_fsa.training.loop import build_model
+from keras_fsa.visualize.figure import finish, new_figure, style_lines
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/recipes"
@@ -104,8 +104,7 @@ class Clock(keras.callbacks.Callback):
             "step": self.step,
             "wall": time.perf_counter() - wall,
             "cpu": time.process_time() - cpu,
-            # Linux counts KiB.
-            "memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            "memory": peak_of_process(),
         }
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -208,11 +207,12 @@ def result_of(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def plot(results: list[dict[str, Any]]) -> Any:
+def plot(results: list[dict[str, Any]], path: Path | None = None) -> Any:
     """Losses of runs against their steps.
 
     Args:
         results: the contents of result files.
+        path: where the PNG goes; None to write none.
 
     Returns:
         A matplotlib figure.
@@ -220,8 +220,7 @@ def plot(results: list[dict[str, Any]]) -> Any:
     Raises:
         ImportError: where matplotlib is missing, with the pip command.
     """
-    figures = optional_import("matplotlib.figure", "tools")
-    figure = figures.Figure(figsize=(7, 3.6), layout="constrained")
+    figure = new_figure(7, 3.6)
     axes = figure.subplots()
     for result in results:
         steps = [int(step) for step in result["losses"]]
@@ -231,9 +230,8 @@ def plot(results: list[dict[str, Any]]) -> Any:
             axes.axvline(start, color=line.get_color(), linewidth=1, linestyle=":")
     axes.set(xlabel="step (dotted: killed and resumed)", ylabel="training loss")
     axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
+    style_lines(axes)
+    return finish(figure, path)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -275,8 +273,7 @@ def main(arguments=None):
     name = f"{options.recipe}_{options.backbone}.json"
     scoring.write(options.results / name, result_of(options, recipe))
     files = sorted(options.results.glob("*.json"))
-    figure = plot([json.loads(file.read_text()) for file in files])
-    figure.savefig(options.plot, dpi=120)
+    plot([json.loads(file.read_text()) for file in files], options.plot)
     print(f"Drawn: {options.plot}")
 
 

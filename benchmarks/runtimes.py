@@ -16,11 +16,9 @@ import argparse
 import datetime as dt
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import keras
@@ -30,6 +28,7 @@ import keras_fsa
 from benchmarks import measuring
 from benchmarks.__main__ import _size as parse_size
 from benchmarks.report import table
+from keras_fsa.commands.benchmark import peak_of_process
 from keras_fsa.files import whole_file
 from keras_fsa.losses import IGNORE_LABEL
 from keras_fsa.metrics import confusion_matrix, confusion_scores
@@ -46,7 +45,6 @@ ROWS = {
     "Keras, JAX": ("jax", "model.keras"),
     "Keras, JAX, folded": ("jax", "folded.keras"),
     "SavedModel": ("tensorflow", "saved_model"),
-    "SavedModel, folded": ("tensorflow", "folded"),
     "ONNX Runtime": ("tensorflow", "model.onnx"),
     "ONNX Runtime, int8": ("tensorflow", "int8.onnx"),
     "OpenVINO": ("tensorflow", "model.xml"),
@@ -113,7 +111,7 @@ def measure(row, folder, rounds):
     images, logits = np.load(folder / "images.npy"), np.load(folder / "logits.npy")
     if path.suffix == ".keras":
         __import__({"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[ROWS[row][0]])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_of_process()
     if path.suffix == ".keras":
         model = keras.saving.load_model(path, compile=False)
         # JAX always compiles.
@@ -122,13 +120,8 @@ def measure(row, folder, rounds):
     else:
         serve = load_exported(path, runtime_defaults="asked" not in row)
     served = np.concatenate([serve(image[None]) for image in images])
-    times = []
-    for _ in range(rounds):
-        wall, cpu = time.perf_counter(), time.process_time()
-        serve(images[:1])
-        times.append((time.perf_counter() - wall, time.process_time() - cpu))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    wall, cpu = (min(column) for column in zip(*times, strict=True))
+    wall, cpu = measuring.least_times(lambda: serve(images[:1]), rounds)
+    peak = peak_of_process()
     scores = {}
     if (folder / "masks.npy").exists():
         masks, classes = np.load(folder / "masks.npy"), served.shape[-1]
@@ -139,7 +132,7 @@ def measure(row, folder, rounds):
         "row": row,
         "ms": 1e3 * wall,
         "cpu_ms": 1e3 * cpu,
-        "memory_mib": (peak - before) / 1024,
+        "memory_mib": (peak - before) / 2**20,
         "file_mib": file_size(path),
         "deviation": float(np.abs(served - logits).max() / np.abs(logits).max()),
         "same_classes": float(np.mean(served.argmax(-1) == logits.argmax(-1))),

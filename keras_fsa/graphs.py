@@ -1,5 +1,6 @@
 """What Keras keeps of a functional model's graph: which operation makes a tensor, and from what."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -33,6 +34,32 @@ _POINTWISE_OPERATIONS = set(
     "Tanh Relu Relu6 LeakyRelu Elu Selu Gelu Silu Sigmoid HardSigmoid HardSilu HardTanh Softplus "
     "Softsign Clip Cast".split()
 )
+
+
+def is_graph(layer: Any) -> bool:
+    """Whether a layer is a Functional or Sequential model with Keras' own `call`.
+
+    A class that overrides `call` may do anything with its layers.
+    """
+    functional = isinstance(layer, keras.Function) and isinstance(layer, keras.Model)
+    if not (functional or isinstance(layer, keras.Sequential)):
+        return False
+    return type(layer).call.__module__.startswith("keras.")
+
+
+def outputs_of(
+    layers: Sequence[keras.Layer], model: keras.Model, inputs: Any
+) -> tuple[list[Any], Any]:
+    """What layers of a functional model give, and the model itself, as shapes and dtypes alone.
+
+    Args:
+        layers: of the model, each called once and no model itself.
+        model: a functional model.
+        inputs: its inputs, `keras.KerasTensor`s.
+    """
+    every = keras.Model(model.input, [model.output, [layer.output for layer in layers]])
+    found, outputs = every.compute_output_spec(inputs)
+    return outputs, found
 
 
 def node(tensor: keras.KerasTensor) -> Any:

@@ -15,6 +15,7 @@ from keras.layers import MultiHeadAttention
 
 from keras_fsa import multi_head_attention, spectral
 from keras_fsa.arguments import one_of, positive_ints
+from keras_fsa.graphs import is_graph
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.types import Frequencies
@@ -135,7 +136,7 @@ def _check_inside(frequencies, band, old, name):
 
 
 def _check_model(model, kinds):
-    if not (_is_graph(model) or _is_fsanet(model)):
+    if not (is_graph(model) or _is_fsanet(model)):
         raise ValueError(
             "`model` must be a Functional or Sequential model or an FsaNet: how others call their "
             f"layers is unknown. Received: model={model!r}. Build the attention "
@@ -163,7 +164,7 @@ def _check_model(model, kinds):
 def _members(model):
     """The layers of a graph, and of the graphs within it, that are no graphs themselves."""
     for layer in model.layers:
-        if _is_graph(layer) or _is_fsanet(layer):
+        if is_graph(layer) or _is_fsanet(layer):
             yield from _members(layer)
         else:
             yield layer
@@ -206,7 +207,7 @@ def _replace_attention(model, kinds, replace, map_size=None):
             return new
         if _is_fsanet(layer):
             return _copy_fsanet(layer, copy, pairs)
-        if _is_graph(layer):
+        if is_graph(layer):
             return _copy_graph(layer, copy, call)
         _check_nothing_hidden(layer, model, own)
         return type(layer).from_config(layer.get_config())
@@ -219,7 +220,7 @@ def _replace_attention(model, kinds, replace, map_size=None):
         )
 
     result = copy(model)
-    plain = [pair for pair in pairs if not (_is_graph(pair[0]) or _is_fsanet(pair[0]))]
+    plain = [pair for pair in pairs if not (is_graph(pair[0]) or _is_fsanet(pair[0]))]
     for old, new in plain:
         (multi_head_attention.copy_weights if id(new) in multi_head else _copy_weights)(old, new)
     # Setting the flag of a model sets those of its layers, so models go first.
@@ -275,17 +276,6 @@ def _copy_weights(old, new):
     old.save_own_variables(store)
     new.load_own_variables({k: keras.ops.convert_to_numpy(v) for k, v in store.items()})
     new.set_weights(old.get_weights())
-
-
-# A class that overrides `call` may do anything with its layers, so a copy could differ.
-
-
-def _is_graph(layer):
-    """Whether the layer is a Functional or Sequential model with Keras' own `call`."""
-    functional = isinstance(layer, keras.Function) and isinstance(layer, keras.Model)
-    if not (functional or isinstance(layer, keras.Sequential)):
-        return False
-    return type(layer).call.__module__.startswith("keras.")
 
 
 def _is_fsanet(layer):

@@ -21,6 +21,7 @@ from tests.helpers import BACKEND, randomize, run_python
 
 # Logits are of the order of one; each backend rounds in its own order.
 CLOSE = 1e-5
+NO_AUXILIARY = {"auxiliary_loss_weight": 0, "normalization": "imagenet"}
 
 
 def tiny(**kwargs):
@@ -108,6 +109,38 @@ def test_saved_model_of_one_size(rng, tmp_path):
     else:
         model.export(tmp_path / "folder", verbose=False)
     assert largest_deviation(model, load_exported(tmp_path / "folder")) < CLOSE
+
+
+class Unsaved(layers.Layer):
+    """A layer that Keras can neither save nor copy."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="TensorFlow and JAX write SavedModels")
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_saved_model_is_folded_where_it_can_be(rng, tmp_path, copied):
+    images = keras.Input((None, None, 3))
+    x = layers.Conv2D(4, 3, 4, padding="same", use_bias=False)(images)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    if not copied:
+        x = Unsaved(keras.ops.tanh)(x)
+    model = keras_fsa.FsaNet(
+        3, keras.Model(images, {"stage5": x}), head_channels=8, frequencies=2, **NO_AUXILIARY
+    )
+    randomize(model, rng)
+    model.export(tmp_path / "folder", verbose=False)
+    assert largest_deviation(model, load_exported(tmp_path / "folder")) < CLOSE
+    import tensorflow as tf
+
+    variables = tf.train.list_variables(str(tmp_path / "folder/variables/variables"))
+    variables = [name for name, _ in variables if name.endswith("VARIABLE_VALUE")]
+    assert (len(variables) < len(model.weights)) == copied
 
 
 def test_other_folders_stay(tmp_path):

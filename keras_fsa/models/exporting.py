@@ -127,7 +127,7 @@ def write_saved_model(
     view: Callable | None = None,
     **kwargs: Any,
 ) -> None:
-    """Write a SavedModel, with a signature for image files.
+    """Write a SavedModel, batch norms folded, with a signature for image files.
 
     Its signatures are `serve`, which is also `serving_default`; `logits`, the model itself; and
     where an image has 1 or 3 channels `serving_bytes`, see `FsaNet.export`. The inputs are called
@@ -142,7 +142,12 @@ def write_saved_model(
             logits` of TensorFlow tensors; `forward` is the model, for float32.
         **kwargs: of `keras.export.ExportArchive.add_endpoint`.
     """
+    from keras_fsa.models.folding import fold_batch_norm
+
     tf = optional_import("tensorflow", "tensorflow")
+    # Unless a layer has no configuration to make a copy from.
+    with contextlib.suppress(NotImplementedError, TypeError):
+        model = fold_batch_norm(model)
     *size, channels = tuple(images.shape)[1:]
     archive = keras.export.ExportArchive()
     if keras.backend.backend() == "jax":

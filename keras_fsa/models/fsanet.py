@@ -453,8 +453,9 @@ class FsaNet(keras.Model):
         A JSON file beside it (`.json` behind its name; in a SavedModel's folder `assets.extra`)
         says the activation, names and colours of the classes, for `load_exported`.
 
-        To put windows, scales and mirroring into the file, see `keras_fsa.segmenter.Segmenter`; to
-        fold batch norms into the convolutions, `keras_fsa.models.folding.fold_batch_norm`.
+        Batch norms are folded into the convolutions, here by `keras_fsa.fold_batch_norm` for a
+        SavedModel, else by the converter. To put windows, scales and mirroring into the file, see
+        `keras_fsa.segmenter.Segmenter`.
 
         Args:
             filepath: destination.

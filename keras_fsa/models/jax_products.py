@@ -11,20 +11,16 @@ import keras
 from keras import ops
 
 
-def multiply_positions(model: keras.Model) -> None:
-    """Let a built model's channels-last convolutions by 1x1 multiply. JAX only.
+def multiply_positions(layer: keras.Layer) -> None:
+    """Let a built layer multiply if it is a channels-last convolution by 1x1.
 
     Values differ by rounding at most. Nothing of this shows in a file.
 
     Args:
-        model: changed in place. On other backends nothing is done.
+        layer: any; changed in place.
     """
-    if keras.backend.backend() != "jax":
-        return
-    # Keras makes public only the layers of models, not those in layers.
-    for layer in model._flatten_layers():
-        if type(layer) is keras.layers.Conv2D and _is_product(layer):
-            layer.call = types.MethodType(_multiply, layer)
+    if type(layer) is keras.layers.Conv2D and _is_product(layer):
+        layer.call = types.MethodType(_multiply, layer)
 
 
 def _is_product(layer):

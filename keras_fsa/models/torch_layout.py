@@ -21,27 +21,23 @@ import keras
 from keras import ops
 
 
-def avoid_copies(model: keras.Model) -> None:
-    """Let a built model's channels-last layers run without copies. Torch only.
+def avoid_copies(layer: keras.Layer) -> None:
+    """Let a built channels-last layer run without copies.
 
     These are convolutions, batch norms and max poolings. Those that pad unevenly ("same" with a
     stride on some sizes), batch norms that are masked, synchronised or renormalised, and all other
     layers stay as they are. Values differ by rounding at most.
 
     Args:
-        model: changed in place. On other backends nothing is done.
+        layer: any; changed in place.
     """
-    if keras.backend.backend() != "torch":
-        return
-    # Keras makes public only the layers of models, not those in layers.
-    for layer in model._flatten_layers():
-        if type(layer) is keras.layers.Conv2D and _pads_evenly(layer):
-            layer.call = types.MethodType(_convolve, layer)
-            _store_in_torch_order(layer.kernel)
-        elif type(layer) is keras.layers.BatchNormalization and not layer.renorm:
-            layer.call = types.MethodType(_normalize, layer)
-        elif type(layer) is keras.layers.MaxPooling2D and _pools_plainly(layer):
-            layer.call = types.MethodType(_pool, layer)
+    if type(layer) is keras.layers.Conv2D and _pads_evenly(layer):
+        layer.call = types.MethodType(_convolve, layer)
+        _store_in_torch_order(layer.kernel)
+    elif type(layer) is keras.layers.BatchNormalization and not layer.renorm:
+        layer.call = types.MethodType(_normalize, layer)
+    elif type(layer) is keras.layers.MaxPooling2D and _pools_plainly(layer):
+        layer.call = types.MethodType(_pool, layer)
 
 
 def _pads_evenly(layer):

@@ -5,6 +5,7 @@ import math
 import keras
 
 from keras_fsa.arguments import integer, positive_ints
+from keras_fsa.graphs import outputs_of
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.heads import seen_by_head
 
@@ -64,8 +65,7 @@ def step_memory(model: FsaNet, size: tuple[int, int], batch: int) -> dict[str, i
 def _outputs(model, inputs):
     """Bytes of all outputs in a functional model, and what it gives."""
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    every = keras.Model(model.input, [model.output, [layer.output for layer in layers]])
-    found, maps = every.compute_output_spec(inputs)
+    maps, found = outputs_of(layers, model, inputs)
     return sum(map(_bytes, keras.tree.flatten(maps))), found
 
 
