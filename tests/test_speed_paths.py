@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_fsa.models.speed import use_speed_paths
+from keras_fsa.models.speed import neutral_twins, use_speed_paths
 from tests.helpers import BACKEND, array, gradients, randomize
 
 CASES = {
@@ -18,45 +18,96 @@ CASES = {
     "valid": {"kernel_size": (3, 2), "strides": 2},
     "grouped": {"kernel_size": 3, "groups": 2, "activation": "relu"},
 }
+DEPTHWISE = {
+    "depthwise": {"kernel_size": 3, "padding": "same", "activation": "relu"},
+    "depthwise dilated": {"kernel_size": (3, 5), "padding": "same", "dilation_rate": (2, 3)},
+    "depthwise valid": {"kernel_size": (3, 2), "strides": 2, "use_bias": False},
+    "depthwise 1x1": {"kernel_size": 1, "strides": 2},
+}
+STRIDED = {
+    "depthwise strided": {"kernel_size": 3, "strides": 2, "padding": "same"},
+    "depthwise even": {"kernel_size": (2, 4), "padding": "same"},
+    "depthwise skips": {"kernel_size": 2, "strides": 3, "padding": "same"},
+}
+SEVERAL = {"depthwise, several": {"kernel_size": 3, "depth_multiplier": 3}}
 # Uneven padding is left to Keras.
 LEFT = {
     "even kernel": {"kernel_size": 2, "padding": "same"},
     "strided": {"kernel_size": 3, "strides": 2, "padding": "same"},
     "channels first": {"kernel_size": 1, "data_format": "channels_first"},
+    "depthwise channels first": {"kernel_size": 1, "data_format": "channels_first"},
+}
+ALL = {**CASES, **DEPTHWISE, **STRIDED, **SEVERAL, **LEFT}
+REPLACED = {
+    "torch": [*CASES, *DEPTHWISE, *SEVERAL],
+    "jax": ["1x1", "strided 1x1", *DEPTHWISE, *STRIDED],
 }
 
 
-def network(arguments):
+def network(name):
+    arguments = ALL[name]
     shape = (4, None, None) if "data_format" in arguments else (None, None, 4)
-    return keras.Sequential([keras.Input(shape), keras.layers.Conv2D(6, **arguments)])
+    if name.startswith("depthwise"):
+        layer = keras.layers.DepthwiseConv2D(**arguments)
+    else:
+        layer = keras.layers.Conv2D(6, **arguments)
+    return keras.Sequential([keras.Input(shape), layer])
 
 
-@pytest.mark.parametrize("name", [*CASES, *LEFT])
+@pytest.mark.parametrize("name", ALL)
 def test_equals_the_neutral_twin(rng, name):
-    plain = randomize(network({**CASES, **LEFT}[name]), rng, 0.5)
+    plain = randomize(network(name), rng, 0.5)
     fast = keras.models.clone_model(plain)
     use_speed_paths(fast)
     # Weights that are assigned later go into the same memory.
     fast.set_weights(plain.get_weights())
-    x = rng.standard_normal((2, 4, 4, 4) if name == "channels first" else (2, 11, 13, 4))
+    x = rng.standard_normal((2, 4, 4, 4) if "channels first" in name else (2, 11, 13, 4))
     x = x.astype("float32")
     expected = array(plain(x))
     np.testing.assert_allclose(array(fast(x)), expected, atol=2e-6 * np.abs(expected).max())
     upstream = rng.standard_normal(expected.shape).astype("float32")
     for got, want in zip(gradients(fast, x, upstream), gradients(plain, x, upstream), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
-    replaced = {"torch": CASES, "jax": ("1x1", "strided 1x1")}.get(BACKEND, ())
-    assert ("call" in vars(fast.layers[0])) == (name in replaced)
-    if BACKEND == "torch" and name in replaced:
+    replaced = name in REPLACED.get(BACKEND, ())
+    assert ("call" in vars(fast.layers[0])) == replaced
+    with neutral_twins(fast):
+        assert "call" not in vars(fast.layers[0])
+    assert ("call" in vars(fast.layers[0])) == replaced
+    if BACKEND == "torch" and replaced:
         kernel = fast.layers[0].kernel.value
-        assert kernel.permute(3, 0, 1, 2).is_contiguous()
+        order = (2, 3, 0, 1) if name.startswith("depthwise") else (3, 0, 1, 2)
+        assert kernel.permute(order).is_contiguous()
         assert tuple(kernel.shape) == tuple(plain.layers[0].kernel.shape)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX's transformations")
+def test_shifted_maps_take_all_derivatives(rng):
+    """Forward, backward, and for each image; as Keras' own convolution does."""
+    import jax
+
+    plain = randomize(network("depthwise dilated"), rng, 0.5)
+    fast = keras.models.clone_model(plain)
+    use_speed_paths(fast)
+    fast.set_weights(plain.get_weights())
+    kernel, bias = (weight.value for weight in plain.weights)
+    x = jax.numpy.asarray(rng.standard_normal((3, 1, 11, 13, 4)), "float32")
+    tangents = rng.standard_normal(kernel.shape).astype("float32")
+
+    def derivatives(model):
+        def loss(kernel, x):
+            return (model.stateless_call([kernel, bias], [], x)[0] ** 2).sum()
+
+        forward = jax.jvp(loss, (kernel, x[0]), (tangents, x[1]))
+        return *forward, jax.vmap(jax.grad(loss, (0, 1)), (None, 0))(kernel, x)
+
+    for got, want in zip(*(jax.tree.leaves(derivatives(m)) for m in (fast, plain)), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
 def test_trains_saves_and_copies(rng, tmp_path):
     """As the plain network does, step by step."""
     x = rng.standard_normal((2, 11, 13, 4)).astype("float32")
-    models = [network(CASES["3x3"]) for _ in range(2)]
+    models = [network("3x3") for _ in range(2)]
     models[1].set_weights(models[0].get_weights())
     use_speed_paths(models[1])
     for model in models:
@@ -76,9 +127,11 @@ def test_trains_saves_and_copies(rng, tmp_path):
     assert np.abs(array(twin(x))).max() < 0.1 < np.abs(array(models[1](x))).max()
 
 
-def test_half_precision(rng):
+@pytest.mark.parametrize("kind", [keras.layers.Conv2D, keras.layers.DepthwiseConv2D])
+def test_half_precision(rng, kind):
     x = rng.standard_normal((1, 7, 9, 4)).astype("float32")
-    layer = keras.layers.Conv2D(6, 3, padding="same", dtype="mixed_bfloat16")
+    first = {"filters": 6} if kind is keras.layers.Conv2D else {}
+    layer = kind(**first, kernel_size=3, padding="same", dtype="mixed_bfloat16")
     model = keras.Sequential([keras.Input((None, None, 4)), layer])
     expected = array(keras.ops.cast(model(x), "float32"))
     use_speed_paths(model)

@@ -32,7 +32,7 @@ from keras_fsa.models import exporting, quantizing
 from keras_fsa.models.heads import auxiliary_head, fsa_head, seen_by_head
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
 from keras_fsa.models.presets import PRESETS, is_hub_preset, preset_arguments, preset_file
-from keras_fsa.models.speed import use_speed_paths
+from keras_fsa.models.speed import neutral_twins, use_speed_paths
 from keras_fsa.models.trained import adapted, load_keras_file
 from keras_fsa.portable import portable_config
 from keras_fsa.resize import resize_bilinear
@@ -492,7 +492,8 @@ class FsaNet(keras.Model):
                 write = super().export
                 if output == "classes":
                     write = exporting.with_classes(self, images).export
-                write(path, format=format, verbose=False, input_signature=[images], **kwargs)
+                with neutral_twins(self):
+                    write(path, format=format, verbose=False, input_signature=[images], **kwargs)
                 if batches is not None and format == "onnx":
                     quantizing.quantize_onnx(path, batches)
                 elif batches is not None:

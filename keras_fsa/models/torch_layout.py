@@ -1,11 +1,11 @@
 """Convolutions and batch norm under torch without copies: the speed path for channels-last maps.
 
-Keras' torch backend copies three times for each channels-last convolution: the input to channels
-first and back to torch's channels-last memory format, and the kernel into torch's order. Neither is
-needed. A channels-last map *is*, seen through a permutation, a tensor in torch's channels-last
-memory format; and a kernel may lie in memory in the order that torch wants while it keeps the shape
-that Keras gives it. Keras' batch norm passes over the map several times, torch's fused one once or
-twice.
+Keras' torch backend copies three times for each channels-last convolution, depthwise ones too: the
+input to channels first and back to torch's channels-last memory format, and the kernel into torch's
+order. Neither is needed. A channels-last map *is*, seen through a permutation, a tensor in torch's
+channels-last memory format; and a kernel may lie in memory in the order that torch wants while it
+keeps the shape that Keras gives it. Keras' batch norm passes over the map several times, torch's
+fused one once or twice.
 
 For a window of 1x1 the rows of a map may as well be maps of their own. On a CPU, torch has oneDNN
 convolve several maps, but may do a single one by a general matrix product, which takes twice as
@@ -20,6 +20,10 @@ from typing import Any
 import keras
 from keras import ops
 
+TORCH_ORDER = {keras.layers.Conv2D: (3, 0, 1, 2), keras.layers.DepthwiseConv2D: (2, 3, 0, 1)}
+"""Axes of a kernel as torch wants them in memory: of `(rows, columns, in, out)`, or `(rows,
+columns, channels, multiplier)`."""
+
 
 def avoid_copies(layer: keras.Layer) -> None:
     """Let a built channels-last layer run without copies.
@@ -31,9 +35,9 @@ def avoid_copies(layer: keras.Layer) -> None:
     Args:
         layer: any; changed in place.
     """
-    if type(layer) is keras.layers.Conv2D and _pads_evenly(layer):
+    if type(layer) in TORCH_ORDER and _pads_evenly(layer):
         layer.call = types.MethodType(_convolve, layer)
-        _store_in_torch_order(layer.kernel)
+        _store_in_torch_order(layer.kernel, TORCH_ORDER[type(layer)])
     elif type(layer) is keras.layers.BatchNormalization and not layer.renorm:
         layer.call = types.MethodType(_normalize, layer)
     elif type(layer) is keras.layers.MaxPooling2D and _pools_plainly(layer):
@@ -55,19 +59,24 @@ def _pools_plainly(layer):
     return (layer.padding, layer.data_format) == ("valid", "channels_last")
 
 
-def _store_in_torch_order(kernel):
-    """`(rows, columns, in, out)` in the memory order `out, rows, columns, in`."""
+def _store_in_torch_order(kernel, order):
     value = kernel.value
+    back = [order.index(axis) for axis in range(4)]
     # What assigns to the variable or updates it writes into this memory.
-    value.data = value.data.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    value.data = value.data.permute(order).contiguous().permute(back)
 
 
-def _convolve(self: keras.layers.Conv2D, inputs: Any) -> Any:
-    """`Conv2D.call` on views; the neutral twin is Keras' own."""
+def _convolve(self: keras.layers.Conv2D | keras.layers.DepthwiseConv2D, inputs: Any) -> Any:
+    """`call` on views; the neutral twin is Keras' own."""
     from torch.nn.functional import conv2d
 
     inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(self.kernel)
     bias = ops.convert_to_tensor(self.bias) if self.use_bias else None
+    if type(self) is keras.layers.DepthwiseConv2D:
+        # (channels, multiplier, rows, columns): a window of its own for each output channel.
+        kernel, groups = kernel.permute(2, 3, 0, 1).flatten(0, 1)[:, None], inputs.shape[-1]
+    else:
+        kernel, groups = kernel.permute(3, 2, 0, 1), self.groups
     strides, shape = self.strides, None
     if inputs.is_cpu and max(self.kernel_size) == 1:
         inputs = inputs[:, :: strides[0], :: strides[1]]
@@ -79,15 +88,15 @@ def _convolve(self: keras.layers.Conv2D, inputs: Any) -> Any:
         padding = tuple(d * (k - 1) // 2 for d, k in sides)
     outputs = conv2d(
         inputs.permute(0, 3, 1, 2),
-        kernel.permute(3, 2, 0, 1),
+        kernel,
         bias,
         stride=strides,
         padding=padding,
         dilation=self.dilation_rate,
-        groups=self.groups,
+        groups=groups,
     ).permute(0, 2, 3, 1)
     if shape is not None:
-        outputs = outputs.reshape(*shape[:-1], self.filters)
+        outputs = outputs.reshape(*shape[:-1], outputs.shape[-1])
     return outputs if self.activation is None else self.activation(outputs)
 
 
