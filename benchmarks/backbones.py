@@ -81,14 +81,14 @@ def main(arguments=None) -> dict:
     parser.add_argument("--networks", nargs="+", choices=networks(), default=[*networks()])
     options = parser.parse_args(arguments)
     builders = networks()
-    rows = [
-        measure(name, builders[name](), options.size, options.rounds) for name in options.networks
-    ]
-    print(markdown(rows))
     result = {**scoring.circumstances("python -m benchmarks.backbones"), "size": options.size}
-    result["rows"] = rows
-    if options.json:
-        scoring.write(options.json, result)
+    result["rows"] = []
+    for name in options.networks:
+        row = measure(name, builders[name](), options.size, options.rounds)
+        result["rows"].append(row)
+        if options.json:
+            scoring.write(options.json, result)
+    print(markdown(result["rows"]))
     return result
 
 
