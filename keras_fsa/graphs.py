@@ -78,6 +78,24 @@ def maker(tensor: keras.KerasTensor) -> tuple[Any, list]:
     return made.operation, list(made.input_tensors)
 
 
+def sources(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
+    """The inputs of its graph that a tensor comes from.
+
+    `keras.utils.get_source_inputs` walks each path, and every residual block doubles their number.
+    """
+    found, seen, waiting = [], set(), [tensor]
+    while waiting:
+        tensor = waiting.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        _, reads = maker(tensor)
+        if not reads:
+            found.append(tensor)
+        waiting += reads
+    return found
+
+
 def pointwise(operation: Any, rank: int) -> bool:
     """Whether what a position becomes depends on that position alone, when nothing is trained.
 

@@ -251,6 +251,17 @@ def test_the_last_map_of_each_size():
     }
 
 
+def test_many_residual_blocks():
+    """There are 2**64 paths through them."""
+    images = keras.Input((None, None, 3))
+    x = stage4 = keras.layers.Conv2D(4, 3, 4, padding="same")(images)
+    x = keras.layers.Conv2D(4, 3, 2, padding="same")(stage4)
+    for _ in range(64):
+        x = keras.layers.Add()([x, keras.layers.ReLU()(x)])
+    backbone = build_backbone(keras.Model(images, x), (None, None, 3), None)
+    assert backbone.input is images and set(backbone.output) == {"stage4", "stage5"}
+
+
 def test_tokens_in_their_places(rng):
     """Rows first, class tokens left out."""
     given = vit()

@@ -13,6 +13,7 @@ from keras_fsa.backbones.efficientnet_lite import SCALES, efficientnet_lite
 from keras_fsa.backbones.resnet import BLOCKS, OUTPUT_STRIDES, STAGES, features_by_name, resnet
 from keras_fsa.backbones.stages import find_stages, strided_blocks
 from keras_fsa.checkpoints import PYTORCH_FILES, check_values, load_pytorch_weights
+from keras_fsa.graphs import sources
 from keras_fsa.types import DType, Path, Shape
 
 NAMES = (*BLOCKS, *SCALES)
@@ -103,7 +104,7 @@ def _features(backbone, image_shape, output_stride, stages):
 
 def _input_of(tensor):
     """The input that a tensor of a functional model with one input comes from."""
-    (images,) = (t for t in keras.utils.get_source_inputs(tensor) if len(t.shape) == 4)
+    (images,) = (t for t in sources(tensor) if len(t.shape) == 4)
     return images
 
 
