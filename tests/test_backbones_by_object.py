@@ -258,7 +258,7 @@ def test_many_residual_blocks():
     x = keras.layers.Conv2D(4, 3, 2, padding="same")(stage4)
     for _ in range(64):
         x = keras.layers.Add()([x, keras.layers.ReLU()(x)])
-    backbone = build_backbone(keras.Model(images, x), (None, None, 3), None)
+    backbone = build_backbone(keras.Model(images, x), (None, None, 3), None, None)
     assert backbone.input is images and set(backbone.output) == {"stage4", "stage5"}
 
 
