@@ -153,7 +153,8 @@ def markdown(rows):
         cells = [f"{row[key]:.0f}" for key in ("ms", "cpu_ms", "memory_mib")]
         cells += [f"{row['file_mib']:.1f}", f"{row['deviation']:.1e}"]
         cells += [f"{100 * row['same_classes']:.2f} %"]
-        cells += [f"{row['mean_iou']:.4f}"] * scored
+        if scored:
+            cells.append(f"{row['mean_iou']:.4f}")
         lines.append([row["row"], *cells])
     return table(header, lines)
 

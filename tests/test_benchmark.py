@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import backbones, bars, measuring, methods, report, resident, rivals
+from benchmarks import backbones, bars, measuring, methods, report, resident, rivals, runtimes
 from tests.helpers import BACKEND, array, run_python
 
 SHAPE = (2, 7, 11, 16)
@@ -483,6 +483,17 @@ def test_the_witness_is_the_same_network():
     # Float32 through 20 convolutions. PyTorch's moving variances are unbiased, Keras' are not: with
     # 24 values at a channel that is a tenth of 4 % after a step.
     assert before < 1e-5 and loss < 1e-5 and after < 5e-3
+
+
+def test_runtimes_table():
+    """With masks and without, and a row that failed."""
+    row = {"row": "here", "ms": 1.4, "cpu_ms": 2.6, "memory_mib": 3.4, "file_mib": 4.56}
+    row |= {"deviation": 1.23e-6, "same_classes": 0.99999}
+    plain = runtimes.markdown([row, {"row": "there", "error": "failed with code 1"}])
+    assert "| here | 1 | 3 | 3 | 4.6 | 1.2e-06 | 100.00 % |" in plain
+    assert "| there | failed with code 1 |  |  |  |  |  |" in plain
+    scored = runtimes.markdown([{**row, "mean_iou": 0.68058}])
+    assert "| 100.00 % | 0.6806 |" in scored
 
 
 def test_backbones(tmp_path):
