@@ -61,50 +61,59 @@ def rival(name):
     return network
 
 
-def cut():
-    """The backbone without its last stage: what was stage 4 is now stage 5."""
-    stages = ("stage3", "stage4", "stage5")
-    whole = build_backbone(RECIPE.backbone, (None, None, 3), 16, "float32", "imagenet", stages)
-    stage3, stage4 = whole.output["stage3"], whole.output["stage4"]
-    features = {"stage3": stage3, "stage4": stage3, "stage5": stage4}
-    return {
-        "backbone": keras.Model(whole.input, features, name="cut"),
-        "backbone_weights": None,
-        "normalization": "efficientnet_lite",
-    }
+def cut(last):
+    """The backbone up to a stage, whose map stands for that of each later one, too."""
+
+    def network():
+        whole = build_backbone(RECIPE.backbone, (None, None, 3), 16, "float32", "imagenet", STAGES)
+        shift = STAGES.index("stage5") - STAGES.index(last)
+        kept = [STAGES[max(place - shift, 0)] for place in range(len(STAGES))]
+        features = {name: whole.output[stage] for name, stage in zip(STAGES, kept, strict=True)}
+        return {
+            "backbone": keras.Model(whole.input, features, name="cut"),
+            "backbone_weights": None,
+            "normalization": "efficientnet_lite",
+            "output_stride": {"stage4": 16, "stage3": 8}[last],
+        }
+
+    return network
 
 
 NONE = {"attention": "none"}
 REGULAR = {"attention": "spatial", "affinity": "softmax"}
+LINEAR_SOFTMAX = {"affinity": "linear_softmax"}
 SHORT = {"steps": 460}
 # The map of 360 x 480 pixels at output stride 16.
 ALL_FREQUENCIES = (23, 30)
+
+
+def cuts(name: str, stage: str, title: str, **settings: Any) -> dict[str, Run]:
+    """The runs of a backbone that is cut after a stage."""
+    attentions: dict[str, tuple[str, dict]] = {
+        "none": ("no attention", NONE),
+        "regular": ("regular attention", REGULAR),
+        "frequency": ("frequency attention", {}),
+        "linear_softmax": ("frequency attention, linear softmax", LINEAR_SOFTMAX),
+    }
+    return {
+        f"{name}_{kind}": Run(f"{title}: {label}", {**recipe, **settings}, cut(stage))
+        for kind, (label, recipe) in attentions.items()
+    }
+
 
 RUNS = {
     "none": Run("no attention", NONE),
     "regular": Run("regular attention, softmax", REGULAR),
     "frequency": Run("**frequency attention, dot product**"),
-    "linear_softmax": Run(
-        "**frequency attention, linear softmax**", {"affinity": "linear_softmax"}
-    ),
+    "linear_softmax": Run("**frequency attention, linear softmax**", LINEAR_SOFTMAX),
     "aspp": Run("ASPP", network=rival("aspp")),
     "apnb": Run("asymmetric pyramid attention", network=rival("apnb")),
     "all_frequencies": Run(
         "all frequencies, dot product", network=lambda: {"frequencies": ALL_FREQUENCIES}
     ),
-    "cut_none": Run("cut after stage 4: no attention", NONE, cut),
-    "cut_regular": Run("cut after stage 4: regular attention", REGULAR, cut),
-    "cut_frequency": Run("cut after stage 4: frequency attention", network=cut),
-    "cut10_none": Run("cut after stage 4, 10 epochs: no attention", {**NONE, **SHORT}, cut),
-    "cut10_regular": Run(
-        "cut after stage 4, 10 epochs: regular attention", {**REGULAR, **SHORT}, cut
-    ),
-    "cut10_frequency": Run("cut after stage 4, 10 epochs: frequency attention", SHORT, cut),
-    "cut10_linear_softmax": Run(
-        "cut after stage 4, 10 epochs: frequency attention, linear softmax",
-        {"affinity": "linear_softmax", **SHORT},
-        cut,
-    ),
+    **cuts("cut", "stage4", "cut after stage 4"),
+    **cuts("cut10", "stage4", "cut after stage 4, 10 epochs", **SHORT),
+    **cuts("cut3", "stage3", "cut after stage 3, 10 epochs", **SHORT),
     "few10_none": Run("10 % of the images: no attention", NONE, share=0.1),
     "few10_frequency": Run("10 % of the images: frequency attention", share=0.1),
     "few25_none": Run("25 % of the images: no attention", NONE, share=0.25),
