@@ -1,4 +1,4 @@
-r"""Experiment (b): what is lost where memory allows windows only, and what attention brings back.
+r"""Experiment (b): what is lost where memory allows windows only, and what a whole head brings back.
 
     python -m benchmarks.windows --model outputs/camvid/frequency_seed0/best.keras \
         --name frequency_seed0 --data-dir CamVid
@@ -7,9 +7,10 @@ One trained network, on windows of one side after the other, and on the whole im
 
 - plain: windows side by side, each an image of its own;
 - Hann: windows that overlap by half, blended (`keras_fsa.inference.class_map`, `blend="hann"`);
-- whole attention: the backbone alone is run in windows, of which a margin of a quarter of the side
+- joined features: the backbone alone is run in windows, of which a margin of a quarter of the side
   is dropped; its features, one value for each 8 or 16 pixels, are put together, and the head with
-  its attention sees them all. Its windows are no larger than those of the others.
+  its attention, if it has one, sees them all. The same of a network without attention says what of
+  that is due to attention. Its windows are no larger than those of the others.
 
 Writes mIoU and boundary F1 of each as JSON, and a plot of mIoU over the side of the window.
 """
@@ -29,7 +30,7 @@ from keras_fsa.resize import resize_bilinear
 from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure, style_lines
 
 SIDES = (96, 128, 192)
-WAYS = ("plain", "hann", "whole attention")
+WAYS = ("plain", "hann", "joined features")
 
 
 class Features:
@@ -95,7 +96,7 @@ def _on_map(own, read, step, limit):
     return slice(first, stop), slice(first - offset, stop - offset)
 
 
-def with_whole_attention(model: keras_fsa.FsaNet, image: np.ndarray, window: int) -> np.ndarray:
+def with_joined_features(model: keras_fsa.FsaNet, image: np.ndarray, window: int) -> np.ndarray:
     """Class ids of an image whose features are computed in windows."""
     maps = Features(model)(image, window)
     logits = model.head(seen_by_head(maps, model.low_level), training=False)
@@ -111,7 +112,7 @@ def predictor(model: keras_fsa.FsaNet, way: str, window: int | None) -> Any:
         return lambda image: class_map(
             model, image, window=window, stride=window and window // 2, blend="hann"
         )
-    return lambda image: with_whole_attention(model, image, window)
+    return lambda image: with_joined_features(model, image, window)
 
 
 def measure(
@@ -140,6 +141,8 @@ def plot(rows: list[dict], path: Path | None = None) -> Any:
     axis.set_xlabel("side of the windows in pixels")
     axis.set_ylabel("mean IoU")
     style_lines(axis)
+    # Room for the legend between the whole image and the windows, which lie far apart.
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.95))
     return finish(figure, path)
 
 

@@ -143,7 +143,7 @@ def test_whole_attention_of_features_in_windows(network, window):
     whole = network.backbone(network.normalize(image[None]))
     for stage in ("stage3", "stage5"):
         np.testing.assert_allclose(maps[stage], array(whole[stage]), atol=1e-5)
-    ids = windows.with_whole_attention(network, image, window)
+    ids = windows.with_joined_features(network, image, window)
     assert (ids == class_map(network, image)).mean() > 0.999
 
 
@@ -181,7 +181,7 @@ def test_experiments(module, network, data_dir, monkeypatch):
     assert all(row["images"] == 1 for row in result["rows"])
     if module is windows:
         ways = [(row["way"], row["window"]) for row in result["rows"]]
-        assert ways == [("whole", None), ("plain", 32), ("hann", 32), ("whole attention", 32)]
+        assert ways == [("whole", None), ("plain", 32), ("hann", 32), ("joined features", 32)]
     else:
         assert [row["frequencies"] for row in result["rows"]] == [None, 2, 1]
     assert Image.open(folder / f"camvid/{kind}/tiny.png").size[0] > 500
