@@ -1,4 +1,4 @@
-r"""Experiment (b): what is lost where memory allows windows only, and what a whole head brings back.
+r"""Experiment (b): what is lost where memory allows windows only, what a whole head brings back.
 
     python -m benchmarks.windows --model outputs/camvid/frequency_seed0/best.keras \
         --name frequency_seed0 --data-dir CamVid
