@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_fsa import FsaNet
+from keras_fsa.models.exporting import largest_deviation, load_exported
 from keras_fsa.models.speed import neutral_twins, use_speed_paths
 from tests.helpers import BACKEND, array, gradients, randomize
 
@@ -102,6 +104,19 @@ def test_shifted_maps_take_all_derivatives(rng):
 
     for got, want in zip(*(jax.tree.leaves(derivatives(m)) for m in (fast, plain)), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="sizes that are symbols while JAX exports")
+def test_shifted_maps_in_a_file_for_any_size(rng, tmp_path):
+    images = x = keras.Input((None, None, 3))
+    for arguments in (*DEPTHWISE.values(), STRIDED["depthwise strided"]):
+        x = keras.layers.DepthwiseConv2D(**arguments)(keras.layers.ZeroPadding2D(2)(x))
+    backbone = keras.Model(images, {"stage5": x})
+    settings = {"auxiliary_loss_weight": 0, "normalization": "imagenet"}
+    model = FsaNet(3, backbone, head_channels=4, frequencies=2, **settings)
+    randomize(model, rng)
+    model.export(tmp_path / "folder", verbose=False)
+    assert largest_deviation(model, load_exported(tmp_path / "folder")) < 1e-5
 
 
 def test_trains_saves_and_copies(rng, tmp_path):

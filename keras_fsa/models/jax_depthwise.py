@@ -43,6 +43,10 @@ def _convolve(self: keras.layers.DepthwiseConv2D, inputs: Any) -> Any:
 
     x, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(self.kernel)[..., 0]
     dtype = x.dtype
+    known = all(isinstance(size, int) for size in x.shape[1:3])
+    if not known and max(self.strides) > 1:
+        # In an export to any size JAX cannot tell that a strided slice fits.
+        return keras.layers.DepthwiseConv2D.call(self, inputs)
     if self.padding == "same":
         sides = zip(x.shape[1:3], kernel.shape, self.strides, self.dilation_rate, strict=False)
         x = jnp.pad(x, [(0, 0), *(_same_padding(*side) for side in sides), (0, 0)])
@@ -56,8 +60,10 @@ def _convolve(self: keras.layers.DepthwiseConv2D, inputs: Any) -> Any:
 
 def _same_padding(size, window, stride, dilation):
     """TensorFlow's "same": zeros before and after an axis."""
-    span = dilation * (window - 1)
-    total = max(-(-size // stride) * stride - stride + span + 1 - size, 0)
+    total = dilation * (window - 1) - (size - 1) % stride
+    if stride > 1:
+        # Where it exceeds the window, some positions are read by nobody.
+        total = max(total, 0)
     return total // 2, total - total // 2
 
 
