@@ -140,9 +140,8 @@ def plot(rows: list[dict], path: Path | None = None) -> Any:
         axis.plot(*zip(*points, strict=True), color=colour, marker="o", label=way)
     axis.set_xlabel("side of the windows in pixels")
     axis.set_ylabel("mean IoU")
-    style_lines(axis)
-    # Room for the legend between the whole image and the windows, which lie far apart.
-    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.95))
+    # The whole image lies far above the windows, with room for the legend between.
+    style_lines(axis, loc="upper left", bbox_to_anchor=(0, 0.95))
     return finish(figure, path)
 
 

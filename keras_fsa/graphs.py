@@ -1,6 +1,6 @@
 """What Keras keeps of a functional model's graph: which operation makes a tensor, and from what."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -78,22 +78,23 @@ def maker(tensor: keras.KerasTensor) -> tuple[Any, list]:
     return made.operation, list(made.input_tensors)
 
 
+def ancestors(tensors: Iterable[keras.KerasTensor]) -> Iterator[keras.KerasTensor]:
+    """The tensors of a graph that some come from, and these themselves: each once."""
+    pending, seen = list(tensors), set()
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield tensor
+            pending += maker(tensor)[1]
+
+
 def sources(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
     """The inputs of its graph that a tensor comes from.
 
     `keras.utils.get_source_inputs` walks each path, and every residual block doubles their number.
     """
-    found, seen, waiting = [], set(), [tensor]
-    while waiting:
-        tensor = waiting.pop()
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        _, reads = maker(tensor)
-        if not reads:
-            found.append(tensor)
-        waiting += reads
-    return found
+    return [found for found in ancestors([tensor]) if not maker(found)[1]]
 
 
 def pointwise(operation: Any, rank: int) -> bool:

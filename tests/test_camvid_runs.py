@@ -136,7 +136,7 @@ def network():
 
 
 @pytest.mark.parametrize("window", [32, 40, 48])
-def test_whole_attention_of_features_in_windows(network, window):
+def test_joined_features_of_windows(network, window):
     """Where the margin holds the backbone's field of view, it is the whole image's prediction."""
     image = np.random.default_rng(1).integers(0, 256, (*SIZE, 3)).astype("uint8")[:, :-4]
     maps = windows.Features(network)(image, window)

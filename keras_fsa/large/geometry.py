@@ -30,7 +30,7 @@ from keras import layers
 
 from keras_fsa.backbones.dilation import DilatedAveragePooling2D
 from keras_fsa.backbones.padding import SamePadding2D
-from keras_fsa.graphs import maker, node, pointwise
+from keras_fsa.graphs import ancestors, maker, node, pointwise
 from keras_fsa.layers import FrequencyBands, FrequencySelfAttention
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.resize import positions
@@ -131,16 +131,10 @@ def grid(model: keras.Model, found: dict[int, View]) -> int:
         found: what `views` found in it.
     """
     strides = [view.stride for view in found.values()]
-    pending, seen = list(keras.tree.flatten(model.output)), set()
-    while pending:
-        tensor = pending.pop()
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        layer, sources = maker(tensor)
+    for tensor in ancestors(keras.tree.flatten(model.output)):
+        layer, _ = maker(tensor)
         if isinstance(layer, SamePadding2D):
             strides.append(found[id(tensor)].stride * layer.rate * layer.stride)
-        pending += sources
     return math.lcm(*(stride.numerator for stride in strides))
 
 

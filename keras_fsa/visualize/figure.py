@@ -16,11 +16,16 @@ def new_figure(width: float, height: float) -> Any:
     return figures.Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def style_lines(axis: Any) -> None:
-    """Axes of lines: a faint grid, no frame above and at the right, a legend without a frame."""
+def style_lines(axis: Any, **legend: Any) -> None:
+    """Axes of lines: a faint grid, no frame above and at the right, a legend without a frame.
+
+    Args:
+        axis: of matplotlib.
+        **legend: of `matplotlib.axes.Axes.legend`, such as its place.
+    """
     axis.grid(color="0.92")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, **legend)
 
 
 def finish(figure: Any, path: Path | None) -> Any:
