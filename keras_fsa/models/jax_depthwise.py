@@ -60,10 +60,8 @@ def _convolve(self: keras.layers.DepthwiseConv2D, inputs: Any) -> Any:
 
 def _same_padding(size, window, stride, dilation):
     """TensorFlow's "same": zeros before and after an axis."""
-    total = dilation * (window - 1) - (size - 1) % stride
-    if stride > 1:
-        # Where it exceeds the window, some positions are read by nobody.
-        total = max(total, 0)
+    # Where the stride exceeds the window, some positions are read by nobody.
+    total = max(dilation * (window - 1) - (size - 1) % stride, 0)
     return total // 2, total - total // 2
 
 
