@@ -7,11 +7,13 @@ import keras
 
 from keras_fsa.models.jax_depthwise import add_shifted
 from keras_fsa.models.jax_products import multiply_positions
+from keras_fsa.models.tensorflow_batch_norm import fuse_normalization
 from keras_fsa.models.torch_layout import avoid_copies
 from keras_fsa.models.torch_memory import free_early
 
 PATHS: dict[str, tuple[Callable[[keras.Layer], None], ...]] = {
     "torch": (avoid_copies,),
+    "tensorflow": (fuse_normalization,),
     "jax": (multiply_positions, add_shifted),
 }
 """What an engine does for a single layer."""
