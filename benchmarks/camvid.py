@@ -48,6 +48,8 @@ class Run:
     """Makes arguments of `FsaNet`."""
     share: float = 1.0
     """Of the training images."""
+    gain: float = 0.0
+    """What the attention's gain starts at."""
 
 
 def rival(name):
@@ -87,7 +89,7 @@ SHORT = {"steps": 460}
 ALL_FREQUENCIES = (23, 30)
 
 
-def cuts(name: str, stage: str, title: str, **settings: Any) -> dict[str, Run]:
+def cuts(name: str, stage: str, title: str, gain: float = 0.0, **settings: Any) -> dict[str, Run]:
     """The runs of a backbone that is cut after a stage."""
     attentions: dict[str, tuple[str, dict]] = {
         "none": ("no attention", NONE),
@@ -96,8 +98,9 @@ def cuts(name: str, stage: str, title: str, **settings: Any) -> dict[str, Run]:
         "linear_softmax": ("frequency attention, linear softmax", LINEAR_SOFTMAX),
     }
     return {
-        f"{name}_{kind}": Run(f"{title}: {label}", {**recipe, **settings}, cut(stage))
+        f"{name}_{kind}": Run(f"{title}: {label}", {**recipe, **settings}, cut(stage), gain=gain)
         for kind, (label, recipe) in attentions.items()
+        if kind != "none" or not gain
     }
 
 
@@ -114,6 +117,7 @@ RUNS = {
     **cuts("cut", "stage4", "cut after stage 4"),
     **cuts("cut10", "stage4", "cut after stage 4, 10 epochs", **SHORT),
     **cuts("cut3", "stage3", "cut after stage 3, 10 epochs", **SHORT),
+    **cuts("cut3_gain", "stage3", "cut after stage 3, 10 epochs, gain from 1", gain=1.0, **SHORT),
     "few10_none": Run("10 % of the images: no attention", NONE, share=0.1),
     "few10_frequency": Run("10 % of the images: frequency attention", share=0.1),
     "few25_none": Run("25 % of the images: no attention", NONE, share=0.25),
@@ -132,7 +136,10 @@ def train(run: Run, recipe) -> None:
     """Train, or go on."""
 
     def build(recipe, num_classes):
-        return build_model(recipe, num_classes, **run.network())
+        model = build_model(recipe, num_classes, **run.network())
+        if run.gain:
+            model.attention_layer().gain.assign(run.gain)
+        return model
 
     def choose(examples):
         # Spread evenly over the drives.

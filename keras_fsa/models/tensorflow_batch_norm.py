@@ -48,7 +48,10 @@ def _normalize(
         or (learns and self.synchronized)
     ):
         return keras.layers.BatchNormalization.call(self, inputs, training=training, mask=mask)
-    mean, variance = ops.cast(self.moving_mean, "float32"), ops.cast(self.moving_variance, "float32")
+    mean, variance = (
+        ops.cast(self.moving_mean, "float32"),
+        ops.cast(self.moving_variance, "float32"),
+    )
     outputs, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=ops.cast(self.gamma, "float32") if self.scale else tf.ones_like(mean),
@@ -62,7 +65,10 @@ def _normalize(
         # Keras gathers the variance that divides by the count, TensorFlow by one less.
         count = ops.cast(ops.prod(ops.shape(x)[:3]), "float32")
         batch_variance = batch_variance * (ops.maximum(count - 1, 1) / count)
-        moved = (self.moving_mean, mean, batch_mean), (self.moving_variance, variance, batch_variance)
+        moved = (
+            (self.moving_mean, mean, batch_mean),
+            (self.moving_variance, variance, batch_variance),
+        )
         for variable, old, new in moved:
             variable.assign(old * self.momentum + new * (1 - self.momentum))
     return ops.cast(outputs, self.compute_dtype)
