@@ -49,8 +49,7 @@ def _normalize(
     ):
         return keras.layers.BatchNormalization.call(self, inputs, training=training, mask=mask)
     mean, variance = (
-        ops.cast(self.moving_mean, "float32"),
-        ops.cast(self.moving_variance, "float32"),
+        ops.cast(moving, "float32") for moving in (self.moving_mean, self.moving_variance)
     )
     outputs, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
@@ -65,9 +64,11 @@ def _normalize(
         # Keras gathers the variance that divides by the count, TensorFlow by one less.
         count = ops.cast(ops.prod(ops.shape(x)[:3]), "float32")
         batch_variance = batch_variance * (ops.maximum(count - 1, 1) / count)
-        moved = (
-            (self.moving_mean, mean, batch_mean),
-            (self.moving_variance, variance, batch_variance),
+        moved = zip(
+            (self.moving_mean, self.moving_variance),
+            (mean, variance),
+            (batch_mean, batch_variance),
+            strict=True,
         )
         for variable, old, new in moved:
             variable.assign(old * self.momentum + new * (1 - self.momentum))
