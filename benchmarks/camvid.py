@@ -8,12 +8,20 @@ which goes on where it was stopped. At its end the best network by validation is
 benchmarks/results/camvid/NAME_seedN.json is written; `python -m benchmarks.results` draws the
 tables of those that there are. `--score` scores the best network of a run that has not ended, and
 the file says so. Which questions the runs are to answer is written in docs/experiments.md.
+
+    OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
+        python -m benchmarks.camvid --time
+
+measures what a training step of each run takes that there is, one after the other, on random
+images: runs that share a machine with others cannot tell.
 """
 
 import argparse
 import csv
 import dataclasses
+import functools
 import json
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,8 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from benchmarks import scoring
+from benchmarks.measuring import least_times
 from examples.train_camvid import RECIPE
 from keras_fsa.backbones.features import build_backbone
 from keras_fsa.commands.benchmark import peak_of_process
@@ -30,7 +40,7 @@ from keras_fsa.commands.recipe import train_recipe
 from keras_fsa.datasets import describe, load
 from keras_fsa.inference import class_map
 from keras_fsa.models.trained import load_keras_file
-from keras_fsa.training.loop import build_model
+from keras_fsa.training.loop import build_loss, build_model, build_optimizer
 
 RESULTS = Path(__file__).parent / "results/camvid"
 SEEDS = (0, 1, 2)
@@ -132,20 +142,40 @@ def recipe_of(run: Run, seed: int, data_dir: str, output: Path):
     )
 
 
+def build(run: Run, recipe, num_classes: int):
+    """The network of a run, as its training begins."""
+    model = build_model(recipe, num_classes, **run.network())
+    attention = model.attention_layer()
+    if attention is not None and run.gain:
+        attention.gain.assign(run.gain)
+    return model
+
+
 def train(run: Run, recipe) -> None:
     """Train, or go on."""
-
-    def build(recipe, num_classes):
-        model = build_model(recipe, num_classes, **run.network())
-        if run.gain:
-            model.attention_layer().gain.assign(run.gain)
-        return model
 
     def choose(examples):
         # Spread evenly over the drives.
         return examples[:: round(1 / run.share)]
 
-    train_recipe(recipe, build, choose)
+    train_recipe(recipe, functools.partial(build, run), choose)
+
+
+def step_seconds(run: Run, rounds: int = 3) -> float:
+    """Least seconds of a training step, its network built and compiled before."""
+    recipe = recipe_of(run, 0, "none", Path("none"))
+    names = describe(recipe.dataset).class_names
+    model = build(run, recipe, len(names))
+    model.compile(build_optimizer(recipe), build_loss(recipe))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (recipe.batch, *recipe.crop, 3)).astype("uint8")
+    masks = rng.integers(0, len(names), (recipe.batch, *recipe.crop)).astype("int32")
+
+    def step():
+        model.train_on_batch(images, masks)
+
+    step()
+    return least_times(step, rounds)[0]
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -232,13 +262,25 @@ def main(arguments=None):
     parser.add_argument("--data-dir", help="folder of CamVid")
     parser.add_argument("--output", type=Path, default=Path("outputs/camvid"))
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--time", action="store_true", help="of a step of each run that there is")
     parser.add_argument("--score", action="store_true", help="no training: score what there is")
     options = parser.parse_args(arguments)
     if options.list:
         print(table(options.results))
         return
+    if options.time:
+        there = [n for n in RUNS if any(options.results.glob(f"{n}_seed*.json"))]
+        seconds = {name: step_seconds(RUNS[name]) for name in there}
+        command = f"KERAS_BACKEND={keras.backend.backend()} python -m benchmarks.camvid --time"
+        found = {
+            **scoring.circumstances(command),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+            "seconds": seconds,
+        }
+        scoring.write(options.results / "steps.json", found)
+        return
     if not options.run or not options.data_dir:
-        parser.error("give --run and --data-dir, or --list")
+        parser.error("give --run and --data-dir, or --list, or --time")
     run = RUNS[options.run]
     name = f"{options.run}_seed{options.seed}"
     recipe = recipe_of(run, options.seed, options.data_dir, options.output / name)

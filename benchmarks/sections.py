@@ -129,6 +129,8 @@ def camvid(folder: Path) -> str:
     runs = _camvid_runs(folder)
     if not runs:
         return NOTHING
+    steps = folder / "camvid/steps.json"
+    seconds = json.loads(steps.read_text())["seconds"] if steps.exists() else {}
     lines, notes = [], []
     for name, results in runs.items():
         scores = [result["scores"] for result in results]
@@ -139,7 +141,7 @@ def camvid(folder: Path) -> str:
                 ", ".join(str(result["seed"]) for result in results),
                 _mean_and_spread([score["mean_iou"] for score in scores]),
                 _mean_and_spread([score["mean_boundary_f"] for score in scores]),
-                f"{statistics.mean(result['seconds_per_epoch'] for result in results):.0f}",
+                f"{seconds[name]:.2f}" if name in seconds else "",
                 f"{max(memory):.1f}" if memory else "",
             ]
         )
@@ -149,7 +151,7 @@ def camvid(folder: Path) -> str:
             for result in results
             if not result["finished"]
         ]
-    head = ["run", "seeds", "mean IoU", "boundary F1", "seconds an epoch", "GiB"]
+    head = ["run", "seeds", "mean IoU", "boundary F1", "seconds a step", "GiB"]
     done = {name: [result["seed"] for result in runs.get(name, [])] for name in RUNS}
     left = {name: [str(seed) for seed in SEEDS if seed not in done[name]] for name in RUNS}
     missing = [f"`{name}` ({', '.join(seeds)})" for name, seeds in left.items() if seeds]

@@ -88,8 +88,13 @@ def test_a_run_and_its_page(data_dir, monkeypatch, capsys):
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tiny")]
     assert line.split()[1:4] == ["-", f"{result['scores']['mean_iou']:.3f}*", "-"]
 
+    camvid.main(["--time", "--results", str(folder / "camvid")])
+    seconds = json.loads((folder / "camvid/steps.json").read_text())["seconds"]
+    assert list(seconds) == ["tiny"] and seconds["tiny"] > 0
+
     page = results.draw("{{ camvid }}\n{{ camvid_classes }}", folder)
-    assert f"| tiny | 1 | {result['scores']['mean_iou']:.3f} |" in page
+    scores = [f"{result['scores'][name]:.3f}" for name in ("mean_iou", "mean_boundary_f")]
+    assert f"| tiny | 1 | {' | '.join(scores)} | {seconds['tiny']:.2f} |" in page
     assert "`tiny_seed1` is not at its end" in page
     assert "`tiny` (0, 2)" in page and "`none` (0, 1, 2)" in page
     assert f"| sky | {result['scores']['classes']['sky']['iou']:.3f} |" in page
@@ -99,6 +104,7 @@ def test_runs_change_what_they_say(tmp_path):
     layers = {}
     for name in ("none", "regular", "frequency", "linear_softmax", "all_frequencies"):
         run = camvid.RUNS[name]
+        assert not run.gain
         recipe = camvid.recipe_of(run, 2, "data", tmp_path)
         assert (recipe.seed, recipe.steps, recipe.crop) == (2, 1380, (360, 480))
         small = dataclasses.replace(recipe, low_level=None, head_channels=8, weights=None)
@@ -112,6 +118,13 @@ def test_runs_change_what_they_say(tmp_path):
     assert layers["linear_softmax"].affinity == "linear_softmax"
     assert layers["all_frequencies"].frequencies == (23, 30)
     assert len({id(layer) for layer in layers.values()}) == 5
+
+
+def test_a_gain_starts_where_a_run_says(tmp_path):
+    run = camvid.Run("tiny", network=tiny, gain=0.5)
+    recipe = dataclasses.replace(camvid.recipe_of(run, 0, "none", tmp_path), low_level=None)
+    assert float(array(camvid.build(run, recipe, 11).attention_layer().gain)) == 0.5
+    assert camvid.RUNS["cut3_gain_regular"].gain == 1 and "cut3_gain_none" not in camvid.RUNS
 
 
 @pytest.fixture(scope="module")
