@@ -207,6 +207,10 @@ def _replace_attention(model, kinds, replace, map_size=None):
             return new
         if _is_fsanet(layer):
             return _copy_fsanet(layer, copy, pairs)
+        if layer is not model and _is_whole(layer, kinds):
+            new = type(layer).from_config(layer.get_config())
+            pairs.extend(zip(_walk(layer)[1:], _walk(new)[1:], strict=True))
+            return new
         if is_graph(layer):
             return _copy_graph(layer, copy, call)
         _check_nothing_hidden(layer, model, own)
@@ -264,6 +268,18 @@ def _copy_fsanet(net, copy, pairs):
             pairs.extend(zip(old_part.layers, new_part.layers, strict=True))
             pairs.append((old_part, new_part))
     return new
+
+
+def _is_whole(layer, kinds):
+    """Whether it is a graph that its class builds, as KerasHub's are, with nothing to replace.
+
+    Layers of such a graph need not be able to say how they were made.
+    """
+    return (
+        is_graph(layer)
+        and not type(layer).get_config.__module__.startswith("keras.")
+        and not any(isinstance(member, kinds) for member in _members(layer))
+    )
 
 
 def _new_input(tensor, name):

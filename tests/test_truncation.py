@@ -514,6 +514,47 @@ def test_layers_without_attention_may_be_of_any_class(rng):
     assert_close(output(keras_fsa.to_frequency(model, (HEIGHT, WIDTH)), x), output(model, x))
 
 
+class Embedding(layers.Layer):
+    """One that does not reload from what it says of itself, as KerasHub has them."""
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.dense = layers.Dense(channels)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels, "positions": 7}
+
+
+class BuiltBackbone(keras.Model):
+    """A graph that its constructor builds."""
+
+    def __init__(self, channels, **kwargs):
+        x = keras.Input((HEIGHT, WIDTH, 3))
+        super().__init__(x, Embedding(channels, name="embedding")(x), **kwargs)
+        self.channels = channels
+
+    def get_config(self):
+        return {"name": self.name, "channels": self.channels}
+
+
+def test_a_backbone_that_its_class_builds(rng):
+    """Its layers are not made from their configs."""
+    x = keras.Input((HEIGHT, WIDTH, 3))
+    backbone = BuiltBackbone(CHANNELS)
+    backbone.get_layer("embedding").dense.trainable = False
+    model = randomize(keras.Model(x, SpatialSelfAttention("dot_product")(backbone(x))), rng)
+    new = keras_fsa.to_frequency(model, (HEIGHT, WIDTH))
+    x = picture(rng)
+    assert_close(output(new, x), output(model, x))
+    assert isinstance(new.layers[1], BuiltBackbone)
+    assert not new.layers[1].get_layer("embedding").dense.trainable
+    assert len(new.trainable_weights) == len(model.trainable_weights)
+
+
 @pytest.mark.parametrize("convert", [keras_fsa.to_frequency, keras_fsa.to_spatial])
 @pytest.mark.parametrize(
     "model", [Subclassed, OwnCall, OwnNet, SpatialSelfAttention, lambda: "file.keras"]
