@@ -128,6 +128,12 @@ RUNS = {
     **cuts("cut10", "stage4", "cut after stage 4, 10 epochs", **SHORT),
     **cuts("cut3", "stage3", "cut after stage 3, 10 epochs", **SHORT),
     **cuts("cut3_gain", "stage3", "cut after stage 3, 10 epochs, gain from 1", gain=1.0, **SHORT),
+    "cut3_gain_aspp": Run(
+        "cut after stage 3, 10 epochs, gain from 1: ASPP",
+        SHORT,
+        lambda: {**cut("stage3")(), **rival("aspp")()},
+        gain=1.0,
+    ),
     "few10_none": Run("10 % of the images: no attention", NONE, share=0.1),
     "few10_frequency": Run("10 % of the images: frequency attention", share=0.1),
     "few25_none": Run("25 % of the images: no attention", NONE, share=0.25),
