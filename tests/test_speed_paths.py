@@ -249,6 +249,7 @@ def test_layers_may_change_later(rng):
 def test_batch_norm_trains_as_its_neutral_twin(rng, frozen):
     fast, plain = fast_and_plain(rng)
     x = (5 + 2 * rng.standard_normal((3, 11, 13, 4))).astype("float32")
+    assert ("call" in vars(fast.get_layer("shown"))) == (BACKEND != "jax")
     for model in (fast, plain):
         model.get_layer("shown").trainable = not frozen
         trained = keras.Sequential([keras.Input((None, None, 4)), Joined(model)])
@@ -258,6 +259,33 @@ def test_batch_norm_trains_as_its_neutral_twin(rng, frozen):
     for one, other in zip(fast.weights, plain.weights, strict=True):
         scale = np.abs(array(other)).max()
         np.testing.assert_allclose(array(one), array(other), atol=1e-5 * scale, err_msg=one.path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape"),
+    [
+        ({"epsilon": 1e-8}, (2, 5, 7, 4)),
+        ({"axis": 1}, (2, 4, 5, 7)),
+        ({}, (6, 4)),
+        ({}, (2, 5, 4)),
+        ({"dtype": "float64"}, (2, 5, 7, 4)),
+        ({"renorm": True}, (2, 5, 7, 4)),
+    ],
+    ids=str,
+)
+def test_other_batch_norms(rng, arguments, shape):
+    """Those that an engine's fused operation does not take, or that are no maps."""
+    x = (5 + 2 * rng.standard_normal(shape)).astype(arguments.get("dtype", "float32"))
+    results = []
+    for fast in (False, True):
+        layer = keras.layers.BatchNormalization(**arguments)
+        model = keras.Sequential([keras.Input(shape[1:], dtype=x.dtype.name), layer])
+        if fast:
+            use_speed_paths(model)
+        trained = array(model(x, training=True))
+        results.append([trained, array(model(x)), *map(array, model.weights)])
+    for want, got in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
 def test_batch_norm_of_one_position(rng):
