@@ -33,12 +33,14 @@ import numpy as np
 
 from benchmarks import scoring
 from benchmarks.measuring import least_times
+from benchmarks.positions import Positioned
 from examples.train_camvid import RECIPE
 from keras_fsa.backbones.features import build_backbone
 from keras_fsa.commands.benchmark import peak_of_process
 from keras_fsa.commands.recipe import train_recipe
 from keras_fsa.datasets import describe, load
 from keras_fsa.inference import class_map
+from keras_fsa.layers import FrequencySelfAttention
 from keras_fsa.models.trained import load_keras_file
 from keras_fsa.training.loop import build_loss, build_model, build_optimizer
 
@@ -91,6 +93,22 @@ def cut(last):
     return network
 
 
+def positioned(affinity: str | None = None):
+    """A learned map of positions in the attention's place, or before frequency attention."""
+
+    def network():
+        recurrence, frequencies = RECIPE.recurrence, RECIPE.frequencies
+        layer = affinity and FrequencySelfAttention(frequencies, affinity, recurrence)
+        return {"attention": Positioned(layer, frequencies)}
+
+    return network
+
+
+def both(*networks):
+    """What several functions change, together."""
+    return lambda: {key: value for network in networks for key, value in network().items()}
+
+
 NONE = {"attention": "none"}
 REGULAR = {"attention": "spatial", "affinity": "softmax"}
 LINEAR_SOFTMAX = {"affinity": "linear_softmax"}
@@ -131,7 +149,19 @@ RUNS = {
     "cut3_gain_aspp": Run(
         "cut after stage 3, 10 epochs, gain from 1: ASPP",
         SHORT,
-        lambda: {**cut("stage3")(), **rival("aspp")()},
+        both(cut("stage3"), rival("aspp")),
+        gain=1.0,
+    ),
+    "cut3_position": Run(
+        "cut after stage 3, 10 epochs: a map of positions",
+        SHORT,
+        both(cut("stage3"), positioned()),
+    ),
+    "cut3_gain_position": Run(
+        "cut after stage 3, 10 epochs, gain from 1: frequency attention, linear softmax, behind a "
+        "map of positions",
+        SHORT,
+        both(cut("stage3"), positioned("linear_softmax")),
         gain=1.0,
     ),
     "few10_none": Run("10 % of the images: no attention", NONE, share=0.1),

@@ -127,6 +127,22 @@ def test_a_gain_starts_where_a_run_says(tmp_path):
     assert camvid.RUNS["cut3_gain_regular"].gain == 1 and "cut3_gain_none" not in camvid.RUNS
 
 
+@pytest.mark.parametrize("affinity", [None, "linear_softmax"])
+def test_a_map_of_positions(rng, tmp_path, affinity):
+    """Its tokens are those of what is added, at any size, and it reloads."""
+    layer = camvid.positioned(affinity)()["attention"]
+    x = keras.Input((None, None, 8))
+    model = keras.Model(x, layer(x))
+    layer.tokens.assign(rng.standard_normal((64, 8)))
+    images = rng.standard_normal((1, 23, 16, 8)).astype("float32")
+    added = array(model(images)) - images
+    tokens = array(keras_fsa.spectral.analysis(added, 8))[0] / (23 * 16) ** 0.5
+    np.testing.assert_allclose(tokens, array(layer.tokens), atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = camvid.open_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(array(loaded(images)), array(model(images)), atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def network():
     """A network of a small field of view, at strides 4 and 8, whose attention does something."""
