@@ -19,10 +19,9 @@ def step_memory(model: FsaNet, size: tuple[int, int], batch: int) -> dict[str, i
     the weights gather, so that the two share their memory. Engines fuse layers, which saves some of
     it, and take working memory for convolutions.
 
-    Measured on a CPU with images of 97 x 129: under torch the peak was 1.0 to 1.3 times this, at
-    batches of 1 and 4, with ResNet18, ResNet50 and EfficientNet-Lite0. By XLA's plan under JAX it
-    was 1.1 times with ResNet18; with EfficientNet-Lite0, whose depthwise convolutions take working
-    memory there, 1.5 times at a batch of 4, and 3.5 at 1.
+    Measured on a CPU with images of 97 x 129, at batches of 1 and 4: under torch the peak was 1.0
+    to 1.3 times this, with ResNet18, ResNet50 and EfficientNet-Lite0; by XLA's plan under JAX 1.1
+    to 1.3 times, with ResNet18 and EfficientNet-Lite0.
 
     Maps of a frozen backbone are needed by no gradient: torch drops them before those of the head
     come, a compiler earlier.
