@@ -80,7 +80,7 @@ def warn_of_slow_xla(model: keras.Model) -> None:
     if layer is not None and not keras.distribution.list_devices("gpu"):
         warnings.warn(
             "On a CPU, XLA is many times slower with depthwise convolutions. Received: "
-            f"jit_compile=True for a model with the layer {layer.name!r}. Leave `jit_compile` out; "
-            "it pays on GPUs, and on CPUs for backbones of full convolutions such as ResNets.",
+            f"jit_compile=True for a model with the layer {layer.name!r}. Leave "
+            "`jit_compile` out: on a CPU it does not pay for other networks, either.",
             stacklevel=3,
         )
