@@ -72,4 +72,8 @@ def _normalize(
         )
         for variable, old, new in moved:
             variable.assign(old * self.momentum + new * (1 - self.momentum))
+    if training:
+        # TensorFlow would join it with a ReLU after it, which makes 0 of NaN: a training that has
+        # failed would show a finite loss.
+        outputs = tf.ensure_shape(outputs, x.shape)
     return ops.cast(outputs, self.compute_dtype)
