@@ -170,15 +170,15 @@ def camvid_classes(folder: Path) -> str:
     names = list(next(iter(runs.values()))[0]["scores"]["classes"])
     lines = [
         [
-            class_name,
+            RUNS[name].title,
             *(
-                _mean_and_spread([r["scores"]["classes"][class_name]["iou"] for r in results])
-                for results in runs.values()
+                _mean_and_spread([r["scores"]["classes"][label]["iou"] for r in results])
+                for label in names
             ),
         ]
-        for class_name in names
+        for name, results in runs.items()
     ]
-    return table(["IoU", *(RUNS[name].title for name in runs)], lines)
+    return table(["IoU", *names], lines)
 
 
 def _experiment(folder, kind, cells, head):
