@@ -12,8 +12,8 @@ the file says so. Which questions the runs are to answer is written in docs/expe
     OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
         python -m benchmarks.camvid --time
 
-measures what a training step of each run takes that there is, one after the other, on random
-images: runs that share a machine with others cannot tell.
+measures the CPU time of a training step of each run that there is, on random images: by the clock,
+runs that share a machine with others cannot tell.
 """
 
 import argparse
@@ -198,7 +198,7 @@ def train(run: Run, recipe) -> None:
 
 
 def step_seconds(run: Run, rounds: int = 3) -> float:
-    """Least seconds of a training step, its network built and compiled before."""
+    """Least CPU seconds of a training step, its network built and compiled before."""
     recipe = recipe_of(run, 0, "none", Path("none"))
     names = describe(recipe.dataset).class_names
     model = build(run, recipe, len(names))
@@ -211,7 +211,7 @@ def step_seconds(run: Run, rounds: int = 3) -> float:
         model.train_on_batch(images, masks)
 
     step()
-    return least_times(step, rounds)[0]
+    return least_times(step, rounds)[1]
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:

@@ -151,7 +151,7 @@ def camvid(folder: Path) -> str:
             for result in results
             if not result["finished"]
         ]
-    head = ["run", "seeds", "mean IoU", "boundary F1", "seconds a step", "GiB"]
+    head = ["run", "seeds", "mean IoU", "boundary F1", "CPU seconds a step", "GiB"]
     done = {name: [result["seed"] for result in runs.get(name, [])] for name in RUNS}
     left = {name: [str(seed) for seed in SEEDS if seed not in done[name]] for name in RUNS}
     missing = [f"`{name}` ({', '.join(seeds)})" for name, seeds in left.items() if seeds]
