@@ -21,7 +21,6 @@ import csv
 import dataclasses
 import functools
 import json
-import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -308,11 +307,7 @@ def main(arguments=None):
         there = [n for n in RUNS if any(options.results.glob(f"{n}_seed*.json"))]
         seconds = {name: step_seconds(RUNS[name]) for name in there}
         command = f"KERAS_BACKEND={keras.backend.backend()} python -m benchmarks.camvid --time"
-        found = {
-            **scoring.circumstances(command),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-            "seconds": seconds,
-        }
+        found = {**scoring.circumstances(command), "seconds": seconds}
         scoring.write(options.results / "steps.json", found)
         return
     if not options.run or not options.data_dir:
