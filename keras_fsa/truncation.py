@@ -208,6 +208,8 @@ def _replace_attention(model, kinds, replace, map_size=None):
         if _is_fsanet(layer):
             return _copy_fsanet(layer, copy, pairs)
         if layer is not model and _is_whole(layer, kinds):
+            for member in _members(layer):
+                _check_nothing_hidden(member, model, own)
             new = type(layer).from_config(layer.get_config())
             pairs.extend(zip(_walk(layer)[1:], _walk(new)[1:], strict=True))
             return new

@@ -12,10 +12,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Those whose runs take longest come first.
-BACKENDS = ("jax", "torch", "tensorflow")
-# Runs of each. JAX takes as long as the rest; and under TensorFlow every compiled training step
-# stays in memory until its process ends, ten gigabytes by the last test.
+# In how many runs each backend's tests go, the longest runs first. JAX takes as long as the rest;
+# and under TensorFlow every compiled training step stays in memory until its process ends, ten
+# gigabytes by the last test.
 PARTS = {"jax": 2, "torch": 1, "tensorflow": 4}
 SETTINGS = {
     "OMP_NUM_THREADS": "1",
@@ -31,12 +30,10 @@ SETTINGS = {
 def runs() -> list[tuple[str, list[str]]]:
     """Pairs of a backend and pytest's arguments."""
     if sys.argv[1:]:
-        return [(backend, sys.argv[1:]) for backend in BACKENDS]
+        return [(backend, sys.argv[1:]) for backend in PARTS]
     files = sorted(str(path) for path in Path(__file__).parent.rglob("test_*.py"))
     return [
-        (backend, files[part :: PARTS[backend]])
-        for backend in BACKENDS
-        for part in range(PARTS[backend])
+        (backend, files[part::parts]) for backend, parts in PARTS.items() for part in range(parts)
     ]
 
 
@@ -57,8 +54,8 @@ def run(backend: str, arguments: list[str]) -> bool:
 
 def main() -> int:
     """Run all; 1 if any backend failed."""
-    count = min(len(BACKENDS), os.cpu_count() or 1)
-    print(f"Testing on {', '.join(BACKENDS)}, {count} at a time ...", flush=True)
+    count = min(len(PARTS), os.cpu_count() or 1)
+    print(f"Testing on {', '.join(PARTS)}, {count} at a time ...", flush=True)
     todo = runs()
     with ThreadPoolExecutor(count) as pool:
         passed = list(pool.map(run, *zip(*todo, strict=True)))

@@ -517,10 +517,10 @@ def test_layers_without_attention_may_be_of_any_class(rng):
 class Embedding(layers.Layer):
     """One that does not reload from what it says of itself, as KerasHub has them."""
 
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels, dense=None, **kwargs):
         super().__init__(**kwargs)
         self.channels = channels
-        self.dense = layers.Dense(channels)
+        self.dense = dense or layers.Dense(channels)
 
     def call(self, x):
         return self.dense(x)
@@ -532,9 +532,9 @@ class Embedding(layers.Layer):
 class BuiltBackbone(keras.Model):
     """A graph that its constructor builds."""
 
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels, dense=None, **kwargs):
         x = keras.Input((HEIGHT, WIDTH, 3))
-        super().__init__(x, Embedding(channels, name="embedding")(x), **kwargs)
+        super().__init__(x, Embedding(channels, dense, name="embedding")(x), **kwargs)
         self.channels = channels
 
     def get_config(self):
@@ -553,6 +553,14 @@ def test_a_backbone_that_its_class_builds(rng):
     assert isinstance(new.layers[1], BuiltBackbone)
     assert not new.layers[1].get_layer("embedding").dense.trainable
     assert len(new.trainable_weights) == len(model.trainable_weights)
+
+
+def test_attention_hidden_in_a_backbone_that_its_class_builds(rng):
+    backbone = BuiltBackbone(CHANNELS, SpatialSelfAttention())
+    x = keras.Input((HEIGHT, WIDTH, 3))
+    model = keras.Model(x, SpatialSelfAttention()(backbone(x)))
+    with pytest.raises(ValueError, match=r"inside 'embedding', a Embedding\."):
+        keras_fsa.to_frequency(model, 3)
 
 
 @pytest.mark.parametrize("convert", [keras_fsa.to_frequency, keras_fsa.to_spatial])

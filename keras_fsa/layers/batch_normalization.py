@@ -4,6 +4,14 @@ import keras
 from keras import ops
 
 from keras_fsa import spectral
+from keras_fsa.types import Tensor
+
+
+def move_statistics(layer: keras.layers.BatchNormalization, mean: Tensor, variance: Tensor) -> None:
+    """Let the moving statistics of a batch norm take their step towards those of a batch."""
+    for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        old = ops.cast(moving, value.dtype)
+        moving.assign(old * layer.momentum + value * (1 - layer.momentum))
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -53,7 +61,5 @@ class TokenBatchNormalization(keras.layers.BatchNormalization):
             count = ops.cast(ops.shape(x)[0] * positions, x.dtype)
             mean, variance = spectral.moments(x, positions)
         unbiased = variance * count / ops.maximum(count - 1, 1)
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
-            value = ops.cast(value, moving.dtype)
-            moving.assign(moving * self.momentum + value * (1 - self.momentum))
+        move_statistics(self, mean, unbiased)
         return mean, variance

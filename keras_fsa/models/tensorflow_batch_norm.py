@@ -11,6 +11,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_fsa.layers.batch_normalization import move_statistics
+
 LEAST_EPSILON = 1e-5
 """What cuDNN takes."""
 
@@ -63,15 +65,7 @@ def _normalize(
     if learns:
         # Keras gathers the variance that divides by the count, TensorFlow by one less.
         count = ops.cast(ops.prod(ops.shape(x)[:3]), "float32")
-        batch_variance = batch_variance * (ops.maximum(count - 1, 1) / count)
-        moved = zip(
-            (self.moving_mean, self.moving_variance),
-            (mean, variance),
-            (batch_mean, batch_variance),
-            strict=True,
-        )
-        for variable, old, new in moved:
-            variable.assign(old * self.momentum + new * (1 - self.momentum))
+        move_statistics(self, batch_mean, batch_variance * (ops.maximum(count - 1, 1) / count))
     if training:
         # TensorFlow would join it with a ReLU after it, which makes 0 of NaN: a training that has
         # failed would show a finite loss.

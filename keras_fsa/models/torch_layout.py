@@ -20,6 +20,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_fsa.layers.batch_normalization import move_statistics
+
 TORCH_ORDER = {keras.layers.Conv2D: (3, 0, 1, 2), keras.layers.DepthwiseConv2D: (2, 3, 0, 1)}
 """Axes of a kernel as torch wants them in memory: of `(rows, columns, in, out)`, or `(rows,
 columns, channels, multiplier)`."""
@@ -126,20 +128,21 @@ def _normalize(
     ):
         return keras.layers.BatchNormalization.call(self, inputs, training=training, mask=mask)
     x = inputs.movedim(-1, 1).to(torch.promote_types(inputs.dtype, torch.float32))
-    scale, shift, mean, variance = (
+    scale, shift = (
         None if variable is None else ops.convert_to_tensor(variable).to(x.dtype)
-        for variable in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        for variable in (self.gamma, self.beta)
     )
     if learns:
-        before = mean, variance
         mean, variance = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])
+    else:
+        mean, variance = (
+            ops.convert_to_tensor(moving).to(x.dtype)
+            for moving in (self.moving_mean, self.moving_variance)
+        )
     outputs = torch.nn.functional.batch_norm(
         x, mean, variance, scale, shift, training=learns, momentum=1.0, eps=self.epsilon
     )
     if learns:
         # Keras gathers the variance that divides by the count, torch by one less.
-        variance = variance * ((count - 1) / count)
-        moved = zip((self.moving_mean, self.moving_variance), before, (mean, variance), strict=True)
-        for variable, old, new in moved:
-            variable.assign(old * self.momentum + new * (1 - self.momentum))
+        move_statistics(self, mean, variance * ((count - 1) / count))
     return outputs.movedim(1, -1).to(getattr(torch, self.compute_dtype))
