@@ -131,6 +131,15 @@ def cuts(name: str, stage: str, title: str, gain: float = 0.0, **settings: Any) 
     }
 
 
+def few(percent: int) -> dict[str, Run]:
+    """The runs with a part of the training images."""
+    title, share = f"{percent} % of the images, 460 steps", percent / 100
+    return {
+        f"few{percent}_none": Run(f"{title}: no attention", {**NONE, **SHORT}, share=share),
+        f"few{percent}_frequency": Run(f"{title}: frequency attention", SHORT, share=share),
+    }
+
+
 RUNS = {
     "none": Run("no attention", NONE),
     "regular": Run("regular attention, softmax", REGULAR),
@@ -163,10 +172,8 @@ RUNS = {
         both(cut("stage3"), positioned("linear_softmax")),
         gain=1.0,
     ),
-    "few10_none": Run("10 % of the images: no attention", NONE, share=0.1),
-    "few10_frequency": Run("10 % of the images: frequency attention", share=0.1),
-    "few25_none": Run("25 % of the images: no attention", NONE, share=0.25),
-    "few25_frequency": Run("25 % of the images: frequency attention", share=0.25),
+    **few(10),
+    **few(25),
 }
 
 

@@ -19,6 +19,7 @@ def run(
     measure: Callable,
     plot: Callable,
     arguments: Sequence[str] | None = None,
+    more_flags: Sequence[tuple[str, int, str]] = (),
 ) -> None:
     """Measure one network at several values; write the figures as JSON, and a plot.
 
@@ -27,9 +28,11 @@ def run(
         description: its first line is that of the help page.
         flag: of the values at which the network is measured.
         values: their default.
-        measure: a function from the network, examples, class names and values to rows.
+        measure: a function from the network, examples, class names and options to rows; the values
+            are `options.values`.
         plot: a function from rows and a path.
         arguments: a list of flags instead of the command line's.
+        more_flags: `(flag, default, help)` of each of the experiment's own.
     """
     parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
     parser.add_argument("--model", type=Path, required=True)
@@ -39,6 +42,8 @@ def run(
     parser.add_argument(flag, dest="values", type=int, nargs="+", default=values)
     parser.add_argument("--every", type=int, default=1, help="one image of so many")
     parser.add_argument("--results", type=Path, default=RESULTS / name)
+    for own, default, explanation in more_flags:
+        parser.add_argument(own, type=int, default=default, help=explanation)
     options = parser.parse_args(arguments)
     model = open_model(options.model)
     examples = load("camvid", "val", options.data_dir)[:: options.every].in_memory()
@@ -47,12 +52,15 @@ def run(
         f".../{options.model.name} --data-dir CamVid --name {options.name} "
         f"{flag} {' '.join(map(str, options.values))} --every {options.every}"
     )
+    for own, default, _ in more_flags:
+        value = getattr(options, own[2:])
+        command += f" {own} {value}" if value != default else ""
     result = {
         "experiment": name,
         "name": options.name,
         "note": options.note,
         **scoring.circumstances(command),
-        "rows": measure(model, examples, describe("camvid").class_names, options.values),
+        "rows": measure(model, examples, describe("camvid").class_names, options),
     }
     scoring.write(options.results / f"{options.name}.json", result)
     plot(result["rows"], options.results / f"{options.name}.png")

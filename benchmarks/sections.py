@@ -185,19 +185,23 @@ def _experiment(folder, kind, cells, head):
     """A table, a note and a plot for each result file of an experiment."""
     parts = []
     for result in read(folder / "camvid" / kind, "*.json"):
-        lines = [[*cells(row), f"{row['mean_iou']:.4f}", _shown(row)] for row in result["rows"]]
-        title = f"`{result['name']}`, {result['rows'][0]['images']} images"
+        rows = result["rows"]
+        again = "retrained" in rows[0]
+        lines = [
+            [*cells(row), *_shown(row), *(_shown(row["retrained"]) if again else [])]
+            for row in rows
+        ]
+        columns = [*head, "mean IoU", "boundary F1"]
+        columns += ["mean IoU, trained again", "boundary F1, trained again"] if again else []
+        title = f"`{result['name']}`, {rows[0]['images']} images"
         plot = f"![{kind}](../benchmarks/results/camvid/{kind}/{result['file']}.png)"
         note = f". {result['note']}" if result["note"] else "."
-        parts.append(
-            f"{title}{note}\n\n{table([*head, 'mean IoU', 'boundary F1'], lines)}\n\n{plot}\n\n"
-            + made([result])
-        )
+        parts.append(f"{title}{note}\n\n{table(columns, lines)}\n\n{plot}\n\n{made([result])}")
     return "\n\n".join(parts) or NOTHING
 
 
-def _shown(row):
-    return f"{row['mean_boundary_f']:.4f}"
+def _shown(scores):
+    return [f"{scores['mean_iou']:.4f}", f"{scores['mean_boundary_f']:.4f}"]
 
 
 def windows(folder: Path) -> str:

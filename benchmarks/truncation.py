@@ -5,15 +5,21 @@ r"""Experiment (d): a trained network at fewer and fewer frequencies, without tr
 
 `keras_fsa.to_frequency` low-passes what the attention reads to k frequencies an axis: of regular
 attention the map before q, k and v, of frequency attention the band. Writes mIoU and boundary F1
-for each k, beside those of the network as it was trained, as JSON and as a plot over k.
+for each k, beside those of the network as it was trained, as JSON and as a plot over k. With
+`--retrain 2`, each of them, the network as it was trained included, is trained for two more epochs
+by the recipe of `examples/train_camvid.py` at a tenth of its learning rate, and scored again.
 """
 
+import argparse
+import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras_fsa
-from benchmarks import experiment, scoring
+from benchmarks import camvid, experiment, scoring
+from keras_fsa.commands.recipe import train_recipe
 from keras_fsa.inference import class_map
 from keras_fsa.layers import FrequencySelfAttention
 from keras_fsa.spectral import parse_frequencies
@@ -31,41 +37,74 @@ def within(model: keras_fsa.FsaNet, frequencies: Sequence[int]) -> list[int]:
     return [k for k in frequencies if k < max(rows, columns) and k <= min(rows, columns)]
 
 
+def retrain(model: keras_fsa.FsaNet, epochs: int, data_dir: str) -> keras_fsa.FsaNet:
+    """Train a network on, by the recipe but for its length and learning rate."""
+    steps = epochs * camvid.RECIPE.checkpoint_every
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = dataclasses.replace(
+            camvid.RECIPE,
+            data_dir=data_dir,
+            output=folder,
+            steps=steps,
+            learning_rate=0.1 * camvid.RECIPE.learning_rate,
+            warmup_steps=0,
+            validate_every=steps,
+            validation_images=1,
+            drawn_images=None,
+            tensorboard=False,
+        )
+        return train_recipe(recipe, lambda recipe, num_classes: model)
+
+
 def measure(
-    model: keras_fsa.FsaNet, examples: Any, names: tuple, frequencies: Sequence[int]
+    model: keras_fsa.FsaNet, examples: Any, names: tuple, options: argparse.Namespace
 ) -> list[dict]:
     """A row for the network as it was trained, k None, and one for each k."""
+
+    def scores(network):
+        return scoring.score(lambda image: class_map(network, image), examples, names)
+
     rows = []
-    for k in (None, *within(model, frequencies)):
-        network = model if k is None else keras_fsa.to_frequency(model, k)
-        scores = scoring.score(
-            lambda image, network=network: class_map(network, image), examples, names
-        )
-        rows.append({"frequencies": k, **scores})
-        print(f"{k or 'as trained'!s:>12} {scores['mean_iou']:.4f}", flush=True)
+    for k in (None, *within(model, options.values)):
+        # One of its own for each k: training it again changes it.
+        network = camvid.open_model(options.model)
+        if k is not None:
+            network = keras_fsa.to_frequency(network, k)
+        row = {"frequencies": k, **scores(network)}
+        if options.retrain:
+            row["retrained"] = scores(retrain(network, options.retrain, options.data_dir))
+        rows.append(row)
+        print(f"{k or 'as trained'!s:>12} {row['mean_iou']:.4f}", flush=True)
     return rows
 
 
 def plot(rows: list[dict], path: Path | None = None) -> Any:
     """Draw mIoU and boundary F1 over k, beside those of the network as it was trained."""
-    figure = new_figure(6.5, 4)
-    axis = figure.subplots()
+    figure = new_figure(8, 3.6)
     trained, *truncated = rows
     labels = {"mean_iou": "mean IoU", "mean_boundary_f": "mean boundary F1"}
-    for (key, label), colour in zip(labels.items(), LINE_COLOURS, strict=False):
-        points = sorted((row["frequencies"], row[key]) for row in truncated)
-        axis.plot(*zip(*points, strict=True), color=colour, marker="o", label=label)
-        axis.axhline(trained[key], color=colour, linestyle="--", linewidth=1)
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(*[[row["frequencies"] for row in truncated]] * 2)
-    axis.set_xlabel("frequencies kept on each axis; dashed: as trained")
-    style_lines(axis)
+    ways = {"not trained again": lambda row: row}
+    if "retrained" in trained:
+        ways["trained again"] = lambda row: row["retrained"]
+    for axis, (key, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
+        for (way, figures), colour in zip(ways.items(), LINE_COLOURS, strict=False):
+            points = sorted((row["frequencies"], figures(row)[key]) for row in truncated)
+            axis.plot(*zip(*points, strict=True), color=colour, marker="o", label=way)
+            axis.axhline(figures(trained)[key], color=colour, linestyle="--", linewidth=1)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(*[[row["frequencies"] for row in truncated]] * 2)
+        axis.set_xlabel("frequencies kept on each axis; dashed: all")
+        axis.set_ylabel(label)
+        style_lines(axis)
     return finish(figure, path)
 
 
 def main(arguments=None):
     """Measure one network and write JSON and plot."""
-    experiment.run("truncation", __doc__, "--frequencies", FREQUENCIES, measure, plot, arguments)
+    again = ("--retrain", 0, "epochs to train each of them for, before it is scored again")
+    experiment.run(
+        "truncation", __doc__, "--frequencies", FREQUENCIES, measure, plot, arguments, [again]
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ One trained network, on windows of one side after the other, and on the whole im
 Writes mIoU and boundary F1 of each as JSON, and a plot of mIoU over the side of the window.
 """
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +116,10 @@ def predictor(model: keras_fsa.FsaNet, way: str, window: int | None) -> Any:
 
 
 def measure(
-    model: keras_fsa.FsaNet, examples: Any, names: tuple, windows: Sequence[int]
+    model: keras_fsa.FsaNet, examples: Any, names: tuple, options: argparse.Namespace
 ) -> list[dict]:
     """A row for the whole image, and one for each way and window."""
-    places = [("whole", None), *((way, window) for window in windows for way in WAYS)]
+    places = [("whole", None), *((way, window) for window in options.values for way in WAYS)]
     rows = []
     for way, window in places:
         predict = predictor(model, "plain" if way == "whole" else way, window)

@@ -190,8 +190,15 @@ def test_spans(size, window):
         assert read.stop == size or read.stop - own.stop >= 8
 
 
-@pytest.mark.parametrize("module", [windows, truncation])
-def test_experiments(module, network, data_dir, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [
+        (windows, ["--windows", "32"]),
+        (truncation, ["--frequencies", "8", "2", "1"]),
+        (truncation, ["--frequencies", "2", "--retrain", "2"]),
+    ],
+)
+def test_experiments(module, flags, data_dir):
     """On a model in a file: JSON, plot and section."""
     wide = keras_fsa.FsaNet(
         11, backbone(), frequencies=3, head_channels=8, normalization="imagenet"
@@ -203,24 +210,29 @@ def test_experiments(module, network, data_dir, monkeypatch):
         [
             *("--model", str(data_dir / "best.keras"), "--data-dir", str(data_dir)),
             *("--name", "tiny", "--results", str(folder / "camvid" / kind), "--every", "2"),
-            *("--note", "A note"),
-            *(["--windows", "32"] if module is windows else ["--frequencies", "8", "2", "1"]),
+            *("--note", "A note", *flags),
         ]
     )
     result = json.loads((folder / f"camvid/{kind}/tiny.json").read_text())
-    assert all(row["images"] == 1 for row in result["rows"])
+    scores = list(result["rows"])
     if module is windows:
         ways = [(row["way"], row["window"]) for row in result["rows"]]
         assert ways == [("whole", None), ("plain", 32), ("hann", 32), ("joined features", 32)]
+    elif "--retrain" in flags:
+        scores += [row["retrained"] for row in result["rows"]]
+        assert len({score["mean_iou"] for score in scores}) > 2
+        assert result["command"].endswith("--frequencies 2 --every 2 --retrain 2")
     else:
         assert [row["frequencies"] for row in result["rows"]] == [None, 2, 1]
+        assert "--retrain" not in result["command"]
+    assert all(score["images"] == 1 for score in scores)
     assert Image.open(folder / f"camvid/{kind}/tiny.png").size[0] > 500
     text = getattr(sections, kind)(folder)
     assert "`tiny`, 1 images. A note" in text
-    assert all(f"{row['mean_iou']:.4f}" in text for row in result["rows"])
+    assert all(f"{score['mean_iou']:.4f}" in text for score in scores)
     lines = module.plot(result["rows"]).axes[0].get_lines()
     drawn = {float(y) for line in lines for y in line.get_ydata()}
-    assert {row["mean_iou"] for row in result["rows"]} <= drawn
+    assert {score["mean_iou"] for score in scores} <= drawn
 
 
 def test_the_page_is_drawn():
