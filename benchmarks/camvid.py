@@ -150,6 +150,7 @@ RUNS = {
     "all_frequencies": Run(
         "all frequencies, dot product", network=lambda: {"frequencies": ALL_FREQUENCIES}
     ),
+    "stage2": Run("frequency attention, dot product; joined with stage 2", {"low_level": "stage2"}),
     **cuts("cut", "stage4", "cut after stage 4"),
     **cuts("cut10", "stage4", "cut after stage 4, 10 epochs", **SHORT),
     **cuts("cut3", "stage3", "cut after stage 3, 10 epochs", **SHORT),
