@@ -21,7 +21,6 @@ import csv
 import dataclasses
 import functools
 import json
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,7 +253,6 @@ def score(name: str, recipe, memory: int | None, command: str) -> dict[str, Any]
     examples = load("camvid", "val", recipe.data_dir)
     names = describe("camvid").class_names
     scores = scoring.score(lambda image: class_map(model, image), examples, names)
-    epoch = statistics.median(float(row["seconds_per_step"]) for row in rows)
     settings = dataclasses.asdict(recipe)
     for own in ("data_dir", "manual_dir", "output"):
         del settings[own]
@@ -272,7 +270,6 @@ def score(name: str, recipe, memory: int | None, command: str) -> dict[str, Any]
         "parameters": model.count_params(),
         "scores": scores,
         "validations": validations,
-        "seconds_per_epoch": epoch * recipe.checkpoint_every,
         "memory": memory,
     }
 

@@ -25,8 +25,7 @@ the operator `@`, and sums in place of means, because `keras.ops.matmul` and `ke
 float64 to float32 under torch.
 
 Source: Zhang, Panahi, Gao, "FsaNet: Frequency Self-attention for Semantic Segmentation",
-arXiv:2211.15595. The separable form is original to
-this library.
+arXiv:2211.15595. The separable form is original to this library.
 """
 
 import functools

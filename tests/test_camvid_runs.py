@@ -63,7 +63,7 @@ def test_a_run_and_its_page(data_dir, monkeypatch, capsys):
     file = folder / "camvid/tiny_seed1.json"
     result = json.loads(file.read_text())
     assert result["finished"] and result["memory"] > 1e7 and result["seed"] == 1
-    assert result["steps_done"] == 2 and result["seconds_per_epoch"] > 0
+    assert result["steps_done"] == 2
     assert result["settings"]["share_of_images"] == 0.5 and "data_dir" not in result["settings"]
     assert str(data_dir) not in file.read_text()
 

@@ -359,10 +359,10 @@ class FsaNet(keras.Model):
                 that is no class. The auxiliary head's logits enter the same loss, with their
                 weight.
             metrics: default: mean IoU that ignores the label 255. `[]` for none.
+            **kwargs: of `keras.Model.compile`.
 
         Raises:
             ValueError: for a loss of this library that is of another activation than the model.
-            **kwargs: of `keras.Model.compile`.
         """
         if optimizer is None:
             optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
