@@ -196,6 +196,29 @@ def test_kept_features_are_made_once(rng):
         segment(attention_twice(rng), pixels[..., :2], keep_features=True)
 
 
+@pytest.mark.parametrize(("low_level", "stride"), [("stage2", 16), ("stage3", 8)])
+def test_kept_features_of_two_stages(rng, low_level, stride, tmp_path):
+    """Also where the finer one sees farther to one side, and in files."""
+
+    def backbone(x):
+        stages = tiling.stages_of(stride)(x)
+        x = layers.Conv2D(4, (1, 7), padding="same")(stages[low_level])
+        return {**stages, low_level: x}
+
+    model = tiling.model_of(backbone, rng, low_level=low_level)
+    image = tiling.image_of(rng, 37, 150)
+    assert tiling.error(model, image, tile=32, keep_features=True) < EXACT
+    image[:, 30:90] = 0
+    settings = {"tile": 32, "nodata": 0, "output": "logits", "verbose": False}
+    want = segment(model, image, **settings)
+    got = segment(model, image, keep_features=True, work_dir=tmp_path, **settings)
+    assert np.abs(got - want).max() < EXACT * np.abs(want).max()
+    assert [path.name for path in sorted(tmp_path.glob("*.zarr"))] == [
+        "features_0.zarr",
+        "features_1.zarr",
+    ]
+
+
 def test_kept_features_where_backbone_and_head_resize(rng):
     stage5 = keras.Input((None, None, 8))
     x = FrequencySelfAttention(2)(stage5)
@@ -389,8 +412,6 @@ def test_models_that_are_refused(rng):
     inner = keras.Model(inner_input, ResizeLike()([coarse, inner_input]))
     with pytest.raises(ValueError, match="not in a model within it.*resize_like"):
         run(keras.Model(inner_input, inner(inner_input)))
-    with pytest.raises(ValueError, match="keeps one map.*keep_features=True .*low_level='stage2'"):
-        run(tiling.model_of(tiling.stages_of(8), rng, low_level="stage2"), keep_features=True)
 
 
 def test_arguments_that_are_refused(rng):

@@ -29,7 +29,8 @@ from keras_fsa.spectral import xla_scope
 from keras_fsa.types import Tensor
 
 OUTPUTS = ("classes", "probabilities", "logits")
-# Indices into the views of a network's maps, beside those of its attention layers.
+# Indices into the views of a network's maps, beside those of its attention layers. With a low-level
+# stage there is one more map of features, in front.
 FEATURES, LOGITS = -2, -1
 
 
@@ -47,6 +48,7 @@ class Network:
         resizes: the layers that resize a map to the size of another, in the same order.
         features: what the last graph takes: of an `FsaNet`, the output of the backbone; with
             `low_level`, two of them.
+        feature_views: the index of each among the views.
 
     Raises:
         ValueError: for another model, attention between positions, or a size that is fixed.
@@ -95,6 +97,7 @@ class Network:
         self.in_backbone = len(_of_kind(geometry.GLOBAL, self.graphs[:-1]))
         self.resizes = [layer for layer, _ in _of_kind(ResizeLike, self.graphs)]
         self.features = graphs[-1].inputs
+        self.feature_views = range(LOGITS - len(self.features), LOGITS)
 
     def views(
         self, size: int, axis: int, from_features: bool = False
@@ -215,8 +218,8 @@ class TileModel(keras.Model):
     Call arguments:
         inputs: a dict of
 
-            - `"image"`: the tile with its margin, `(1, h, w, channels)`; or `"features"`, where
-              these are known.
+            - `"image"`: the tile with its margin, `(1, h, w, channels)`; or `"features"`, a list,
+              where these are known.
             - `"places"`: int32, a row for each attention layer: its map's first row and column,
               and the half-open ranges of rows and columns that the tile owns.
             - `"sums"`: for each attention layer, its list of known sums.
@@ -227,9 +230,9 @@ class TileModel(keras.Model):
               the positions of the layer `stop`. Where all was seen, neither.
 
     Output:
-        `{"shares": [...], "asked": number of sums that the layer asks for}`; the tile's features;
-        or a block of pixels: `(1, H, W, num_classes)`, for classes int32 and without the last axis,
-        unless there are answers to several classes (`keras_fsa.classes`).
+        `{"shares": [...], "asked": number of sums that the layer asks for}`; a list of the tile's
+        features; or a block of pixels: `(1, H, W, num_classes)`, for classes int32 and without the
+        last axis, unless there are answers to several classes (`keras_fsa.classes`).
     """
 
     def __init__(
@@ -265,9 +268,9 @@ class TileModel(keras.Model):
         else:
             x = self._normalized(inputs["image"], inputs.get("seen"))
         for graph, parts in graphs:
-            if self.stop == FEATURES and graph is network.graphs[-1][0]:
-                return x
             known = keras.tree.flatten(x)
+            if self.stop == FEATURES and graph is network.graphs[-1][0]:
+                return known
             for part, layer, _ in parts:
                 x = part(list(known), training=False)
                 if layer is None:

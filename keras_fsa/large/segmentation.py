@@ -30,6 +30,7 @@ Source: arXiv:2211.15595 for the attention; tiles are this library's.
 """
 
 import hashlib
+import itertools
 import os
 from typing import Any
 
@@ -84,8 +85,8 @@ def segment(
             weighted by the share of its pixels that were seen, so that the others contribute
             nothing. Default: `image.nodata` if there is such an attribute; else all pixels count.
         keep_features: whether to keep what the backbone of an `FsaNet` makes of the image, so that
-            it runs once instead of in every pass: `H W C / stride ** 2` numbers, in memory, or with
-            a `work_dir` in `features.zarr` there. Not with `low_level`.
+            it runs once instead of in every pass: `H W C / stride ** 2` numbers of stage 5, and as
+            many of a `low_level` stage, in memory, or with a `work_dir` in Zarr arrays there.
         work_dir: a folder for sums and progress: the same call continues there after the process
             was killed. `sink` must then be something that outlives the process; by default it is
             the file `result.npy` in the folder.
@@ -124,12 +125,6 @@ def segment(
     boolean("keep_features", keep_features)
     boolean("verbose", verbose)
     network = Network(model)
-    if keep_features and len(network.features) > 1:
-        raise ValueError(
-            "`keep_features` keeps one map, and a head with `low_level` takes two. Received: "
-            f"keep_features=True for a model with low_level={model.low_level!r}. Leave it out: the "
-            "backbone then runs in each pass."
-        )
     if keep_features and len(network.graphs) == 1:
         raise ValueError(
             "`keep_features` is for models with a backbone: an FsaNet. Received: keep_features="
@@ -190,7 +185,7 @@ class _Job:
         found = [network.views(n, axis) for axis, n in enumerate(size)]
         self.views, grids = [list(item) for item in zip(*found, strict=True)]
         self.size, self.grids = size, grids
-        # An array `(h, w, C)`, once they are kept.
+        # An array `(h, w, C)` for each map that the head takes, once they are kept.
         self.features = None
         if tile < max(grids):
             raise ValueError(
@@ -201,11 +196,11 @@ class _Job:
         self.map_sizes = list(zip(*([v.size for v in views] for views in self.views), strict=True))
         self.sizes = tuple(self.map_sizes[: len(network.attention)])
 
-    def plans(self, target):
-        """The tiles of a pass, along rows and along columns."""
+    def plans(self, *targets):
+        """The tiles of a pass for some maps, along rows and along columns."""
         return [
             tiles.plan(
-                n, views, grid, tile, target, self.halo, align_corners=self.network.align_corners
+                n, views, grid, tile, targets, self.halo, align_corners=self.network.align_corners
             )
             for n, views, grid, tile in zip(
                 self.size, self.views, self.grids, self.tiles, strict=True
@@ -214,20 +209,22 @@ class _Job:
 
     def keep_features(self, workers, sums):
         """Run the image through the backbone, and keep its features."""
-        axes = self.plans(FEATURES)
+        maps = self.network.feature_views
+        axes = self.plans(*maps)
         grid = _grid(axes)
         task = Pass(self.sizes, FEATURES, self.output)
         done = int((self.journal.read("features") or {"done": 0})["done"])
-        features = self._feature_store(self.map_sizes[FEATURES], done)
+        features = [self._feature_store(number, done) for number in range(len(maps))]
         inputs = (self._tile_inputs(axes, at, sums, FEATURES) for at in grid[done:])
         bar = self._bar(len(grid), "features")
-        for number, block in enumerate(workers.map(task, inputs), start=done):
-            own, inside = [], []
-            for axis, i in zip(axes, grid[number], strict=True):
-                (start, stop), first = axis.owned[i], axis.first(i, FEATURES)
-                own.append(slice(start, stop))
-                inside.append(slice(start - first, stop - first))
-            features[tuple(own)] = block[0][tuple(inside)]
+        for number, blocks in enumerate(workers.map(task, inputs), start=done):
+            for view, store, block in zip(maps, features, blocks, strict=True):
+                own, inside = [], []
+                for axis, i in zip(axes, grid[number], strict=True):
+                    (start, stop), first = axis.owned(i, view), axis.first(i, view)
+                    own.append(slice(start, stop))
+                    inside.append(slice(start - first, stop - first))
+                store[tuple(own)] = block[0][tuple(inside)]
             self.journal.write("features", number + 1 == len(grid), done=number + 1)
             bar(number + 1)
         self.features = features
@@ -235,15 +232,17 @@ class _Job:
             self.network.views(n, axis, from_features=True)[0] for axis, n in enumerate(self.size)
         ]
 
-    def _feature_store(self, size, done):
-        (tensor,) = self.network.features
+    def _feature_store(self, number, done):
+        """An array for one of the maps that the head takes."""
+        tensor = self.network.features[number]
+        size = self.map_sizes[self.network.feature_views[number]]
         shape, dtype = (*size, tensor.shape[-1]), keras.backend.standardize_dtype(tensor.dtype)
         if dtype == "bfloat16":  # which NumPy lacks
             dtype = "float32"
         if self.journal.folder is None:
             return np.empty(shape, dtype)
         zarr = optional_import("zarr", "large")
-        path = self.journal.folder / "features.zarr"
+        path = self.journal.folder / f"features_{number}.zarr"
         if done:
             return zarr.open_array(path, mode="r+")
         return zarr.create_array(
@@ -271,7 +270,10 @@ class _Job:
         done, asked = int(note.pop("done")), int(note.pop("asked"))
         totals = _numbered(note)
         if sums[layer]:
-            shape = tuple(max(stop - start for start, stop in axis.owned) for axis in axes)
+            shape = tuple(
+                max(stop - start for start, stop in (axis.owned(i, layer) for i in axis.tiles))
+                for axis in axes
+            )
             task = Pass(self.sizes, layer, self.output, shape)
             inputs = (self._position_inputs(axes, at, sums, layer, shape) for at in grid[done:])
         else:
@@ -363,11 +365,10 @@ class _Job:
             _check_finite([pixels], axes, at, "The pixels that a tile reads")
             inputs["image"] = pixels[None]
         else:
-            rows, columns = (
-                slice(first, first + axis.count(FEATURES))
-                for axis, first in ((axis, axis.first(i, FEATURES)) for axis, i in pairs)
-            )
-            inputs["features"] = np.asarray(self.features[rows, columns])[None]
+            inputs["features"] = [
+                np.asarray(store[tuple(axis.part(i, view) for axis, i in pairs)])[None]
+                for view, store in zip(self.network.feature_views, self.features, strict=True)
+            ]
         if target == LOGITS:
             for name, (axis, i) in zip(("rows", "columns"), pairs, strict=True):
                 inputs[name] = tiles.resizing(axis, i, self.network.align_corners)
@@ -391,7 +392,7 @@ class _Job:
 
     def _position_inputs(self, axes, at, sums, layer, shape):
         """Inputs of a `SumModel` for one tile of a layer's map."""
-        place = [axis.owned[i] for axis, i in zip(axes, at, strict=True)]
+        place = [axis.owned(i, layer) for axis, i in zip(axes, at, strict=True)]
         firsts = [
             max(0, min(start, axis.views[layer].size - count))
             for (start, _), axis, count in zip(place, axes, shape, strict=True)
@@ -407,13 +408,13 @@ class _Job:
 
 def _grid(axes):
     """Row by row: the number of a tile along each axis."""
-    return [(i, j) for i in range(len(axes[0].own)) for j in range(len(axes[1].own))]
+    return list(itertools.product(*(axis.tiles for axis in axes)))
 
 
 def _place(axes, at, layer, target):
     """A row of `"places"`, see `TileModel`."""
     firsts = [axis.first(i, layer) for axis, i in zip(axes, at, strict=True)]
-    own = [axis.owned[i] if target else (0, 0) for axis, i in zip(axes, at, strict=True)]
+    own = [axis.owned(i, layer) if target else (0, 0) for axis, i in zip(axes, at, strict=True)]
     return [*firsts, *own[0], *own[1]]
 
 

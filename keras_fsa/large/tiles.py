@@ -7,6 +7,7 @@ compiled for one shape only: at a border of the image a tile reads more on the o
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -30,7 +31,6 @@ class Axis:
         reads: number of pixels that each tile reads.
         own: of each tile, the pixels it owns.
         starts: of each tile, the first pixel it reads.
-        owned: of each tile, the positions it owns in the map that the pass is for.
         views: see `Network.views`.
     """
 
@@ -38,8 +38,12 @@ class Axis:
     reads: int
     own: list[tuple[int, int]]
     starts: list[int]
-    owned: list[tuple[int, int]]
     views: list[View]
+
+    @property
+    def tiles(self) -> range:
+        """Their numbers."""
+        return range(len(self.own))
 
     def count(self, layer: int) -> int:
         """How many positions of a map a tile has."""
@@ -50,44 +54,56 @@ class Axis:
         """The first of a map's positions that a tile has."""
         return int(self.starts[index] / self.views[layer].stride)
 
+    def part(self, index: int, layer: int) -> slice:
+        """A map's positions that a tile has."""
+        first = self.first(index, layer)
+        return slice(first, first + self.count(layer))
+
+    def owned(self, index: int, layer: int) -> tuple[int, int]:
+        """The half-open range of a map's positions that a tile owns."""
+        return self.views[layer].positions(*self.own[index], self.size)
+
 
 def plan(
     size: int,
     views: list[View],
     grid: int,
     tile: int,
-    target: int,
+    targets: Sequence[int],
     halo: int | None = None,
     align_corners: bool = False,
 ) -> Axis:
-    """The tiles of the pass for the map `views[target]`; of the last one, for its pixels.
+    """The tiles of the pass for some of the maps `views`; of the last one, for its pixels.
 
     Args:
         size: of the image.
         views, grid: of the network, see `Network.views`.
         tile: pixels that a tile owns, a multiple of the grid.
-        target: index of the map, see `Network.views`.
-        halo: pixels that a tile reads beyond its own. Default: as many as the map sees.
+        targets: indices of the maps, see `Network.views`.
+        halo: pixels that a tile reads beyond its own. Default: as many as the maps see.
         align_corners: of the resizing of logits.
     """
-    view, result = views[target], target == LOGITS
     own = cuts(size, tile)
-    if result:
-        read = positions(view.size, size, align_corners)
-        owned = [(int(read[start]), min(int(read[stop - 1]) + 2, view.size)) for start, stop in own]
-    else:
-        owned = [view.positions(start, stop, size) for start, stop in own]
-    if halo is not None:
-        view = View(view.size, view.stride, Fraction(-halo), halo + view.stride - 1)
-    needs = []
-    for (start, stop), (first, last) in zip(own, owned, strict=True):
-        low, high = view.seen(first, last) if first < last else (start, stop)
-        needs.append((min(max(low, 0), size - 1) // grid * grid, min(max(high, 1), size)))
+    needs = [(size, 0)] * len(own)
+    for target in targets:
+        view = views[target]
+        reach = view
+        if halo is not None:
+            reach = View(view.size, view.stride, Fraction(-halo), halo + view.stride - 1)
+        read = positions(view.size, size, align_corners) if target == LOGITS else None
+        for i, (start, stop) in enumerate(own):
+            if read is None:
+                first, last = view.positions(start, stop, size)
+            else:
+                first, last = int(read[start]), min(int(read[stop - 1]) + 2, view.size)
+            low, high = reach.seen(first, last) if first < last else (start, stop)
+            low, high = min(max(low, 0), size - 1) // grid * grid, min(max(high, 1), size)
+            needs[i] = min(needs[i][0], low), max(needs[i][1], high)
     longest = max(high - low for low, high in needs)
     # Of the remainder that the image has.
     reads = size - max(0, size - longest) // grid * grid
     starts = [min(low, size - reads) for low, _ in needs]
-    return Axis(size, reads, own, starts, owned, views)
+    return Axis(size, reads, own, starts, views)
 
 
 def margin(views: list[View]) -> int:
