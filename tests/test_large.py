@@ -196,7 +196,10 @@ def test_kept_features_are_made_once(rng):
         segment(attention_twice(rng), pixels[..., :2], keep_features=True)
 
 
-@pytest.mark.parametrize(("low_level", "stride"), [("stage2", 16), ("stage3", 8)])
+@pytest.mark.parametrize(
+    ("low_level", "stride"),
+    [("stage3", 8), ("stage2", 16)][: None if BACKEND == "torch" else 1],
+)
 def test_kept_features_of_two_stages(rng, low_level, stride, tmp_path):
     """Also where the finer one sees farther to one side, and in files."""
 
