@@ -1,6 +1,7 @@
 """The command that trains on folders: its networks, its cache, and what it says of mistakes."""
 
 import dataclasses
+import sys
 from typing import get_args, get_type_hints
 
 import keras
@@ -73,6 +74,15 @@ def test_images_are_kept_between_epochs(settings, monkeypatch, gigabytes, kept):
     # Four of five are trained on, two steps an epoch, three epochs; all are checked at first.
     times = sorted(seen.count(path) for path in set(seen))[:4]
     assert times == [2] * 4 if kept else min(times) > 2
+
+
+def test_without_matplotlib(settings, monkeypatch, capsys):
+    """The last thing that is done must not make hours look lost."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    train(dataclasses.replace(settings, epochs=1))
+    assert "Drawing is off: This needs the package 'matplotlib'" in capsys.readouterr().out
+    names = {path.name for path in settings.output.iterdir()}
+    assert {"best.keras", "metrics.json"} <= names and "predictions.png" not in names
 
 
 def test_a_recipe_may_change_its_cache_when_it_resumes():

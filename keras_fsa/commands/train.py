@@ -449,7 +449,12 @@ def _report(settings, names, count, validation):
     }
     with whole_file(settings.output / "metrics.json") as unfinished:
         unfinished.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
-    optional_import("matplotlib", "tools")
+    print(f"Written to {settings.output}")
+    try:
+        optional_import("matplotlib", "tools")
+    except ImportError as error:
+        print(f"Drawing is off: {error}")
+        return
     images, masks = map(np.stack, zip(*validation.take(4), strict=True))
     if model.activation == "sigmoid":
         masks = by_class(masks, len(names))
@@ -460,4 +465,3 @@ def _report(settings, names, count, validation):
         class_names=names,
         path=settings.output / "predictions.png",
     )
-    print(f"Written to {settings.output}")
