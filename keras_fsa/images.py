@@ -1,5 +1,7 @@
 """The one way an image or a mask is read from a file, for training, prediction and scores alike.
 
+`write_mask` writes what `read_mask` reads.
+
 A model that sees other pixels than it was trained on is silently worse, so every part of the
 library reads through `read_image` and `read_mask`. What becomes of each kind of file:
 
@@ -31,8 +33,9 @@ import numpy as np
 
 from keras_fsa import types
 from keras_fsa.arguments import integer, one_of, optional_import
+from keras_fsa.files import whole_file
 
-__all__ = ["MAX_PIXELS", "ImageError", "read_image", "read_mask"]
+__all__ = ["MAX_PIXELS", "ImageError", "read_image", "read_mask", "write_mask"]
 
 MAX_PIXELS = 2**30 // 12
 """Most pixels of an image by default, 89 million: a quarter of a gigabyte in RGB, as in Pillow."""
@@ -137,6 +140,21 @@ def read_mask(path: types.Path | BinaryIO, max_pixels: int | None = MAX_PIXELS) 
             )
         ids = np.asarray(file)
     return ids.astype("uint8") if ids.dtype == bool else ids
+
+
+def write_mask(path: types.Path, ids: np.ndarray) -> None:
+    """Writes class ids as an 8-bit grey image, complete or not at all.
+
+    Args:
+        path: A PNG or TIFF file. Missing folders are made.
+        ids: uint8 `(height, width)`.
+
+    Raises:
+        ImportError: If Pillow is missing, with the pip command.
+    """
+    pillow = optional_import("PIL.Image", "tools")
+    with whole_file(path) as unfinished:
+        pillow.fromarray(ids).save(unfinished)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from keras_fsa.commands import evaluate, export, predict, train
 from keras_fsa.commands.models import load_model
 from keras_fsa.datasets.augment import augment
 from keras_fsa.datasets.folders_of_classes import folders_of_classes
+from keras_fsa.images import read_mask
 from keras_fsa.inference import class_map, probabilities
 from keras_fsa.large import segment
 from keras_fsa.losses import CrossEntropy, SumOfLosses
@@ -357,7 +358,7 @@ def test_from_folders_to_a_file_for_serving(folders, capsys, kind):
     np.testing.assert_allclose(scores["mean_iou"], binary_scores(total)["mean_iou"], rtol=1e-12)
 
     image = folders / "images/0.png"
-    printed = run(predict, "--model", out / "best.keras", image, "--output", out / "p")
+    printed = run(predict, "--model", out / "best.keras", image, "--output", out / "p", "--masks")
     with open(out / "p/shares.csv", newline="") as file:
         header, row = csv.reader(file)
     p = probabilities(model, np.asarray(Image.open(image)))
@@ -366,6 +367,14 @@ def test_from_folders_to_a_file_for_serving(folders, capsys, kind):
         [float(x) for x in row[1:]], 100 * (p >= 0.5).mean((0, 1)), atol=1e-4
     )
     assert re.search(rf"{names[0]} +\d+\.\d\d %", printed)
+    for i, name in enumerate(names):
+        mask = read_mask(out / "p/masks" / (name if several else "") / "0.png")
+        np.testing.assert_array_equal(mask, p[..., i] >= 0.5)
+    if several:
+        flags = "--submission", out / "sent", "--output", out / "f"
+        with pytest.raises(SystemExit):
+            run(evaluate, "--model", out / "best.keras", *data, *flags)
+        assert "`--submission` holds one class at a pixel. Received" in capsys.readouterr().err
 
     if BACKEND != "torch" and not several:
         run(export, "--model", out / "best.keras", "--output", out / "s", "--classes", "--uint8")

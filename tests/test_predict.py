@@ -12,7 +12,7 @@ from PIL import Image
 
 import keras_fsa
 from keras_fsa.commands import predict
-from keras_fsa.images import read_image
+from keras_fsa.images import read_image, read_mask
 from tests.helpers import BACKEND, array, run_python
 
 
@@ -70,7 +70,7 @@ def read_shares(path):
 
 @pytest.mark.parametrize("model", ["model.keras", "saved"])
 def test_folder(folder, tmp_path, capsys, model):
-    run("--model", folder / model, folder / "in", "--output", tmp_path)
+    run("--model", folder / model, folder / "in", "--output", tmp_path, "--masks")
     header, shares = read_shares(tmp_path / "shares.csv")
     assert header == ["image", "class 0", "class 1", "class 2"]
     network = keras.saving.load_model(folder / "model.keras")
@@ -82,10 +82,13 @@ def test_folder(folder, tmp_path, capsys, model):
         assert (expected > 1).sum() > 1
         # A pixel near a tie may fall to the other side where rounding differs.
         np.testing.assert_allclose(shares[Path(name).name], expected, atol=0.2)
+        mask = read_mask(tmp_path / "masks" / name)
+        assert mask.dtype == "uint8" and (mask == ids[0]).mean() > 0.998
         stem = name.removesuffix(".png")
         assert Image.open(tmp_path / f"{stem}_overlay.png").size[0] > 1000
     written = sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file())
-    assert written == ["a_overlay.png", "more/b_overlay.png", "shares.csv"]
+    drawn = ["more/b_overlay.png", "shares.csv"]
+    assert written == ["a_overlay.png", "masks/a.png", "masks/more/b.png", *drawn]
     out = capsys.readouterr().out
     mean = np.mean(list(shares.values()), axis=0)
     assert "mean of 2 images" in out and f"class 0  {mean[0]:6.2f} %" in out

@@ -129,8 +129,10 @@ def test_commands_run(ran, monkeypatch, capsys):
             served = {}
             exec(compile(SERVING, "README.md", "exec"), served)
             assert served["classes"].shape == (1, *image.shape[:2])
-    written = {path.name for path in (folder / "outputs").rglob("*.png")}
-    assert written == {"image_overlay.png", "other_overlay.png", "image_attention.png"}
+    outputs = folder / "outputs/predict"
+    written = {str(path.relative_to(outputs)) for path in outputs.rglob("*.png")}
+    drawn = {"image_overlay.png", "other_overlay.png", "image_attention.png"}
+    assert written == drawn | {"masks/image.png", "masks/other.png"}
     assert (folder / "saved_model").exists() == (BACKEND == "tensorflow")
 
 

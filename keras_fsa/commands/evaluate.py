@@ -40,14 +40,13 @@ from typing import Annotated, Any, Literal
 import keras
 import numpy as np
 
-from keras_fsa.arguments import optional_import
 from keras_fsa.classes import activation_of, answers, by_class, decide, names_of
 from keras_fsa.commands.command import command
 from keras_fsa.commands.data import Source, image_reader
 from keras_fsa.commands.models import load_model, num_classes_of
 from keras_fsa.commands.predict import Names
 from keras_fsa.files import whole_file
-from keras_fsa.images import MAX_PIXELS
+from keras_fsa.images import MAX_PIXELS, write_mask
 from keras_fsa.inference import batches_by_size, probabilities
 from keras_fsa.metrics import (
     binary_confusions,
@@ -190,6 +189,11 @@ def evaluate(settings: Evaluate) -> None:
     if (found := num_classes_of(model)) not in (n, None):
         raise ValueError(f"The model has {found} classes, the data {n}. Correct --class-names.")
     activation = activation_of(model)
+    if settings.submission and activation == "sigmoid" and n > 1:
+        raise ValueError(
+            "`submission` holds one class at a pixel. Received: a model of several. Leave it out; "
+            "`keras_fsa predict --masks` writes a mask for each class."
+        )
     examples, count, has_masks = _open_data(settings, split, names, model)
     scores = _Scores(n, activation, settings.boundary_tolerance)
     bar = keras.utils.Progbar(count, interval=1, verbose=not settings.quiet, unit_name="image")
@@ -306,12 +310,10 @@ def _write_submission(folder, name, ids, dataset):
     """The class map of an image as a PNG of the dataset's raw label ids."""
     from keras_fsa.datasets import cityscapes
 
-    image = optional_import("PIL.Image", "tools")
     raw_ids = {"cityscapes": cityscapes.RAW_IDS, "ade20k": range(1, 151)}.get(dataset)
     if raw_ids is not None:
         ids = np.array(raw_ids, "uint8")[ids]
-    with whole_file(folder / f"{Path(name).name}.png") as unfinished:
-        image.fromarray(ids).save(unfinished)
+    write_mask(folder / f"{Path(name).name}.png", ids)
 
 
 def _report(found, count, names, settings):

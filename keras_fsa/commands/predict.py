@@ -8,6 +8,8 @@ Images are files, or folders that are searched to any depth. For each one, the f
 gets
 
 - `NAME_overlay.png`: the image with the classes laid over it, and their shares;
+- with --masks, `masks/NAME.png`: the class id of each pixel, as `keras_fsa train` reads masks; of
+  models of several classes at a pixel `masks/CLASS/NAME.png`, of 0 and 1;
 - with --spectrum, `NAME_spectrum.png`: the spectrum of the feature map that attention is given;
 - with --attention-at X,Y, `NAME_attention.png`: what the pixel in column X and row Y attends to,
   beside softmax attention with the same weights;
@@ -32,7 +34,7 @@ from keras_fsa.commands.command import command
 from keras_fsa.commands.data import image_reader
 from keras_fsa.commands.models import load_model, num_classes_of
 from keras_fsa.files import whole_file
-from keras_fsa.images import MAX_PIXELS
+from keras_fsa.images import MAX_PIXELS, write_mask
 from keras_fsa.inference import probabilities
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.models.fsanet import FsaNet
@@ -91,6 +93,8 @@ class Predict:
     """Least probability of a class, for models of several classes at a pixel, or of one."""
     window: Pixels | None = None
     """Side of a sliding window in pixels, for large images."""
+    masks: bool = False
+    """Write masks, too: the class id of each pixel."""
     spectrum: bool = False
     """Draw the spectrum that the attention sees."""
     attention_at: Pixel | None = None
@@ -149,6 +153,8 @@ def predict(settings: Predict) -> None:
         mask, counts = counted(mask, num_classes, activation)
         target = settings.output / name
         plot_overlay(image, mask, names, palette, f"{target}_overlay.png")
+        if settings.masks:
+            write_masks(settings.output / "masks", name, mask, names)
         if inspects:
             draw_attention(model, image, file, target, settings.spectrum, settings.attention_at)
         rows.append((file, 100 * counts / (image.shape[0] * image.shape[1])))
@@ -159,7 +165,8 @@ def predict(settings: Predict) -> None:
     print("Share of the pixels" + (f", mean of {len(rows)} images" if len(rows) > 1 else ""))
     for i in np.argsort(-mean, kind="stable"):
         print(f"{names[i]:>20}  {mean[i]:6.2f} %")
-    print(f"Overlays and shares.csv are in {settings.output}")
+    written = "Overlays, masks" if settings.masks else "Overlays"
+    print(f"{written} and shares.csv are in {settings.output}")
 
 
 def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
@@ -275,6 +282,22 @@ def draw_attention(
             layers["softmax, all frequencies"] = softmax_twin(layer)
         shown = as_rgb(image)
         plot_attention(feature_map, layers, row, column, shown, f"{target}_attention.png")
+
+
+def write_masks(folder: Path, name: Path, mask: np.ndarray, names: Sequence[str]) -> None:
+    """Write an answer of `keras_fsa.classes.counted`: one file, or one in the folder of each class.
+
+    Args:
+        folder: of the masks.
+        name: of the image, without its ending.
+        mask: uint8 `(H, W)`, or `(H, W, num_classes)` of 0 and 1.
+        names: of the classes.
+    """
+    if mask.ndim == 2 or mask.shape[-1] == 1:
+        write_mask(folder / f"{name}.png", mask.reshape(mask.shape[:2]))
+        return
+    for i, label in enumerate(names):
+        write_mask(folder / label.replace("/", "_") / f"{name}.png", mask[..., i])
 
 
 def write_shares(path: Path, names: Sequence[str], rows: Sequence[tuple]) -> None:
