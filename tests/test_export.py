@@ -24,19 +24,18 @@ CLOSE = 1e-5
 NO_AUXILIARY = {"auxiliary_loss_weight": 0, "normalization": "imagenet"}
 
 
-def tiny(**kwargs):
+def tiny(num_classes=5, channels=3, **kwargs):
     """Strides with 'same' padding: what exporters get wrong first."""
 
     def block(x, filters, stride):
         x = layers.Conv2D(filters, 3, stride, padding="same", use_bias=False)(x)
         return layers.ReLU()(layers.BatchNormalization()(x))
 
-    pictures = keras.Input((None, None, 3))
+    pictures = keras.Input((None, None, channels))
     stage4 = block(block(pictures, 4, 2), 8, 2)
     backbone = keras.Model(pictures, {"stage4": stage4, "stage5": block(stage4, 8, 1)})
-    return keras_fsa.FsaNet(
-        5, backbone, head_channels=8, frequencies=4, **{"normalization": "imagenet", **kwargs}
-    )
+    settings = {"normalization": "imagenet", "image_shape": (None, None, channels), **kwargs}
+    return keras_fsa.FsaNet(num_classes, backbone, head_channels=8, frequencies=4, **settings)
 
 
 PATHS = {

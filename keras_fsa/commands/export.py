@@ -37,10 +37,11 @@ import numpy as np
 
 import keras_fsa
 from keras_fsa.arguments import optional_import
+from keras_fsa.classes import answers
 from keras_fsa.commands.command import command
+from keras_fsa.commands.data import image_reader
 from keras_fsa.commands.models import load_keras_model
 from keras_fsa.datasets.folder import EXTENSIONS
-from keras_fsa.images import read_image
 from keras_fsa.models.exporting import SIZES, deviation, largest_deviation, load_exported
 from keras_fsa.models.quantizing import INT8_FORMATS
 from keras_fsa.segmenter import Segmenter
@@ -163,18 +164,20 @@ def _export_int8(model, settings):
     """Write the file, and compare classes on the calibration images."""
     size = settings.size or model.image_shape[:2]
     files = sorted(p for p in settings.calibration.iterdir() if p.suffix.lower() in EXTENSIONS)
-    images = [read_image(path) for path in files[: settings.limit]]
+    images = [image_reader(model)(path) for path in files[: settings.limit]]
     if None not in size:
         resize = optional_import("cv2", "tools").resize
-        images = [resize(image, tuple(size)[::-1]) for image in images]
+        # Of one channel it would drop the axis.
+        images = [resize(image, tuple(size)[::-1]).reshape(*size, -1) for image in images]
     _write(model, settings, size, "uint8" if settings.uint8 else "float32", images)
     serve = load_exported(settings.output, runtime_defaults=True)
     same, largest = [], 0.0
     for image in images:
         served, logits = serve(image[None]), model.predict_on_batch(image[None])
-        classes = served if settings.classes else served.argmax(-1)
-        same.append(np.mean(classes == logits.argmax(-1)))
-        largest = max(largest, deviation(served, logits))
+        classes = served if settings.classes else answers(served, model.activation)
+        own = answers(logits, model.activation)
+        same.append(np.mean(classes.reshape(own.shape) == own))
+        largest = max(largest, deviation(served, logits, model.activation))
     share = float(np.mean(same))
     print(f"Largest deviation on {len(images)} images: {largest:.1e}")
     print(f"{100 * share:.2f} % of the pixels have the model's class")
