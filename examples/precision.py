@@ -4,7 +4,7 @@
 
 A mixed policy computes in half precision from float32 weights; plain float16 and bfloat16 store
 them in it, too. Normalisation of images, tokens, gains of the attention and logits are float32
-under all of them. The last column is the share of pixels, over all images, that get the class that
+under all of them. The last column is the share of pixels, over all images, that get the answer that
 float32 gives them. Times are medians, one image at a time, after a first run of its size. --save
 writes the `.keras` files.
 """
@@ -17,13 +17,12 @@ from typing import Literal
 
 import keras
 import numpy as np
-from PIL import Image
 from tyro.conf import Positional
 
+from keras_fsa.classes import activation_of, answers
 from keras_fsa.commands.command import command
+from keras_fsa.commands.data import read_images
 from keras_fsa.commands.models import load_keras_model
-from keras_fsa.datasets.folder import EXTENSIONS
-from keras_fsa.images import read_image
 from keras_fsa.models.trained import with_policy
 from keras_fsa.settings import Count, ExistingFile, ExistingFolder, OutputFolder, Pixels
 
@@ -55,7 +54,7 @@ class Precision:
 
 
 def predict(model, images):
-    """The class map of every image, and the median time for one in milliseconds."""
+    """The answers to all images, and the median time for one in milliseconds."""
     maps, times, sizes = [], [], set()
     for image in images:
         if image.shape not in sizes:
@@ -64,24 +63,14 @@ def predict(model, images):
         start = time.perf_counter()
         logits = model.predict_on_batch(image[None])[0]
         times.append(1000 * (time.perf_counter() - start))
-        maps.append(logits.argmax(-1).reshape(-1))
+        maps.append(answers(logits, activation_of(model)).reshape(-1))
     return np.concatenate(maps), np.median(times)
 
 
 def measure(settings):
     """Print the table."""
-    found = (path for path in settings.images.iterdir() if path.suffix.lower() in EXTENSIONS)
-    files = sorted(found)[: settings.limit]
-    if not files:
-        raise ValueError(
-            f"There is no image in {settings.images}. Received: an empty folder. Name another one."
-        )
-    images = [read_image(path) for path in files]
-    if settings.size:
-        width_height = settings.size[::-1]
-        images = [np.asarray(Image.fromarray(image).resize(width_height)) for image in images]
-
     model = load_keras_model(settings.model)
+    images = read_images(settings.images, model, settings.limit, settings.size)
     print(f"{len(images)} images, Keras {keras.__version__} on {keras.backend.backend()}\n")
     print(f"| dtype policy | file, MiB | ms for an image | pixels as in {settings.policies[0]} |")
     print("| --- | ---: | ---: | ---: |")

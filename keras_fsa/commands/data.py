@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from keras_fsa.arguments import optional_import
 from keras_fsa.images import MAX_PIXELS, read_image
 
 
@@ -187,3 +190,32 @@ def image_reader(model: Any, max_pixels: int = MAX_PIXELS) -> Callable:
     if stored or channels not in (1, 3):
         return raster_reader(channels, max_pixels)
     return lambda path: read_image(path, channels, max_pixels)
+
+
+def read_images(
+    folder: Path, model: Any, limit: int, size: tuple[int, int] | None = None
+) -> list[np.ndarray]:
+    """The first images in a folder as a model takes them, by name.
+
+    Args:
+        folder: its subfolders are not searched.
+        model: see `image_reader`.
+        limit: their number at most.
+        size: height and width to resize them to, bilinearly; None for as they are.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    from keras_fsa.datasets.folder import EXTENSIONS
+
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    if not files:
+        raise ValueError(
+            f"A folder must hold images. Received: {folder}, without one. Name another folder."
+        )
+    images = [image_reader(model)(path) for path in files[:limit]]
+    if size is None:
+        return images
+    resize = optional_import("cv2", "tools").resize
+    # Of one channel it would drop the axis.
+    return [resize(image, size[::-1]).reshape(*size, -1) for image in images]

@@ -36,12 +36,10 @@ import keras
 import numpy as np
 
 import keras_fsa
-from keras_fsa.arguments import optional_import
 from keras_fsa.classes import answers
 from keras_fsa.commands.command import command
-from keras_fsa.commands.data import image_reader
+from keras_fsa.commands.data import read_images
 from keras_fsa.commands.models import load_keras_model
-from keras_fsa.datasets.folder import EXTENSIONS
 from keras_fsa.models.exporting import SIZES, deviation, largest_deviation, load_exported
 from keras_fsa.models.quantizing import INT8_FORMATS
 from keras_fsa.segmenter import Segmenter
@@ -163,12 +161,8 @@ def _write(model, settings, size, dtype, calibration=None):
 def _export_int8(model, settings):
     """Write the file, and compare classes on the calibration images."""
     size = settings.size or model.image_shape[:2]
-    files = sorted(p for p in settings.calibration.iterdir() if p.suffix.lower() in EXTENSIONS)
-    images = [image_reader(model)(path) for path in files[: settings.limit]]
-    if None not in size:
-        resize = optional_import("cv2", "tools").resize
-        # Of one channel it would drop the axis.
-        images = [resize(image, tuple(size)[::-1]).reshape(*size, -1) for image in images]
+    fixed = None if None in size else tuple(size)
+    images = read_images(settings.calibration, model, settings.limit, fixed)
     _write(model, settings, size, "uint8" if settings.uint8 else "float32", images)
     serve = load_exported(settings.output, runtime_defaults=True)
     same, largest = [], 0.0
