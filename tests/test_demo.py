@@ -15,6 +15,7 @@ import keras_fsa
 from keras_fsa import commands
 from keras_fsa.attention_map import attention_at
 from keras_fsa.commands import demo
+from keras_fsa.images import read_image
 from keras_fsa.inference import class_map
 from keras_fsa.visualize import default_palette, overlay
 from tests.helpers import array, randomize
@@ -23,9 +24,9 @@ PIXELS = np.random.default_rng(3).integers(0, 256, (29, 41, 3)).astype("uint8")
 SEED = 11
 
 
-def model():
+def model(channels=3):
     keras.utils.set_random_seed(5)
-    images = keras.Input((None, None, 3))
+    images = keras.Input((None, None, channels))
     stage5 = keras.layers.Conv2D(6, 3, 4, padding="same", activation="relu")(images)
     backbone = keras.Model(images, {"stage5": stage5})
     model = keras_fsa.FsaNet(
@@ -34,7 +35,8 @@ def model():
         frequencies=4,
         head_channels=8,
         auxiliary_loss_weight=0,
-        normalization="imagenet",
+        normalization="imagenet" if channels == 3 else (128.0, 10.0),
+        image_shape=(None, None, channels),
     )
     randomize(model, np.random.default_rng(SEED))
     return model
@@ -75,6 +77,23 @@ def send(served, pixels=PIXELS):
     assert status == 200
     np.testing.assert_array_equal(decoded(found["pixels"]), pixels)
     return found["image"]
+
+
+def test_grey_images():
+    network = model(1)
+    viewer = demo.Viewer(network, 10_000)
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, "PNG")
+    found = viewer.add(file.getvalue())
+    assert decoded(found["pixels"]).shape == PIXELS.shape
+    ids = class_map(network, read_image(io.BytesIO(file.getvalue()), 1))
+    rows = viewer.mask(found["image"])["classes"]
+    assert len(rows) > 1
+    for row in rows:
+        assert row["share"] == pytest.approx(100 * np.mean(ids == int(row["name"][-1])))
+    assert viewer.attention(found["image"], 3, 5)["size"] == (11, 8)
+    with pytest.raises(ValueError, match="must take RGB or grey images.*Received: .* 4 channels"):
+        demo.Viewer(model(4), 10_000)
 
 
 def test_the_page(served):

@@ -36,7 +36,7 @@ from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.settings import Count, ExistingFile, Whole
 from keras_fsa.truncation import to_frequency
-from keras_fsa.visualize import default_palette, overlay
+from keras_fsa.visualize import as_rgb, default_palette, overlay
 
 # Images that are kept: a page asks for masks and attention of the last one it sent.
 KEPT = 8
@@ -94,7 +94,7 @@ class Viewer:
     """Images that were shown to a model, and what the page asks of them.
 
     Args:
-        model: an `FsaNet`.
+        model: an `FsaNet` for images of 1 or 3 channels.
         max_pixels: most pixels of an image.
     """
 
@@ -103,6 +103,12 @@ class Viewer:
             raise ValueError(
                 f"`model` must be an FsaNet. Received: a {type(model).__name__} named "
                 f"{model.name!r}. Give another file."
+            )
+        self.channels = model.image_shape[-1]
+        if self.channels not in (1, 3):
+            raise ValueError(
+                "`model` must take RGB or grey images, which are what a page shows. Received: a "
+                f"model of {self.channels} channels. Use `keras_fsa predict`."
             )
         self.model = model
         self.max_pixels = max_pixels
@@ -131,12 +137,12 @@ class Viewer:
 
     def add(self, content: bytes) -> dict[str, Any]:
         """Keep an image; its number and how the model gets it."""
-        image = read_image(io.BytesIO(content), max_pixels=self.max_pixels)
+        image = read_image(io.BytesIO(content), self.channels, self.max_pixels)
         with self._lock:
             self._count += 1
             self._images[self._count] = image
             self._images.pop(self._count - KEPT, None)
-            return {"image": self._count, "pixels": _png(image)}
+            return {"image": self._count, "pixels": _png(as_rgb(image))}
 
     def mask(self, image: int, frequencies: int | None = None) -> dict[str, Any]:
         """The classes of an image laid over it, and their shares of the pixels in per cent."""
