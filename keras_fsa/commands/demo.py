@@ -104,7 +104,7 @@ class Viewer:
                 f"`model` must be an FsaNet. Received: a {type(model).__name__} named "
                 f"{model.name!r}. Give another file."
             )
-        self.channels = model.image_shape[-1]
+        self.channels: Any = model.image_shape[-1]
         if self.channels not in (1, 3):
             raise ValueError(
                 "`model` must take RGB or grey images, which are what a page shows. Received: a "
