@@ -258,11 +258,13 @@ def _checked(forward):
     def run(images):
         logits = np.asarray(forward(images))
         height, width = images.shape[1:3]
-        if logits.ndim != 4 or logits.shape[:3] != images.shape[:3] or not logits.shape[-1]:
+        right = logits.ndim == 4 and logits.shape[:3] == images.shape[:3] and logits.shape[-1]
+        # Answers to several classes have the shape of logits.
+        if not right or logits.dtype.kind in "bui":
             raise ValueError(
                 "`model` must give logits (B, H, W, num_classes) of the size of its images. "
-                f"Received: an output of shape {logits.shape} for images of "
-                f"{height} x {width}. Classes cannot be averaged: export the file with logits."
+                f"Received: an output of shape {logits.shape} and dtype {logits.dtype} for images "
+                f"of {height} x {width}. Classes cannot be averaged: export the file with logits."
             )
         return logits
 

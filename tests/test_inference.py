@@ -238,6 +238,9 @@ def test_errors(settings, message):
 def test_classes_in_place_of_logits():
     with pytest.raises(ValueError, match=r"must give logits.*Received: an output of shape \(1, "):
         probabilities(lambda x: x[..., 0], PICTURE)
+    # What a file gives that was exported with answers to several classes.
+    with pytest.raises(ValueError, match="must give logits.*dtype uint8.*cannot be averaged"):
+        probabilities(lambda x: (x > 100).astype("uint8"), PICTURE, activation="sigmoid")
 
 
 @pytest.mark.parametrize(
