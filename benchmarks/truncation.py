@@ -95,6 +95,10 @@ def plot(rows: list[dict], path: Path | None = None) -> Any:
         axis.set_xticks(*[[row["frequencies"] for row in truncated]] * 2)
         axis.set_xlabel("frequencies kept on each axis; dashed: all")
         axis.set_ylabel(label)
+        # Or what two seeds differ by would look like much.
+        low, high = axis.get_ylim()
+        spare = max(0.0, 0.02 - (high - low)) / 2
+        axis.set_ylim(low - spare, high + spare)
         style_lines(axis)
     return finish(figure, path)
 
