@@ -7,6 +7,7 @@ Kernels and matrices are stored in float16, which halves the file; biases, gains
 of batch norms, which are few, stay as they are. Every engine opens the file with float32 variables.
 The command opens it, compares its logits with those of the model, and refuses where they differ by
 more than a hundredth of their scale. The card is drawn from the result file and the data's terms.
+A few logits go to tests/golden, which every engine's are compared with.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from keras_fsa.files import whole_file
 from keras_fsa.models.presets import PACKAGED
 from keras_fsa.models.trained import load_keras_file
 
+GOLDEN = Path(__file__).parent.parent / "tests/golden"
 # What a card says beside figures: what the network is for, the data and its terms, its limits.
 ABOUT = {
     "signal_harbor": {
@@ -86,11 +88,16 @@ def _halved(data):
     return out.getvalue()
 
 
-def deviation(one, other, side=193) -> float:
+def logits_of_noise(model, side=193) -> np.ndarray:
+    """The logits of an image of random pixels, always the same."""
+    shape = (1, side, side + 2, model.image_shape[-1])
+    images = np.random.default_rng(0).integers(0, 256, shape, "uint8")
+    return model.predict(images, verbose=0)[0]
+
+
+def deviation(one, other) -> float:
     """The largest difference between two models' logits, as a share of the first's largest."""
-    channels = one.image_shape[-1]
-    images = np.random.default_rng(0).integers(0, 256, (1, side, side + 2, channels), "uint8")
-    expected, found = (model.predict(images, verbose=0) for model in (one, other))
+    expected, found = map(logits_of_noise, (one, other))
     return float(np.abs(expected - found).max() / np.abs(expected).max())
 
 
@@ -179,6 +186,9 @@ def main(arguments=None):
     parser.add_argument("--output", type=Path, required=True, help="folder of the preset")
     options = parser.parse_args(arguments)
     make_preset(options.model, options.result, options.output)
+    logits = logits_of_noise(load_keras_file(options.output / "model.keras"))
+    with whole_file(GOLDEN / f"{options.output.name}.npz") as unfinished:
+        np.savez_compressed(unfinished, logits=logits[::16, ::16])
 
 
 if __name__ == "__main__":

@@ -49,6 +49,15 @@ def test_signal_harbor():
     assert (class_map(model, image) == mask).mean() > 0.95
 
 
+@pytest.mark.parametrize("folder", sorted(ROOT.glob("presets/*")), ids=lambda path: path.name)
+def test_presets_of_the_repository(folder):
+    """Every engine's logits are those that were recorded when the file was made."""
+    model = keras_fsa.FsaNet.from_preset(folder)
+    expected = np.load(ROOT / f"tests/golden/{folder.name}.npz")["logits"]
+    logits = make_preset.logits_of_noise(model)[::16, ::16]
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
 def test_what_is_in_the_package():
     assert trained_presets() == ("signal_harbor",)
     assert Path(keras_fsa.__file__).parent / "presets" == PACKAGED
