@@ -50,8 +50,8 @@ ABOUT = {
         "commercial use. Take the same to hold for the weights.",
         "limits": "One city, one camera, daylight. The model is the one that scored best on the "
         "validation images that the figures are from, so they flatter it a little. Not for "
-        "driving. Attention contributes nothing that can be measured, since the convolutions see "
-        "enough of images of this size (`docs/results.md`).",
+        "driving. On images of this size no attention made a difference that can be measured "
+        "(`docs/results.md`).",
     },
 }
 
