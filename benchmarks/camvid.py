@@ -21,7 +21,7 @@ import csv
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,29 +113,29 @@ LINEAR_SOFTMAX = {"affinity": "linear_softmax"}
 SHORT = {"steps": 460}
 # The map of 360 x 480 pixels at output stride 16.
 ALL_FREQUENCIES = (23, 30)
+ATTENTIONS: dict[str, tuple[str, dict]] = {
+    "none": ("no attention", NONE),
+    "regular": ("regular attention", REGULAR),
+    "frequency": ("frequency attention", {}),
+    "linear_softmax": ("frequency attention, linear softmax", LINEAR_SOFTMAX),
+}
+FEW = ("none", "frequency")
+WITH_GAIN = ("regular", "frequency", "linear_softmax")
 
 
-def cuts(name: str, stage: str, title: str, gain: float = 0.0, **settings: Any) -> dict[str, Run]:
-    """The runs of a backbone that is cut after a stage."""
-    attentions: dict[str, tuple[str, dict]] = {
-        "none": ("no attention", NONE),
-        "regular": ("regular attention", REGULAR),
-        "frequency": ("frequency attention", {}),
-        "linear_softmax": ("frequency attention, linear softmax", LINEAR_SOFTMAX),
-    }
+def each(
+    name: str,
+    title: str,
+    settings: dict[str, Any],
+    kinds: Iterable[str] = ATTENTIONS,
+    **changes: Any,
+) -> dict[str, Run]:
+    """A run for each kind of attention, with the same settings and other changes of `Run`."""
     return {
-        f"{name}_{kind}": Run(f"{title}: {label}", {**recipe, **settings}, cut(stage), gain=gain)
-        for kind, (label, recipe) in attentions.items()
-        if kind != "none" or not gain
-    }
-
-
-def few(percent: int) -> dict[str, Run]:
-    """The runs with a part of the training images."""
-    title, share = f"{percent} % of the images, 460 steps", percent / 100
-    return {
-        f"few{percent}_none": Run(f"{title}: no attention", {**NONE, **SHORT}, share=share),
-        f"few{percent}_frequency": Run(f"{title}: frequency attention", SHORT, share=share),
+        f"{name}_{kind}": Run(
+            f"{title}: {ATTENTIONS[kind][0]}", {**ATTENTIONS[kind][1], **settings}, **changes
+        )
+        for kind in kinds
     }
 
 
@@ -150,10 +150,17 @@ RUNS = {
         "all frequencies, dot product", network=lambda: {"frequencies": ALL_FREQUENCIES}
     ),
     "stage2": Run("frequency attention, dot product; joined with stage 2", {"low_level": "stage2"}),
-    **cuts("cut", "stage4", "cut after stage 4"),
-    **cuts("cut10", "stage4", "cut after stage 4, 10 epochs", **SHORT),
-    **cuts("cut3", "stage3", "cut after stage 3, 10 epochs", **SHORT),
-    **cuts("cut3_gain", "stage3", "cut after stage 3, 10 epochs, gain from 1", gain=1.0, **SHORT),
+    **each("cut", "cut after stage 4", {}, network=cut("stage4")),
+    **each("cut10", "cut after stage 4, 10 epochs", SHORT, network=cut("stage4")),
+    **each("cut3", "cut after stage 3, 10 epochs", SHORT, network=cut("stage3")),
+    **each(
+        "cut3_gain",
+        "cut after stage 3, 10 epochs, gain from 1",
+        SHORT,
+        WITH_GAIN,
+        network=cut("stage3"),
+        gain=1.0,
+    ),
     "cut3_gain_aspp": Run(
         "cut after stage 3, 10 epochs, gain from 1: ASPP",
         SHORT,
@@ -172,8 +179,8 @@ RUNS = {
         both(cut("stage3"), positioned("linear_softmax")),
         gain=1.0,
     ),
-    **few(10),
-    **few(25),
+    **each("few10", "10 % of the images, 460 steps", SHORT, FEW, share=0.1),
+    **each("few25", "25 % of the images, 460 steps", SHORT, FEW, share=0.25),
 }
 
 

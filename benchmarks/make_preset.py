@@ -19,6 +19,7 @@ import zipfile
 from pathlib import Path
 
 import h5py
+import keras
 import numpy as np
 
 from benchmarks.report import table
@@ -153,8 +154,8 @@ Seed {result["seed"]}, {result["date"]}, {versions}.{whole}
 """
 
 
-def make_preset(model: Path, result: Path, output: Path) -> None:
-    """Write the folder of a preset."""
+def make_preset(model: Path, result: Path, output: Path) -> keras.Model:
+    """Write the folder of a preset; the network as its file holds it."""
     figures = json.loads(result.read_text())
     file = output / "model.keras"
     network = load_keras_file(model)
@@ -163,7 +164,8 @@ def make_preset(model: Path, result: Path, output: Path) -> None:
         # Without the optimizer and its state.
         network.save(whole)
         halve(whole, halved)
-        difference = deviation(network, load_keras_file(halved))
+        made = load_keras_file(halved)
+        difference = deviation(network, made)
         if not difference < 0.01:
             raise ValueError(
                 "A preset must give the logits of its network. Received: a network whose logits "
@@ -176,6 +178,7 @@ def make_preset(model: Path, result: Path, output: Path) -> None:
     with whole_file(output / "README.md") as unfinished:
         unfinished.write_text(text)
     print(f"{file}: {file.stat().st_size / 1e6:.2f} MB, logits within {difference:.1e}")
+    return made
 
 
 def main(arguments=None):
@@ -185,8 +188,7 @@ def main(arguments=None):
     parser.add_argument("--result", type=Path, required=True, help="its scores, a JSON file")
     parser.add_argument("--output", type=Path, required=True, help="folder of the preset")
     options = parser.parse_args(arguments)
-    make_preset(options.model, options.result, options.output)
-    logits = logits_of_noise(load_keras_file(options.output / "model.keras"))
+    logits = logits_of_noise(make_preset(options.model, options.result, options.output))
     with whole_file(GOLDEN / f"{options.output.name}.npz") as unfinished:
         np.savez_compressed(unfinished, logits=logits[::16, ::16])
 

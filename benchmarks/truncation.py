@@ -66,10 +66,10 @@ def measure(
 
     rows = []
     for k in (None, *within(model, options.values)):
-        # One of its own for each k: training it again changes it.
-        network = camvid.open_model(options.model)
-        if k is not None:
-            network = keras_fsa.to_frequency(network, k)
+        # Copies: training one again must not change what the next is made of.
+        network = (
+            camvid.open_model(options.model) if k is None else keras_fsa.to_frequency(model, k)
+        )
         row = {"frequencies": k, **scores(network)}
         if options.retrain:
             row["retrained"] = scores(retrain(network, options.retrain, options.data_dir))

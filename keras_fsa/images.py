@@ -150,6 +150,7 @@ def write_mask(path: types.Path, ids: np.ndarray) -> None:
         ids: uint8 `(height, width)`.
 
     Raises:
+        OSError: If it cannot be written.
         ImportError: If Pillow is missing, with the pip command.
     """
     pillow = optional_import("PIL.Image", "tools")

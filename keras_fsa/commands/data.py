@@ -213,7 +213,7 @@ def read_images(
         raise ValueError(
             f"A folder must hold images. Received: {folder}, without one. Name another folder."
         )
-    images = [image_reader(model)(path) for path in files[:limit]]
+    images = list(map(image_reader(model), files[:limit]))
     if size is None:
         return images
     resize = optional_import("cv2", "tools").resize
