@@ -124,6 +124,14 @@ def test_folders(run, tmp_path, model, pairs, capsys):
     assert Image.open(tmp_path / "out/confusion.png").size[0] > 400
 
 
+def test_without_matplotlib(run, tmp_path, model, pairs, monkeypatch, capsys):
+    """The last thing that is done must not make hours look lost."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    run("evaluate.py", *folder_arguments(tmp_path))
+    assert "Drawing is off: This needs the package 'matplotlib'" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.json"}
+
+
 def test_windows_scales_and_mirror_images(run, tmp_path, model, pairs):
     run(
         "evaluate.py",

@@ -319,6 +319,7 @@ def _write_submission(folder, name, ids, dataset):
 def _report(found, count, names, settings):
     """Print the table, write the JSON and the figure."""
     from keras_fsa.visualize import plot_confusion, plot_overlaps
+    from keras_fsa.visualize.figure import can_draw
 
     scores, boundary = found.result()
     columns = {
@@ -358,8 +359,10 @@ def _report(found, count, names, settings):
     }
     with whole_file(settings.output / "scores.json") as unfinished:
         unfinished.write_text(json.dumps(result, indent=2, default=str) + "\n")
+    print(f"Written to {settings.output}")
+    if not can_draw():
+        return
     if found.activation == "softmax":
         plot_confusion(found.confusion, names, settings.output / "confusion.png")
     else:
         plot_overlaps(found.confusion, names, settings.output / "overlaps.png")
-    print(f"Written to {settings.output}")

@@ -47,7 +47,6 @@ import numpy as np
 
 import keras_fsa
 from keras_fsa import losses
-from keras_fsa.arguments import optional_import
 from keras_fsa.classes import answers, by_class, choose_activation
 from keras_fsa.commands.command import command, in_bytes
 from keras_fsa.commands.data import Source, class_names, raster_reader
@@ -69,6 +68,7 @@ from keras_fsa.settings import (
     Seed,
     write_recipe,
 )
+from keras_fsa.visualize.figure import can_draw
 
 # What may differ when a training resumes.
 MAY_CHANGE = (
@@ -450,10 +450,7 @@ def _report(settings, names, count, validation):
     with whole_file(settings.output / "metrics.json") as unfinished:
         unfinished.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
     print(f"Written to {settings.output}")
-    try:
-        optional_import("matplotlib", "tools")
-    except ImportError as error:
-        print(f"Drawing is off: {error}")
+    if not can_draw():
         return
     images, masks = map(np.stack, zip(*validation.take(4), strict=True))
     if model.activation == "sigmoid":

@@ -16,6 +16,16 @@ def new_figure(width: float, height: float) -> Any:
     return figures.Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is there; if not, a printed line says what to install."""
+    try:
+        optional_import("matplotlib", "tools")
+    except ImportError as error:
+        print(f"Drawing is off: {error}")
+        return False
+    return True
+
+
 def style_lines(axis: Any, **legend: Any) -> None:
     """Axes of lines: a faint grid, no frame above and at the right, a legend without a frame.
 
