@@ -53,6 +53,11 @@ def activation_of(model: Any) -> str:
     return found if isinstance(found, str) and found in ACTIVATIONS else "softmax"
 
 
+def dtype_of_ids(num_classes: int) -> str:
+    """The dtype of class ids: uint8, and uint16 where there are more than those and 255."""
+    return "uint8" if num_classes <= 255 else "uint16"
+
+
 def decide(probabilities: np.ndarray, activation: str, threshold: float = 0.5) -> np.ndarray:
     """The answer for each pixel, from its probabilities.
 
@@ -62,16 +67,15 @@ def decide(probabilities: np.ndarray, activation: str, threshold: float = 0.5) -
         threshold: of the sigmoid: the least probability of a "yes".
 
     Returns:
-        uint8: ids `(..., H, W)` for the softmax, and for the sigmoid 0 and 1: `(..., H, W,
-        num_classes)`, or of one class `(..., H, W)`.
+        uint8: ids `(..., H, W)` for the softmax (`dtype_of_ids`), and for the sigmoid 0 and 1:
+        `(..., H, W, num_classes)`, or of one class `(..., H, W)`.
     """
     one_of("activation", activation, ACTIVATIONS)
     number("threshold", threshold, 0, 1)
     if activation == "softmax":
         strips = range(0, probabilities.shape[-3], _STRIP)
-        parts = [
-            probabilities[..., i : i + _STRIP, :, :].argmax(-1).astype("uint8") for i in strips
-        ]
+        dtype = dtype_of_ids(probabilities.shape[-1])
+        parts = [probabilities[..., i : i + _STRIP, :, :].argmax(-1).astype(dtype) for i in strips]
         return np.concatenate(parts, axis=-2)
     yes = (probabilities >= threshold).astype("uint8")
     return yes[..., 0] if yes.shape[-1] == 1 else yes
@@ -81,7 +85,7 @@ def answers(logits: np.ndarray, activation: str) -> np.ndarray:
     """`decide` of logits, at the threshold 1/2. With the sigmoid the last axis always stays."""
     one_of("activation", activation, ACTIVATIONS)
     if activation == "softmax":
-        return logits.argmax(-1).astype("uint8")
+        return logits.argmax(-1).astype(dtype_of_ids(logits.shape[-1]))
     return (logits >= 0).astype("uint8")
 
 

@@ -107,6 +107,8 @@ def class_map(
 ) -> np.ndarray:
     """The most probable class of every pixel: uint8 `(H, W)` or `(B, H, W)`.
 
+    From 256 classes on, uint16.
+
     With the sigmoid 1 where a class has at least the probability `threshold`, else 0: `(H, W,
     num_classes)`, of one class `(H, W)`; and with a first axis for a batch.
 

@@ -10,16 +10,17 @@ import pytest
 from keras import layers
 
 import keras_fsa
+from keras_fsa.classes import answers
 from keras_fsa.inference import batches_by_size, class_map, probabilities
 from tests.helpers import randomize
 
 
-def small_model(**settings):
+def small_model(num_classes=5, **settings):
     pictures = keras.Input((None, None, 3))
     x = layers.Conv2D(6, 3, 2, padding="same", activation="relu")(pictures)
     backbone = keras.Model(pictures, {"stage5": layers.Conv2D(8, 3, padding="same")(x)})
     return keras_fsa.FsaNet(
-        5,
+        num_classes,
         backbone,
         frequencies=3,
         auxiliary_loss_weight=0,
@@ -126,6 +127,17 @@ def test_batches_and_sizes(rng):
         np.testing.assert_allclose(got, probabilities(model, picture, **settings), atol=1e-5)
     ids = class_map(model, pictures)
     assert ids.shape == (2, 23, 31) and ids.dtype == np.uint8
+
+
+def test_more_classes_than_a_byte_holds():
+    """Class 299 must not become class 43."""
+    logits = np.zeros((1, 4, 5, 300), "float32")
+    logits[..., 299], logits[:, 2, 3, 255] = 1, 2
+    classes = class_map(lambda images: logits, np.zeros((4, 5, 3), "uint8"))
+    want = np.full((4, 5), 299)
+    want[2, 3] = 255
+    np.testing.assert_array_equal(classes, want)
+    np.testing.assert_array_equal(answers(logits, "softmax")[0], want)
 
 
 def test_windows():

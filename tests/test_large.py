@@ -436,6 +436,14 @@ def test_arguments_that_are_refused(rng):
         run(image[..., :2])
     with pytest.raises(ValueError, match=r"`sink` must have the shape \(40, 40\)"):
         run(sink=np.zeros((40, 41), "uint8"))
+    for output, dtype in (("classes", "int8"), ("probabilities", "uint8"), ("logits", "int32")):
+        shape = (40, 40) if output == "classes" else (40, 40, 5)
+        with pytest.raises(ValueError, match=f"`sink` must hold .* sink of dtype {dtype}, which"):
+            run(sink=np.zeros(shape, dtype), output=output)
+    inputs = keras.Input((None, None, 3))
+    many = keras.Model(inputs, layers.Conv2D(300, 1)(inputs))
+    with pytest.raises(ValueError, match="class 255, which must not be one of the model's.*300"):
+        segment(many, image, nodata=0, verbose=False)
     frozen = np.zeros((40, 40), "uint8")
     frozen.flags.writeable = False
     for sink in (frozen, object()):

@@ -354,6 +354,11 @@ def test_files_that_are_refused(tmp_path):
         open_image(tmp_path / "planes.zarr")
 
 
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["segment_large.py", *map(str, arguments)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+
 def test_command(rng, tmp_path, monkeypatch, capsys):
     import rasterio
 
@@ -366,8 +371,7 @@ def test_command(rng, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out/classes.tif"
     arguments = ["--model", tmp_path / "model.keras", "--input", tmp_path / "scene.tif"]
     arguments += ["--output", output, "--tile", 32]
-    monkeypatch.setattr(sys, "argv", ["segment_large.py", *map(str, arguments)])
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    run(monkeypatch, *arguments)
     assert "60 x 80 pixels in tiles of 32 and 9 around each" in capsys.readouterr().out
     with rasterio.open(output) as file:
         classes = file.read(1)
@@ -379,3 +383,106 @@ def test_command(rng, tmp_path, monkeypatch, capsys):
         "classes.tif",
         "classes_overview.png",
     ]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_command_with_answers_to_each_class(count, rng, tmp_path, monkeypatch):
+    import rasterio
+
+    names = ["water", "road", "roof"][:count]
+    model = small_model(num_classes=count, activation="sigmoid", class_names=names)
+    model = randomize(model, rng)
+    model.save(tmp_path / "model.keras")
+    image = tiling.image_of(rng, 40, 50)
+    image[:9] = 0
+    geotiff(tmp_path / "scene.tif", image, nodata=0)
+    arguments = ("--model", tmp_path / "model.keras", "--input", tmp_path / "scene.tif")
+    want = segment(model, image, tile=64, nodata=0, verbose=False)
+    assert (want[:9] == 255).all() and 0.05 < want[9:].mean() < 0.95
+    run(monkeypatch, *arguments, "--output", tmp_path / "out.tif", "--tile", 32)
+    with rasterio.open(tmp_path / "out.tif") as file:
+        written = np.moveaxis(file.read(), 0, -1).reshape(want.shape)
+        assert count == 1 or file.descriptions == tuple(names)
+        # The colour of the class is that of its 1.
+        assert count > 1 or file.colormap(1)[1][:3] == (86, 180, 233)
+    np.testing.assert_array_equal(written, want)
+    assert (tmp_path / "out_overview.png").stat().st_size > 1000
+    run(monkeypatch, *arguments, "--output", tmp_path / "out.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), want)
+
+
+def test_command_refuses_before_the_work(rng, tmp_path, monkeypatch, capsys):
+    small_model(num_classes=3, activation="sigmoid").save(tmp_path / "model.keras")
+    np.save(tmp_path / "scene.npy", tiling.image_of(rng, 40, 50))
+    monkeypatch.setattr("keras_fsa.large.segment", None)
+    arguments = ("--model", tmp_path / "model.keras", "--input", tmp_path / "scene.npy")
+
+    def error(*further):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, *arguments, *further)
+        return capsys.readouterr().err
+
+    assert "has one class at a pixel" in error("--output", tmp_path / "out.zarr")
+    assert "Received: 2 names" in error("--output", tmp_path / "out.npy", "--class-names", "a,b")
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    assert "needs the package 'rasterio'" in error("--output", tmp_path / "out.tif")
+
+
+def test_command_without_matplotlib(rng, tmp_path, monkeypatch, capsys):
+    """The last thing that is done must not make hours look lost."""
+    randomize(small_model(), rng).save(tmp_path / "model.keras")
+    np.save(tmp_path / "scene.npy", tiling.image_of(rng, 40, 50))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    arguments = ("--model", tmp_path / "model.keras", "--input", tmp_path / "scene.npy")
+    run(monkeypatch, *arguments, "--output", tmp_path / "out.npy")
+    assert "Drawing is off" in capsys.readouterr().out
+    assert not (tmp_path / "out.npy.work").exists() and (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize("kind", ["alpha", "internal"])
+def test_masks_of_a_raster(kind, rng, tmp_path):
+    """Black pixels within the mask were seen, and whatever lies outside was not."""
+    import rasterio
+
+    image, seen = tiling.image_of(rng, 40, 50), np.ones((40, 50), bool)
+    image[5:9, 5:9], seen[:, 30:] = 0, False
+    path = tmp_path / "a.tif"
+    if kind == "alpha":
+        opaque = np.concatenate([image, 255 * seen[..., None].astype("uint8")], -1)
+        geotiff(path, opaque, photometric="rgb", alpha="yes")
+        assert open_image(path).shape == (40, 50, 4) and open_image(path).nodata is None
+        opened = open_image(path, bands=(1, 2, 3))
+    else:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            geotiff(path, image)
+            with rasterio.open(path, "r+") as file:
+                file.write_mask(seen)
+        opened = open_image(path)
+    assert (opened.shape, opened.dtype) == (image.shape, "float32") and np.isnan(opened.nodata)
+    want = np.where(seen[..., None], image, np.nan)
+    np.testing.assert_array_equal(opened[3:20, 10:45], want[3:20, 10:45])
+    model = randomize(small_model(), rng)
+    classes = segment(model, opened, tile=32, verbose=False)
+    assert ((classes == 255) == ~seen).all()
+    np.testing.assert_array_equal(segment(model, want, nodata=np.nan, verbose=False), classes)
+
+
+def test_bands_of_a_raster(rng, tmp_path):
+    image = rng.integers(0, 4000, (20, 30, 5)).astype("uint16")
+    geotiff(tmp_path / "a.tif", image, photometric="minisblack", nodata=0)
+    opened = open_image(tmp_path / "a.tif", bands=[4, 1])
+    assert (opened.shape, opened.dtype, opened.nodata) == ((20, 30, 2), "uint16", 0)
+    np.testing.assert_array_equal(opened[3:9, :], image[3:9][..., [3, 0]])
+    for wrong in ([0], [6], []):
+        with pytest.raises(ValueError, match=r"`bands` must be numbers of 1 to 5.*Correct"):
+            open_image(tmp_path / "a.tif", wrong)
+    np.save(tmp_path / "a.npy", image)
+    with pytest.raises(ValueError, match=r"`bands` are chosen in raster files.*Leave it out"):
+        open_image(tmp_path / "a.npy", [1])
+
+
+def test_classes_that_no_file_holds(tmp_path):
+    with pytest.raises(ValueError, match="`classes` must be uint8.*uint16.*wrap around"):
+        save_classes(tmp_path / "a.npy", np.full((3, 3), 300, "uint16"))
+    with pytest.raises(ValueError, match="one class at a pixel.*Name a .tif"):
+        save_classes(tmp_path / "a.zarr", np.zeros((3, 3, 2), "uint8"))

@@ -136,8 +136,7 @@ def test_dataset_names_and_upright_images(folder, tmp_path):
     assert read_image(tmp_path / "turned.png").shape == (6, 4, 3)
 
     def table(name):
-        settings = predict.Predict(images=(tmp_path,), model=tmp_path, dataset=name)
-        return predict.class_table(settings, model=None)
+        return predict.class_table(name, None, model=None)
 
     names, palette = table("signal_harbor")
     assert names[0] == "sky" and names[-1] == "outbound" and palette.shape == (len(names), 3)

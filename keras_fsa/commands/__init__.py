@@ -1,4 +1,4 @@
-"""The command line: `keras_fsa check|train|evaluate|predict|export|benchmark|demo|doctor`.
+"""The command line: `keras_fsa check|train|evaluate|predict|segment|export|benchmark|demo|doctor`.
 
 Each command is a module with a dataclass of its flags and a function that does the work; what they
 share is in `command.py`.
@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train FsaNet on your own images and masks",
     "evaluate": "score a model on a dataset, or write predictions for its server",
     "predict": "what a model sees in any image, and what it attends to",
+    "segment": "a scene or slide of any size, with the attention of the whole",
     "export": "write a model for serving, and prove that it is the same",
     "benchmark": "how long a model takes, what it needs of memory, what of it is attention",
     "demo": "a page in the browser: masks, and what each pixel attends to",

@@ -128,7 +128,7 @@ def predict(settings: Predict) -> None:
     """Read, predict and draw each image, then write the shares of the classes."""
     images = find_images(settings.images)
     model = load_model(settings.model)
-    known, palette = class_table(settings, model)
+    known, palette = class_table(settings.dataset, settings.class_names, model)
     names: Sequence[str] = known or ()
     activation, read = activation_of(model), image_reader(model, settings.max_pixels)
     inspects = settings.spectrum or settings.attention_at
@@ -197,18 +197,26 @@ def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     return [(file, name) for name, file in found.items()]
 
 
-def class_table(settings: Predict, model: object) -> tuple[Sequence[str] | None, Any]:
+def class_table(
+    dataset: str | None, class_names: Sequence[str] | None, model: object
+) -> tuple[Sequence[str] | None, Any]:
     """Names and colours of the classes, None where nothing is known of them.
 
-    Those of flags come before those of the model.
+    Args:
+        dataset: name of one that has them, or None.
+        class_names: the names, or None. These and the dataset's come before those of the model.
+        model: whose classes they are.
+
+    Raises:
+        ValueError: for an unknown dataset, or names that are not as many as the classes.
     """
-    names: Sequence[str] | None = settings.class_names or getattr(model, "class_names", None)
+    names: Sequence[str] | None = class_names or getattr(model, "class_names", None)
     palette = getattr(model, "palette", None)
-    if settings.dataset:
+    if dataset:
         from keras_fsa.datasets import describe
 
         try:
-            known = describe(settings.dataset)
+            known = describe(dataset)
         except ValueError as error:
             raise ValueError(f"--dataset: {error}") from None
         names, palette = list(known.class_names), known.palette

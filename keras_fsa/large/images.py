@@ -26,24 +26,49 @@ SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide")
 class Raster:
     """A raster file, `(H, W, bands)`, with its nodata value. Slices read what they name.
 
+    Where the file has a mask, of its own or as a band of opacity that is not among `bands`, values
+    are floating, and NaN is the nodata value: all bands of a pixel outside the mask have it.
+
     Args:
         path: of a file that rasterio opens.
+        bands: numbers of the bands to read, from 1, in the order of the channels. Default: all.
 
     Attributes:
         shape, dtype: as of an array.
+        stored_dtype: of the values in the file.
         nodata: the value of pixels that the camera did not see, or None.
+
+    Raises:
+        ValueError: for a band that the file does not have.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bands: Sequence[int] | None = None) -> None:
         rasterio = optional_import("rasterio", "large")
         self.file = rasterio.open(path)
-        self.shape = (self.file.height, self.file.width, self.file.count)
-        self.dtype = np.result_type(*self.file.dtypes)
+        self.bands = tuple(self.file.indexes if bands is None else bands)
+        if not self.bands or not set(self.bands) <= set(self.file.indexes):
+            raise ValueError(
+                f"`bands` must be numbers of 1 to {self.file.count}, the bands of the file. "
+                f"Received: bands={bands!r} for {path}. Correct them."
+            )
+        self.shape = (self.file.height, self.file.width, len(self.bands))
+        self.stored_dtype = np.result_type(*(self.file.dtypes[band - 1] for band in self.bands))
+        self.dtype = self.stored_dtype
         self.nodata = self.file.nodata
+        alpha = rasterio.enums.ColorInterp.alpha
+        kinds = [self.file.colorinterp[band - 1] for band in self.bands]
+        flags = self.file.mask_flag_enums[self.bands[0] - 1]
+        self.masked = rasterio.enums.MaskFlags.per_dataset in flags and alpha not in kinds
+        if self.masked:
+            self.nodata, self.dtype = np.nan, np.result_type(self.dtype, "float32")
 
     def __getitem__(self, item: tuple[slice, slice]) -> np.ndarray:
         window = tuple(_bounds(part, n) for part, n in zip(item, self.shape, strict=False))
-        return np.moveaxis(self.file.read(window=window), 0, -1)
+        pixels = np.moveaxis(self.file.read(self.bands, window=window), 0, -1)
+        if not self.masked:
+            return pixels
+        seen = self.file.dataset_mask(window=window)[..., None] > 0
+        return np.where(seen, pixels.astype(self.dtype), np.nan)
 
 
 class Slide:
@@ -128,17 +153,18 @@ def _bounds(part, size):
     return start, stop
 
 
-def open_image(path: Path) -> Any:
+def open_image(path: Path, bands: Sequence[int] | None = None) -> Any:
     """Open a large image, of which `segment` reads tiles.
 
     Args:
         path: see the table of `keras_fsa.large.images`.
+        bands: of a raster file, those to read, see `Raster`. Default: all.
 
     Returns:
         Something with `shape` `(H, W, bands)` and `dtype` that is sliced as an array is.
 
     Raises:
-        ValueError: for a file of another kind.
+        ValueError: for a file of another kind, or bands that it does not have.
         FileNotFoundError: where there is none.
         ImportError: where the package that reads it is missing, with the pip command.
     """
@@ -150,7 +176,12 @@ def open_image(path: Path) -> Any:
         )
     ending = path.suffix.lower()
     if ending in RASTERS:
-        return Raster(path)
+        return Raster(path, bands)
+    if bands is not None:
+        raise ValueError(
+            f"`bands` are chosen in raster files: {', '.join(RASTERS)}. Received: bands={bands!r} "
+            f"for {str(path)!r}. Leave it out."
+        )
     if ending in SLIDES:
         return Slide(path)
     if ending == ".zarr":
@@ -167,28 +198,42 @@ def open_image(path: Path) -> Any:
 
 
 def save_classes(
-    path: Path, classes: Any, like: Any = None, palette: Sequence[Sequence[int]] | None = None
+    path: Path,
+    classes: Any,
+    like: Any = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Write classes as a file that is there when it is complete.
 
     A GeoTIFF is tiled, compressed, a BigTIFF where it must be, and has the georeference of the
-    image it belongs to, 255 for nodata, colours, and overviews. OME-Zarr 0.5 is a label image with
-    the size of the image's pixels, colours, and a pyramid, each level every second pixel of the
-    finer one.
+    image it belongs to, 255 for nodata, colours, and overviews; answers to several classes are
+    bands. OME-Zarr 0.5 is a label image with the size of the image's pixels, colours, and a
+    pyramid, each level every second pixel of the finer one.
 
     Args:
         path: `.tif`, `.tiff`, `.zarr` or `.npy`.
-        classes: uint8 `(H, W)`, anything that slices.
+        classes: uint8 `(H, W)`, or `(H, W, num_classes)` for several answers at a pixel, which TIFF
+            and `.npy` hold; anything that slices.
         like: the image, from `open_image`: where a `Raster`, its georeference is kept in TIFF;
             where an `OmeZarr`, its axes and scale in OME-Zarr.
-        palette: a colour (red, green, blue) for each class, for TIFF and OME-Zarr.
+        palette: a colour (red, green, blue) for each class, for TIFF and OME-Zarr, where a pixel
+            has one class.
+        class_names: of the bands of a TIFF with several answers.
 
     Raises:
-        ValueError: for another kind of file, or a `.zarr` that is there and no label image.
+        ValueError: for another kind of file, a `.zarr` that is there and no label image, or
+            classes that such a file does not hold.
         ImportError: where rasterio or zarr is missing, with the pip command.
     """
-    check_output(path)
-    height, width = classes.shape
+    several = len(classes.shape) == 3
+    check_output(path, several)
+    if classes.dtype != "uint8":
+        raise ValueError(
+            f"`classes` must be uint8. Received: classes of dtype {classes.dtype}, whose numbers "
+            "would wrap around. Write them as a file of your own."
+        )
+    height, width = classes.shape[:2]
     ending = pathlib.Path(path).suffix.lower()
     with (whole_folder if ending == ".zarr" else whole_file)(path) as unfinished:
         if ending == ".npy":
@@ -205,7 +250,7 @@ def save_classes(
             "driver": "GTiff",
             "height": height,
             "width": width,
-            "count": 1,
+            "count": classes.shape[2] if several else 1,
             "dtype": "uint8",
             "nodata": IGNORE_LABEL,
             "tiled": True,
@@ -217,31 +262,49 @@ def save_classes(
         if isinstance(like, Raster):
             profile |= {"crs": like.file.crs, "transform": like.file.transform}
         with rasterio.open(unfinished, "w", **profile) as file:
-            if palette is not None:
+            if several and class_names is not None:
+                file.descriptions = class_names
+            if palette is not None and not several:
                 colours = {i: tuple(map(int, colour)) for i, colour in enumerate(palette)}
                 file.write_colormap(1, colours)
             for rows in _strips(height):
-                file.write(classes[rows], 1, window=((rows.start, rows.stop), (0, width)))
+                block = np.asarray(classes[rows])
+                block = np.moveaxis(block, -1, 0) if several else block[None]
+                file.write(block, window=((rows.start, rows.stop), (0, width)))
             levels = [2**i for i in range(1, 12) if max(height, width) >> i >= 256]
             if levels:
                 file.build_overviews(levels, rasterio.enums.Resampling.nearest)
 
 
-def check_output(path: Path) -> None:
-    """Raise a `ValueError` unless `save_classes` writes a file of this name."""
+def check_output(path: Path, several: bool = False) -> None:
+    """Raise what `save_classes` would, for its path and package, before any work.
+
+    Args:
+        path: of the file.
+        several: whether there are several answers at a pixel.
+    """
     path = pathlib.Path(path)
-    if path.suffix.lower() == ".zarr" and path.exists():
-        # It would be replaced, with all that is in it.
-        found = optional_import("zarr", "large").open(path, mode="r")
-        if "image-label" not in found.attrs.get("ome", {}):
-            raise ValueError(
-                "A .zarr to write must be new, or a label image to replace. Received: path="
-                f"{str(path)!r}, which holds something else. Name another, or remove it."
-            )
-    if path.suffix.lower() not in (".npy", ".tif", ".tiff", ".zarr"):
+    ending = path.suffix.lower()
+    if ending not in (".npy", ".tif", ".tiff", ".zarr"):
         raise ValueError(
             "Classes are written as .tif, .tiff, .zarr or .npy. "
             f"Received: path={str(path)!r}. Name one of these."
+        )
+    if ending in (".tif", ".tiff"):
+        optional_import("rasterio", "large")
+    if ending != ".zarr":
+        return
+    zarr = optional_import("zarr", "large")
+    if several:
+        raise ValueError(
+            "A label image of OME-Zarr has one class at a pixel. Received: "
+            f"path={str(path)!r} for several. Name a .tif, whose bands they are, or a .npy."
+        )
+    if path.exists() and "image-label" not in zarr.open(path, mode="r").attrs.get("ome", {}):
+        # It would be replaced, with all that is in it.
+        raise ValueError(
+            "A .zarr to write must be new, or a label image to replace. Received: path="
+            f"{str(path)!r}, which holds something else. Name another, or remove it."
         )
 
 

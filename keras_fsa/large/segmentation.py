@@ -38,6 +38,7 @@ import keras
 import numpy as np
 
 from keras_fsa.arguments import boolean, integer, one_of, optional_import, positive_int
+from keras_fsa.classes import dtype_of_ids
 from keras_fsa.files import whole_file
 from keras_fsa.large import tiles
 from keras_fsa.large.journal import Journal
@@ -71,8 +72,8 @@ def segment(
             array, or what `keras_fsa.large.open_image` opens.
         sink: where the result goes, block by block: anything that takes `sink[rows, columns] =
             block`, such as a memory map or a Zarr array, `(H, W)` for classes, else `(H, W,
-            num_classes)`, also for the classes of a model of several sigmoids. Default: a new
-            array.
+            num_classes)`, also for the classes of a model of several sigmoids. Its dtype must hold
+            the result's. Default: a new array.
         tile: side of the tiles in pixels, rounded down to a multiple of the model's coarsest
             stride. A tile takes the memory of an image of `tile + 2 halo` pixels.
         halo: pixels that a tile reads around its own. Default: as many as the network sees, which
@@ -133,6 +134,13 @@ def segment(
         )
     size = _image_size(image, network.channels)
     nodata = getattr(image, "nodata", None) if nodata is None else nodata
+    ids = output == "classes" and network.activation == "softmax"
+    if nodata is not None and ids and network.num_classes > IGNORE_LABEL:
+        raise ValueError(
+            f"`nodata` pixels have the class {IGNORE_LABEL}, which must not be one of the model's. "
+            f"Received: nodata={nodata!r} for {network.num_classes} classes. Take "
+            "output='probabilities', which are 0 there."
+        )
     settings = {}
     if work_dir is not None:
         settings = {
@@ -444,15 +452,14 @@ def _image_size(image, channels):
         raise ValueError(
             f"`image` must be an array of the shape (H, W, {channels}), the channels of the model "
             f"last. Received: image of shape {shape or type(image).__name__}. Move the axis of the "
-            "channels, leave some out, or build the model with another image_shape."
+            "channels, leave some out (`bands`, of a raster file), or build the model with another "
+            "image_shape."
         )
     return shape[:2]
 
 
 def _result_dtype(output, num_classes):
-    if output != "classes":
-        return "float32"
-    return "uint8" if num_classes <= IGNORE_LABEL else "uint16"
+    return dtype_of_ids(num_classes) if output == "classes" else "float32"
 
 
 def _result_shape(output, size, network):
@@ -481,6 +488,12 @@ def _checked_sink(sink, journal, output, size, network):
             "`sink` must take sink[rows, columns] = block. Received: a "
             f"{type(sink).__name__} that cannot be written. Open it for writing: np.lib.format."
             f"open_memmap(path, 'w+', '{dtype}', {shape}) or zarr.create_array."
+        )
+    rule: Any = "safe" if output == "classes" else "same_kind"
+    if not np.can_cast(dtype, getattr(sink, "dtype", dtype), rule):
+        raise ValueError(
+            f"`sink` must hold {dtype}, what output={output!r} gives. Received: sink of dtype "
+            f"{sink.dtype}, which would change the numbers. Create one of {dtype}."
         )
     if tuple(getattr(sink, "shape", shape)) != shape:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Masks in colour: alone, over the image, beside the ground truth."""
 
+import colorsys
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,12 @@ def default_palette(num_classes: int) -> np.ndarray:
         (204, 121, 167),
         (153, 153, 153),
     )
-    colours = optional_import("matplotlib.colors", "tools")
-    i = np.arange(max(0, num_classes - len(okabe_ito)))
-    hsv = np.stack([i * 0.618034 % 1, 0.45 + 0.25 * (i % 2), 0.55 + 0.2 * (i % 3)], axis=-1)
-    more = np.round(255 * colours.hsv_to_rgb(hsv)) if len(i) else np.zeros((0, 3))
-    return np.concatenate([okabe_ito, more])[:num_classes].astype("uint8")
+    more = (
+        colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.45 + 0.25 * (i % 2), 0.55 + 0.2 * (i % 3))
+        for i in range(num_classes - len(okabe_ito))
+    )
+    colours = [*okabe_ito, *(np.round(np.multiply(255, colour)) for colour in more)]
+    return np.array(colours[:num_classes], "uint8")
 
 
 def colour_mask(mask: Any, palette: Any) -> np.ndarray:

@@ -20,7 +20,16 @@ from PIL import Image
 from tyro.conf import Positional
 
 import keras_fsa
-from keras_fsa.commands import benchmark, command, demo, evaluate, export, predict, train
+from keras_fsa.commands import (
+    benchmark,
+    command,
+    demo,
+    evaluate,
+    export,
+    predict,
+    segment,
+    train,
+)
 from keras_fsa.commands import check as look_through
 from keras_fsa.settings import check
 from keras_fsa.training import Recipe
@@ -80,6 +89,11 @@ def attacked():
     return {
         "predict": (predict.Predict, predict.predict, ["images", *file]),
         "evaluate": (evaluate.Evaluate, evaluate.evaluate, [*file, *pairs, "--quiet"]),
+        "segment": (
+            segment.Segment,
+            segment.segment,
+            [*file, "--input", "images/0.png", "--output", "classes.npy"],
+        ),
         # torch cannot write a SavedModel: its flags are checked, no more.
         "export": (
             export.Export,
@@ -103,6 +117,8 @@ def attacked():
 
 
 COMMANDS = attacked()
+# What a command writes, where it is no folder.
+OUTPUTS = {"segment": "out.npy"}
 
 
 def outcome(settings, work, arguments):
@@ -139,38 +155,39 @@ def test_each_flag(name, place, monkeypatch, tmp_path):
     for flag, value in cases(settings):
         arguments = [*right, f"{flag}={value}"]
         if "output" not in flag and any(i.name == "output" for i in dataclasses.fields(settings)):
-            arguments += ["--output", str(tmp_path / "out")]
+            arguments += ["--output", str(tmp_path / OUTPUTS.get(name, "out"))]
         code, lines = outcome(settings, work, arguments)
         tried += 1
         # 1 is an answer of `check`: there is a problem.
         if code not in ((0, 1, 2) if name == "check" else (0, 2)) or len(lines) > 5:
             badly.append((flag, value, code, lines[:6]))
         # These are never right.
-        if value in ("nan", "inf", "") and code == 0 and not is_text(settings, flag):
+        if value in ("nan", "inf", "") and code == 0 and not is_right(settings, flag, value):
             badly.append((flag, value, "was taken"))
     print(f"{name}: tried {tried}, badly {len(badly)}")
     assert not badly and tried >= 30
 
 
-def is_text(settings, flag):
-    """Whether any word will do, a name of a file that is to be written, say."""
+def is_right(settings, flag, value):
+    """Whether any word will do, a name of a file that is to be written, say, or this one."""
     kind = settings if isinstance(settings, type) else type(settings)
     hint = str(typing.get_type_hints(kind)[flag.removeprefix("--").replace("-", "_")])
-    return "str" in hint or "Path" in hint
+    return "str" in hint or "Path" in hint or repr(value) in hint
 
 
 @pytest.mark.parametrize(
     "model", ["cut.keras", "empty.keras", "text.keras", "other.keras", "notes.txt", "images"]
 )
-@pytest.mark.parametrize("name", ["predict", "evaluate", "export"])
+@pytest.mark.parametrize("name", ["predict", "evaluate", "segment", "export"])
 def test_models_that_are_none(name, model, place, monkeypatch, tmp_path):
     settings, _, right = COMMANDS[name]
     work = getattr(sys.modules[f"keras_fsa.commands.{name}"], name)
     monkeypatch.chdir(place)
-    arguments = [*right, "--model", model, "--output", str(tmp_path / "out")]
+    output = tmp_path / OUTPUTS.get(name, "out")
+    arguments = [*right, "--model", model, "--output", str(output)]
     code, lines = outcome(settings, work, arguments)
     assert code == 2 and len(lines) <= 2 and "--model" in lines[0], lines
-    assert not (tmp_path / "out").exists()
+    assert not output.exists()
 
 
 def test_a_model_without_attention(place, monkeypatch):

@@ -1,0 +1,138 @@
+r"""Segment a large image with the attention of the whole: scenes, slides, scans.
+
+    keras_fsa segment --model model.keras --input scene.tif --output classes.tif
+    keras_fsa segment --model model.keras --input slide.svs --output classes.tif \
+        --tile 2048 --workers 4
+
+The image is read tile by tile and never held; `keras_fsa/large` has the mathematics, and says which
+files are read and written. The classes keep the image's georeference, and its nodata pixels are
+255; of models of several classes at a pixel they are bands of 0 and 1. Beside the output lies
+`NAME_overview.png`: the image and its classes, small.
+
+A run that is killed goes on where it was when it is started again: until it ends, what it knows
+lies in the folder `OUTPUT.work`. Run: pip install "keras_fsa[large]"
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+
+from keras_fsa import large
+from keras_fsa.arguments import optional_import
+from keras_fsa.classes import activation_of, by_class, names_of
+from keras_fsa.commands.command import command
+from keras_fsa.commands.models import load_keras_model, num_classes_of
+from keras_fsa.commands.predict import Names, class_table
+from keras_fsa.large.images import check_output
+from keras_fsa.metrics import IGNORE_LABEL
+from keras_fsa.settings import Count, ExistingFile, ExistingPath, OutputPath, Pixels, Whole
+from keras_fsa.visualize import as_rgb, default_palette, plot_overlay
+from keras_fsa.visualize.figure import can_draw
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Segment a large image with the attention of the whole."""
+
+    model: ExistingFile
+    """A .keras file of an FsaNet for images of any size."""
+    input: ExistingPath
+    """.tif, .svs, .zarr, .npy, ..."""
+    output: OutputPath
+    """.tif, .zarr or .npy for the classes."""
+    bands: tuple[Count, ...] | None = None
+    """Of a raster file, those that the model takes, from 1; none: all."""
+    tile: Pixels = 1024
+    """Side of the tiles in pixels: memory grows with it."""
+    halo: Annotated[int, Whole(0)] | None = None
+    """Pixels around a tile; none: exact. Fewer are an approximation."""
+    nodata: Literal["nan"] | float | None = None
+    """Value of pixels that were not seen; none: the file's."""
+    keep_features: bool = False
+    """Keep them in OUTPUT.work: the backbone runs once."""
+    workers: Annotated[int, Whole(1, 1024)] = 1
+    """Processes that compute tiles."""
+    dataset: str | None = None
+    """Dataset whose class names and colours are used, such as cityscapes."""
+    class_names: Names | None = None
+    """Such as sky,road,car; none: those of the model."""
+
+    def check(self) -> None:
+        """Raise a `ValueError` for an output that cannot be written."""
+        check_output(self.output)
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    program: str | None = None,
+    description: str = __doc__,
+) -> None:
+    """Run the command, see `keras_fsa.commands.command.command`."""
+    command(Segment, segment, arguments, program, description)
+
+
+def segment(settings: Segment) -> None:
+    """Open, segment, write and draw."""
+    image = large.open_image(settings.input, settings.bands)
+    model = load_keras_model(settings.model)
+    margin = large.halo(model, image.shape[:2]) if settings.halo is None else settings.halo
+    count = cast(int, num_classes_of(model))  # None is for exported files
+    yes_or_no = activation_of(model) == "sigmoid"
+    check_output(settings.output, yes_or_no and count > 1)
+    known, palette = class_table(settings.dataset, settings.class_names, model)
+    names = known or names_of(model, count)
+    palette = default_palette(count) if palette is None else palette
+    print(
+        f"{image.shape[0]} x {image.shape[1]} pixels in tiles of {settings.tile} and {margin} "
+        "around each"
+    )
+    work = Path(f"{settings.output}.work")
+    with _cluster(settings.workers) as executor:
+        classes = large.segment(
+            model,
+            image,
+            tile=settings.tile,
+            halo=settings.halo,
+            nodata=None if settings.nodata is None else float(settings.nodata),
+            keep_features=settings.keep_features,
+            work_dir=work,
+            executor=executor,
+        )
+    # Of one class, 0 says no.
+    colours: Any = [(255, 255, 255), *palette] if yes_or_no else palette
+    large.save_classes(settings.output, classes, image, colours, names)
+    print(f"Classes are in {settings.output}")
+    if can_draw():
+        path = settings.output.with_name(f"{settings.output.stem}_overview.png")
+        mask = large.overview(classes)
+        mask = by_class(mask, count) if yes_or_no else mask
+        plot_overlay(_shown(image, mask), mask, names, palette, path)
+        print(f"An overview is in {path}")
+    shutil.rmtree(work)
+
+
+@contextlib.contextmanager
+def _cluster(count: int) -> Iterator[Any]:
+    """A cluster of Dask on this machine, or nothing for this process."""
+    if count == 1:
+        yield None
+        return
+    distributed = optional_import("distributed", "large")
+    with distributed.Client(n_workers=count, threads_per_worker=1) as client:
+        yield client
+
+
+def _shown(image, mask):
+    """The image, small, for the eye: pixels that were not seen do not count for its contrast."""
+    small = large.overview(image)
+    small = small.reshape(*small.shape[:2], -1)
+    seen = (mask != IGNORE_LABEL).reshape(*mask.shape[:2], -1).any(-1)
+    if seen.any():
+        small[~seen] = np.median(small[seen], axis=0).astype(small.dtype)
+    # A masked raster's values are floating, whatever they are in the file.
+    return as_rgb(small.astype(getattr(image, "stored_dtype", small.dtype)))
