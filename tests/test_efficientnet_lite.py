@@ -10,9 +10,10 @@ import pytest
 
 import keras_fsa
 from keras_fsa.backbones import imagenet
+from keras_fsa.backbones.dilation import strided_zeros
 from keras_fsa.backbones.efficientnet_lite import SCALES, efficientnet_lite
 from keras_fsa.backbones.features import build_backbone
-from keras_fsa.backbones.padding import SamePadding2D
+from keras_fsa.large import geometry
 from tests.helpers import BACKEND, array, predict_in_new_process
 
 ANY = (None, None, 3)
@@ -67,7 +68,10 @@ def random_checkpoint(rng):
 
 
 def network(arrays, x):
-    """Features and logits in PyTorch's functions, padded as TensorFlow pads; channels last."""
+    """Features and logits in PyTorch's functions, channels last.
+
+    In front they are padded as TensorFlow pads even sizes, at any size.
+    """
     import torch
     from torch.nn import functional as f
 
@@ -78,8 +82,8 @@ def network(arrays, x):
         window = kernel.shape[-1]
         zeros = []
         for size in (x.shape[3], x.shape[2]):  # the last axis first
-            total = max((-(-size // stride) - 1) * stride + window - size, 0)
-            zeros += [total // 2, total - total // 2]
+            before = (window - 1) // 2 if stride == 1 else (window - stride) // 2
+            zeros += [before, (-(-size // stride) - 1) * stride + window - size - before]
         groups = x.shape[1] // kernel.shape[1]
         x = f.conv2d(f.pad(x, zeros), kernel, None, stride, groups=groups)
         weight, bias, mean, variance = (
@@ -238,20 +242,30 @@ def test_wrong_uses(checkpoint, strided, monkeypatch, tmp_path):
         imagenet.load(strided, "efficientnet_lite1")
 
 
-@pytest.mark.parametrize("window", [3, 5])
-@pytest.mark.parametrize("known", [True, False])
-def test_padding_is_tensorflows(rng, window, known):
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_a_position_sees_the_same_pixels_at_any_size(rng, checkpoint, output_stride):
+    """TensorFlow's "same" padding moves what it sees by up to half the stride with the size."""
+    model = efficientnet_lite("efficientnet_lite0", (None, None, 3), output_stride)
+    keras_fsa.load_pytorch_weights(model, checkpoint)
+    x = rng.standard_normal((1, 640, 32, 3)).astype("float32")
+    whole = {stage: array(feature) for stage, feature in model(x).items()}
+    for height in (639, 632, 624, 608, 597):
+        views = geometry.views(model, [geometry.View(height)], 0)
+        for stage, feature in model(x[:, :height]).items():
+            view = views[id(model.output[stage])]
+            # Those that see no border below.
+            n = next(i for i in range(view.size) if view.seen(0, i + 1)[1] > height)
+            assert 2 < n < view.size == feature.shape[1]
+            assert_close(array(feature)[:, :n], whole[stage][:, :n])
+
+
+@pytest.mark.parametrize(("window", "stride"), [(3, 2), (5, 2), (7, 4), (2, 2), (1, 2)])
+def test_zeros_are_tensorflows(rng, window, stride):
     kernel = rng.standard_normal((window, window, 2, 3)).astype("float32")
-    for size in ((8, 9), (9, 8), (2, 1), (7, 7)):
+    zeros = 2 * (strided_zeros(window, stride),)
+    for size in ((8, 12), (12, 8), (4, 4)):
         x = rng.standard_normal((1, *size, 2)).astype("float32")
-        images = keras.Input((*size, 2) if known else (None, None, 2))
-        padding = keras.Model(images, SamePadding2D(window, 2)(images))
-        padded = padding.predict(x, verbose=0)
-        assert padded.shape == padding.compute_output_shape(x.shape)
-        y = keras.ops.conv(padded, kernel, 2, "valid")
-        expected = keras.ops.conv(x, kernel, 2, "same")
+        y = keras.ops.conv(keras.ops.pad(x, ((0, 0), *zeros, (0, 0))), kernel, stride, "valid")
+        expected = keras.ops.conv(x, kernel, stride, "same")
         np.testing.assert_allclose(array(y), array(expected), atol=1e-5)
-    layer = SamePadding2D.from_config(SamePadding2D(window, 2, 4).get_config())
-    assert (layer.window, layer.stride, layer.rate) == (window, 2, 4)
-    with pytest.raises(ValueError, match=r"`rate` must be a positive int\. Received: rate=0"):
-        SamePadding2D(3, 2, 0)
+    assert strided_zeros(window, stride, rate=3) == tuple(3 * n for n in zeros[0])

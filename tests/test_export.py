@@ -14,7 +14,6 @@ from keras import layers
 
 import keras_fsa
 from keras_fsa import files
-from keras_fsa.backbones.padding import SamePadding2D
 from keras_fsa.models import exporting
 from keras_fsa.models.exporting import largest_deviation, load_exported
 from tests.helpers import BACKEND, randomize, run_python
@@ -299,19 +298,3 @@ def test_nan_is_no_class(rng, tmp_path, format):
     model.head.layers[-1].bias.assign([0, np.nan, 0, 0, 0])
     model.export(tmp_path / PATHS[format], format=format, output="classes", verbose=False)
     assert (load_exported(tmp_path / PATHS[format])(image) == 255).all()
-
-
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="the LiteRT writer")
-def test_litert_needs_no_operations_of_tensorflow(rng, tmp_path):
-    """Padding by the size of the image must not hide the channels from the converter."""
-    images = keras.Input((None, None, 3))
-    x = layers.Conv2D(4, 3, 2)(SamePadding2D(3, 2)(images))
-    x = layers.DepthwiseConv2D(5, 2)(SamePadding2D(5, 2)(x))
-    backbone = keras.Model(images, {"stage4": x, "stage5": x})
-    model = keras_fsa.FsaNet(
-        5, backbone, head_channels=8, frequencies=4, normalization="efficientnet_lite"
-    )
-    path = tmp_path / "model.tflite"
-    randomize(model, rng).export(path, format="litert", verbose=False)
-    assert b"Flex" not in path.read_bytes()
-    assert largest_deviation(model, load_exported(path)) < CLOSE

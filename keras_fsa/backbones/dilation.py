@@ -5,7 +5,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_fsa.backbones.padding import SamePadding2D
 from keras_fsa.types import Shape
 
 
@@ -18,6 +17,10 @@ def dilate(
     clone's features are those of `model`, computed at more positions: the values of `model` are at
     every second, fourth, ... position. Layers keep their names, and weights carry over. Means over
     the whole map, as in squeeze-and-excitation, are then means over more positions.
+
+    The zeros that "same" padding puts in front of a strided window depend on the size, and with
+    them which pixels a position sees. Where such a stride is removed, they are those of a size that
+    is a multiple of the stride, at any size: a network that is trained at one serves at another.
 
     Args:
         model: a functional model of convolutions, poolings and element-wise layers, one input.
@@ -53,7 +56,10 @@ def dilate(
         zeros = changes.get(getattr(layer, "name", None), {}).get("zeros")
         if zeros is None:
             return layer(*args, **kwargs)
-        pad = SamePadding2D(*zeros, dtype=layer.dtype_policy, name=f"{layer.name}_same")
+        name = f"{layer.name}_same"
+        pad = keras.layers.ZeroPadding2D(
+            zeros, data_format="channels_last", dtype=layer.dtype_policy, name=name
+        )
         return layer(pad(args[0]), *args[1:], **kwargs)
 
     images = keras.Input((*image_size, model.input.shape[-1]), name="images")
@@ -101,11 +107,9 @@ def _changes(model, output_stride, contract):
                     missing = max(0, size - 1 - front - behind) if step > 1 else 0
                     scaled.append((rate * front, rate * (behind + missing)))
                 changes[padding.name] = {"padding": tuple(scaled)}
-            elif isinstance(padding, SamePadding2D):
-                changes[padding.name] = {"rate": rate * padding.rate}
-            if contract and layer.padding == "same" and step > 1 and len(set(window)) == 1:
-                # The zeros that the strided network adds, whose number depends on the size.
-                change.update(padding="valid", zeros=(window[0], step, before))
+            if contract and layer.padding == "same" and step > 1:
+                zeros = tuple(strided_zeros(size, step, before) for size in window)
+                change.update(padding="valid", zeros=zeros)
         elif _is_average_of_two(layer):
             changes[layer.name] = {"class": DilatedAveragePooling2D, "rate": before}
         else:
@@ -117,6 +121,22 @@ def _changes(model, output_stride, contract):
                 "features, and leave `output_stride` out."
             )
     return changes
+
+
+def strided_zeros(window: int, stride: int, rate: int = 1) -> tuple[int, int]:
+    """Zeros before and after an axis for a strided window that pads nothing itself.
+
+    Before are those of TensorFlow's "same" padding of a size that is a multiple of the stride:
+    `max(window - stride, 0) // 2`. After are as many as any size takes, `window - 1` in all; the
+    window does not reach those beyond what it takes.
+
+    Args:
+        window: the convolution's or pooling's size along the axis.
+        stride: its stride, before any dilation.
+        rate: distance of the strided network's positions in the map: each zero counts so often.
+    """
+    before = max(window - stride, 0) // 2
+    return before * rate, (window - 1 - before) * rate
 
 
 def _is_average_of_two(layer):

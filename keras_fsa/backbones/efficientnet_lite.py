@@ -5,8 +5,7 @@ import numpy as np
 from keras import layers
 
 from keras_fsa.arguments import one_of
-from keras_fsa.backbones.dilation import dilate
-from keras_fsa.backbones.padding import SamePadding2D
+from keras_fsa.backbones.dilation import dilate, strided_zeros
 from keras_fsa.types import DType, Shape
 
 # Factors of width and depth.
@@ -37,9 +36,15 @@ def efficientnet_lite(
     """An EfficientNet-Lite as a plain functional model from images to features.
 
     Inverted bottlenecks (1x1 expansion, depthwise convolution, 1x1 projection) with ReLU6, without
-    squeeze-and-excitation. Padding is TensorFlow's "same" at every size, which the weights were
-    trained with. Every stride that is removed to reach the output stride dilates the depthwise
-    convolutions behind it, so the features are those of the strided network at more positions.
+    squeeze-and-excitation. Every stride that is removed to reach the output stride dilates the
+    depthwise convolutions behind it, so the features are those of the strided network at more
+    positions.
+
+    In front of strided convolutions are, at every size, the zeros of TensorFlow's "same" padding of
+    even sizes, which the weights were trained with. Odd sizes have one more there: with those, the
+    position `i` of a map of stride `s` would see the pixels around `s i` where the size before it
+    is odd and around `s i + s / 2` where it is even, and a network that was trained at one size
+    would be misled at the next.
 
     | feature | stride | channels of lite0, lite1, lite2 |
     | ------- | ------ | ------------------------------- |
@@ -71,7 +76,8 @@ def efficientnet_lite(
     def convolution(x, filters, window, stride, name, depthwise=False):
         padding = "same"
         if window > 1 and stride > 1:
-            x = SamePadding2D(window, stride, dtype=dtype, name=f"{name}_pad")(x)
+            zeros = strided_zeros(window, stride)
+            x = layers.ZeroPadding2D((zeros, zeros), name=f"{name}_pad", **maps)(x)
             padding = "valid"
         arguments = {"use_bias": False, "name": f"{name}_conv", **maps}
         if depthwise:

@@ -29,8 +29,7 @@ import numpy as np
 from keras import layers
 
 from keras_fsa.backbones.dilation import DilatedAveragePooling2D
-from keras_fsa.backbones.padding import SamePadding2D
-from keras_fsa.graphs import ancestors, maker, node, pointwise
+from keras_fsa.graphs import maker, node, pointwise
 from keras_fsa.layers import FrequencyBands, FrequencySelfAttention
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.resize import positions
@@ -121,21 +120,13 @@ def known(view: View, size: int) -> View:
     return _view(View(size), view.size, view.stride, Fraction(0), Fraction(0))
 
 
-def grid(model: keras.Model, found: dict[int, View]) -> int:
+def grid(found: dict[int, View]) -> int:
     """The pixels that tiles must be a multiple of apart: the least common one of all strides.
 
-    A dilated layer that pads as its strided original did asks for the stride of that one.
-
     Args:
-        model: as of `views`.
-        found: what `views` found in it.
+        found: what `views` found in a model.
     """
-    strides = [view.stride for view in found.values()]
-    for tensor in ancestors(keras.tree.flatten(model.output)):
-        layer, _ = maker(tensor)
-        if isinstance(layer, SamePadding2D):
-            strides.append(found[id(tensor)].stride * layer.rate * layer.stride)
-    return math.lcm(*(stride.numerator for stride in strides))
+    return math.lcm(*(view.stride.numerator for view in found.values()))
 
 
 def _joined(operation, before):
@@ -174,9 +165,6 @@ def _through(operation, before, axis):
         return _resized(view, Fraction(factor), view.size * factor, *reach)
     if isinstance(operation, layers.ZeroPadding2D):
         before, after = operation.padding[axis]
-        return _moved(view, view.size + before + after, -before, -before)
-    if isinstance(operation, SamePadding2D):
-        before, after = operation.zeros(view.size)
         return _moved(view, view.size + before + after, -before, -before)
     if isinstance(operation, layers.Cropping2D):
         before, after = operation.cropping[axis]

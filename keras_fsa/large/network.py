@@ -123,7 +123,7 @@ class Network:
             if from_features and graph is self.graphs[-1][0]:
                 views = [geometry.known(view, size) for view in views]
             found = geometry.views(graph, views, axis)
-            grid = math.lcm(grid, geometry.grid(graph, found))
+            grid = math.lcm(grid, geometry.grid(found))
             for kind, result in ((geometry.GLOBAL, attention), (ResizeLike, resizes)):
                 for _, sources in _of_kind(kind, [(graph, parts)]):
                     result += [found[id(source)] for source in sources]
