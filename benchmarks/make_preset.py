@@ -102,8 +102,8 @@ def deviation(one, other) -> float:
     return float(np.abs(expected - found).max() / np.abs(expected).max())
 
 
-def card(result: dict, size: int, difference: float) -> str:
-    """The model card: what a result file says, and what `ABOUT` does."""
+def card(result: dict, size: int, difference: float, note: str = "") -> str:
+    """The model card: what a result file says, what `ABOUT` does, and a note on the file."""
     about = ABOUT[result["dataset"]]
     scores, classes = result["scores"], result["scores"]["classes"]
     rows = [[name, *(f"{value:.3f}" for value in row.values())] for name, row in classes.items()]
@@ -125,7 +125,7 @@ model = keras_fsa.FsaNet.from_preset("PATH")
 ```
 
 {result["parameters"]:,} parameters, {size / 1e6:.2f} MB: kernels in float16, opened in float32. Its
-logits differ from those of the trained network by at most {difference:.1e} of the largest.
+logits differ from those of the trained network by at most {difference:.1e} of the largest.{note and f" {note}"}
 
 ## Figures
 
@@ -154,7 +154,7 @@ Seed {result["seed"]}, {result["date"]}, {versions}.{whole}
 """
 
 
-def make_preset(model: Path, result: Path, output: Path) -> keras.Model:
+def make_preset(model: Path, result: Path, output: Path, note: str = "") -> keras.Model:
     """Write the folder of a preset; the network as its file holds it."""
     figures = json.loads(result.read_text())
     file = output / "model.keras"
@@ -174,7 +174,7 @@ def make_preset(model: Path, result: Path, output: Path) -> keras.Model:
         with whole_file(file) as unfinished:
             shutil.copyfile(halved, unfinished)
     name = output.name if output.parent == PACKAGED else output.as_posix()
-    text = card(figures, file.stat().st_size, difference).replace("PATH", name)
+    text = card(figures, file.stat().st_size, difference, note).replace("PATH", name)
     with whole_file(output / "README.md") as unfinished:
         unfinished.write_text(text)
     print(f"{file}: {file.stat().st_size / 1e6:.2f} MB, logits within {difference:.1e}")
@@ -187,8 +187,10 @@ def main(arguments=None):
     parser.add_argument("--model", type=Path, required=True, help="a trained .keras file")
     parser.add_argument("--result", type=Path, required=True, help="its scores, a JSON file")
     parser.add_argument("--output", type=Path, required=True, help="folder of the preset")
+    parser.add_argument("--note", default="", help="what a user of the file must know")
     options = parser.parse_args(arguments)
-    logits = logits_of_noise(make_preset(options.model, options.result, options.output))
+    made = make_preset(options.model, options.result, options.output, options.note)
+    logits = logits_of_noise(made)
     with whole_file(GOLDEN / f"{options.output.name}.npz") as unfinished:
         np.savez_compressed(unfinished, logits=logits[::16, ::16])
 
