@@ -111,6 +111,7 @@ def card(result: dict, size: int, difference: float, note: str = "") -> str:
     figures = table(["class", "IoU", "boundary F1"], [*rows, ["**mean**", *means]])
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     settings = "\n".join(f"- {name}: {value}" for name, value in result["settings"].items())
+    note = f" {note}" if note else ""
     whole = (
         ""
         if result["finished"]
@@ -125,7 +126,7 @@ model = keras_fsa.FsaNet.from_preset("PATH")
 ```
 
 {result["parameters"]:,} parameters, {size / 1e6:.2f} MB: kernels in float16, opened in float32. Its
-logits differ from those of the trained network by at most {difference:.1e} of the largest.{note and f" {note}"}
+logits differ from those of the trained network by at most {difference:.1e} of the largest.{note}
 
 ## Figures
 

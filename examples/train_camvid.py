@@ -40,7 +40,7 @@ RECIPE = Recipe(
     frequencies=8,
     recurrence=2,
     head_channels=128,
-    align_corners=False,
+    align_corners=None,
     # the data
     crop=(360, 480),
     scales=(0.75, 1.75),

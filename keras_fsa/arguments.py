@@ -79,12 +79,14 @@ def number(
     )
 
 
-def boolean(name: str, value: Any) -> None:
+def boolean(name: str, value: Any, optional: bool = False) -> None:
     """Raise a `ValueError` unless the value is True or False: `"no"` would count as true."""
+    if optional and value is None:
+        return
     if not isinstance(value, (bool, np.bool_)):
+        choices = "True, False or None" if optional else "True or False"
         raise ValueError(
-            f"`{name}` must be True or False. Received: {name}={_shown(value)}. Choose one of "
-            "the two."
+            f"`{name}` must be {choices}. Received: {name}={_shown(value)}. Choose one of these."
         )
 
 

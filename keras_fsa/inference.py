@@ -58,8 +58,8 @@ def probabilities(
             not cut. The paper's Cityscapes setting is window=769, stride=513.
         scales: factors to resize the images by, beyond `fit`. Probabilities are averaged.
         flip: whether each scale is averaged with its mirror image, left for right.
-        align_corners: of the resizing of logits, see `resize_bilinear`. Default: the model's own
-            attribute, else False.
+        align_corners: of the resizing of logits from one size of the image to another, see
+            `resize_bilinear`. Default: the model's own attribute, False where that is None.
         blend: how overlapping windows are weighted: `"mean"` (equally, as benchmarks do), `"hann"`
             or `"gaussian"` (less towards a window's border, so that no seams are left), see
             `keras_fsa.views`.
@@ -92,7 +92,7 @@ def probabilities(
         settings = (size, fit, window, stride, scales, flip, align_corners, blend)
         return probabilities(model, images[None], *settings, activation)[0]
     if align_corners is None:
-        align_corners = getattr(model, "align_corners", False)
+        align_corners = bool(getattr(model, "align_corners", False))
     views = Views(window, stride, scales, flip, fit, blend, align_corners)
     positive_ints("size", size, 2, optional=True)
     if size is not None:

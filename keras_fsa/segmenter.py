@@ -60,7 +60,7 @@ class Segmenter:
         blend: str = "mean",
     ) -> None:
         if align_corners is None:
-            align_corners = getattr(model, "align_corners", False)
+            align_corners = bool(getattr(model, "align_corners", False))
         self._views = Views(window, stride, scales, flip, fit, blend, align_corners)
         self.settings: dict[str, Any] = dataclasses.asdict(self._views)
         if not isinstance(model, FsaNet):

@@ -4,6 +4,8 @@ import pytest
 
 import keras_fsa
 import keras_fsa.attention_map
+from keras_fsa.backbones.dilation import strided_zeros
+from keras_fsa.large import halo
 from keras_fsa.models.preprocessing import PictureNormalization
 from tests.helpers import BACKEND, array, gradients, predict_in_new_process, randomize, run_python
 
@@ -132,6 +134,26 @@ def test_attention(rng, attention, affinity):
         before = array(model(x))
         randomize(layer, rng)
         assert np.abs(array(model(x)) - before).max() > 1e-3
+
+
+def test_a_pixel_sees_the_same_at_any_size(rng):
+    """Where no border is near, what is predicted does not depend on where the image ends."""
+    x = images = keras.Input((None, None, 3))
+    for filters in (6, 8, 10):
+        x = keras.layers.ZeroPadding2D(2 * (strided_zeros(3, 2),))(x)
+        x = keras.layers.Conv2D(filters, 3, 2, activation="relu")(x)
+    arguments = {"backbone": keras.Model(images, {"stage5": x}), "auxiliary_loss_weight": 0}
+    model = randomize(tiny(attention=None, **arguments), rng)
+    x, _ = pictures_and_masks(rng, (1, 168, 24))
+    # Beyond what a position sees, that of the next one.
+    whole, near = array(model(x)), halo(model) + 2 * 8
+    assert near < 80
+    for height in (161, 153, 150, 145, 137):
+        part = array(model(x[:, :height]))
+        np.testing.assert_allclose(part[:, :-near], whole[:, : height - near], atol=1e-5)
+    stretched = tiny(attention=None, align_corners=False, **arguments)
+    stretched.set_weights(model.get_weights())
+    assert np.abs(array(stretched(x[:, :161]))[:, :-near] - whole[:, : 161 - near]).max() > 1e-3
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

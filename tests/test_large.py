@@ -46,7 +46,7 @@ attentions = st.one_of(
     height=st.integers(17, 60),
     width=st.integers(70, 150),
     tile=st.integers(8, 90),
-    align_corners=st.booleans(),
+    align_corners=st.sampled_from((None, False, True)),
 )
 def test_exact(backbone, attention, height, width, tile, align_corners):
     rng = np.random.default_rng(height)
@@ -90,13 +90,13 @@ FINER = [
     (stride, stage, align_corners)
     for stride in (8, 16, 32)
     for stage in ("stage2", "stage3")
-    for align_corners in (False, True)
+    for align_corners in (None, False, True)
 ]
 
 
 @pytest.mark.parametrize(
     ("stride", "stage", "align_corners"),
-    FINER if BACKEND == "torch" else [(16, "stage2", False), (32, "stage3", True)],
+    FINER if BACKEND == "torch" else [(16, "stage2", None), (32, "stage3", True)],
 )
 def test_a_finer_stage(rng, stride, stage, align_corners):
     model = tiling.model_of(

@@ -37,16 +37,17 @@ def pictures(rng, *size):
     return rng.integers(0, 256, (2, *size, 3)).astype("uint8")
 
 
-def resized(x, size, align_corners):
+def resized(x, size, align_corners, stride):
     """Bilinear interpolation, axis by axis, in float64."""
     for axis, new in ((1, size[0]), (2, size[1])):
         old, j = x.shape[axis], np.arange(new)
-        at = j * (old - 1) / max(new - 1, 1) if align_corners else (j + 0.5) * old / new - 0.5
+        step = stride if align_corners is None else new / old
+        at = j * (old - 1) / max(new - 1, 1) if align_corners else (j + 0.5) / step - 0.5
         x = np.apply_along_axis(lambda v, at=at, old=old: np.interp(at, range(old), v), axis, x)
     return x
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("align_corners", [None, False, True])
 @pytest.mark.parametrize(("low_level", "stride"), [("stage2", 2), ("stage3", 4)])
 def test_logits_against_the_pieces_at_odd_sizes(rng, low_level, stride, align_corners):
     model = network(rng, low_level, align_corners=align_corners)
@@ -62,9 +63,9 @@ def test_logits_against_the_pieces_at_odd_sizes(rng, low_level, stride, align_co
     x = block("fuse", np.concatenate([stages["stage5"], block("after", x)], -1))
     fine = block("low_level", stages[low_level])
     assert fine.shape == (2, -(-29 // stride), -(-37 // stride), 48)
-    x = np.concatenate([resized(x, fine.shape[1:3], align_corners), fine], -1)
+    x = np.concatenate([resized(x, fine.shape[1:3], align_corners, 8 // stride), fine], -1)
     logits = array(head("logits")(block("refine", x).astype("float32")))
-    want = resized(logits.astype("float64"), (29, 37), align_corners)
+    want = resized(logits.astype("float64"), (29, 37), align_corners, stride)
     got = model.predict_on_batch(images)
     # float32 sums of up to 500 products, one after the other.
     np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
@@ -75,12 +76,13 @@ def test_logits_against_the_pieces_at_odd_sizes(rng, low_level, stride, align_co
 
 
 def test_resizing_alone(rng):
-    x, like = rng.standard_normal((2, 5, 7, 3)), np.zeros((2, 13, 11, 1))
-    for align_corners in (False, True):
+    # Strides of 2 and 4, of 18 x 22 pixels.
+    x, like = rng.standard_normal((2, 5, 6, 3)), np.zeros((2, 9, 11, 1))
+    for align_corners in (None, False, True):
         layer = ResizeLike(align_corners)
         copy = ResizeLike.from_config(layer.get_config())
         got = array(copy([x.astype("float32"), like.astype("float32")]))
-        np.testing.assert_allclose(got, resized(x, (13, 11), align_corners), atol=2e-6)
+        np.testing.assert_allclose(got, resized(x, (9, 11), align_corners, 2), atol=2e-6)
     maps = keras.Input((None, None, 3)), keras.Input((None, 11, 1))
     assert layer(maps).shape == (None, None, 11, 3)
     with pytest.raises(ValueError, match=r"`align_corners` must be .*Received: align_corners=1"):

@@ -18,6 +18,27 @@ def along(x, new_size, axis, align_corners):
     return np.apply_along_axis(interpolate, axis, x)
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("size", "new", "step"),
+    [
+        *((-(-new // stride), new, stride) for stride in (1, 2, 4, 8, 16) for new in (33, 64, 95)),
+        (23, 353, 16), (23, 368, 16), (2, 24, 16), (97, 769, 8), (1, 9, 1), (1, 1, 1),
+        # Of no power of two: the ratio of the sizes.
+        (16, 224, 14), (5, 13, 13 / 5), (7, 4, 4 / 7), (8, 4, 0.5),
+    ],
+)  # fmt: skip
+def test_the_distance_of_positions_is_the_stride(rng, size, new, step, known):
+    x = rng.standard_normal((1, size, 2, 3))
+    at = (np.arange(new) + 0.5) / step - 0.5
+    expected = np.stack(
+        [np.interp(at, range(size), line) for line in x[0].transpose(1, 2, 0).reshape(6, size)], -1
+    ).reshape(1, new, 2, 3)
+    height = new if known else ops.convert_to_tensor(new, "int32")
+    y = resize_bilinear(ops.convert_to_tensor(x, "float32"), height, 2, align_corners=None)
+    np.testing.assert_allclose(array(y), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("size", [(17, 29), (3, 4), (1, 1), (5, 7)])
 @pytest.mark.parametrize("known", [True, False])

@@ -374,7 +374,13 @@ def _shares(layer, patch):
 
 
 def interpolation(
-    size: int, new_size: int, start: int, stop: int, first: int, count: int, align_corners: bool
+    size: int,
+    new_size: int,
+    start: int,
+    stop: int,
+    first: int,
+    count: int,
+    align_corners: bool | None,
 ) -> np.ndarray:
     """The part of bilinear resizing that gives the positions `start .. stop - 1` of the result.
 

@@ -71,7 +71,7 @@ def plan(
     tile: int,
     targets: Sequence[int],
     halo: int | None = None,
-    align_corners: bool = False,
+    align_corners: bool | None = False,
 ) -> Axis:
     """The tiles of the pass for some of the maps `views`; of the last one, for its pixels.
 
@@ -111,7 +111,7 @@ def margin(views: list[View]) -> int:
     return max(math.ceil(max(-view.low, view.high - view.stride + 1)) for view in views)
 
 
-def resizing(axis: Axis, index: int, align_corners: bool) -> np.ndarray:
+def resizing(axis: Axis, index: int, align_corners: bool | None) -> np.ndarray:
     """The interpolation of a tile's logits to its pixels, `(pixels of a tile, positions)`.
 
     For a tile that the image's border cuts off, the rows beyond it are zero.
@@ -125,7 +125,7 @@ def resizing(axis: Axis, index: int, align_corners: bool) -> np.ndarray:
     return matrix
 
 
-def between(axis: Axis, index: int, layer: int, align_corners: bool) -> np.ndarray:
+def between(axis: Axis, index: int, layer: int, align_corners: bool | None) -> np.ndarray:
     """The interpolation of a tile's map `layer` to the size of its map `layer + 1`.
 
     Returns:

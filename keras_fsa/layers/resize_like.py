@@ -14,7 +14,7 @@ class ResizeLike(keras.layers.Layer):
     """Resizes a map bilinearly to the height and width of another one, see `resize_bilinear`.
 
     Args:
-        align_corners: whether the centres of the corner positions coincide.
+        align_corners: True, False or None, see `keras_fsa.resize`.
         **kwargs: of `keras.layers.Layer`.
 
     Call arguments:
@@ -25,12 +25,12 @@ class ResizeLike(keras.layers.Layer):
         `(B, H, W, C)`, in the compute dtype.
 
     Raises:
-        ValueError: if `align_corners` is not a boolean.
+        ValueError: if `align_corners` is none of these.
     """
 
-    def __init__(self, align_corners: bool = False, **kwargs: Any) -> None:
+    def __init__(self, align_corners: bool | None = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        boolean("align_corners", align_corners)
+        boolean("align_corners", align_corners, optional=True)
         self.align_corners = align_corners
 
     def call(self, inputs):

@@ -74,7 +74,9 @@ class FsaNet(keras.Model):
         head_channels: width of the head.
         dropout: share of channels dropped before the last convolution, in training.
         auxiliary_loss_weight: weight of the auxiliary head's loss; 0 for no auxiliary head.
-        align_corners: whether the logits are resized with the corners' centres aligned.
+        align_corners: how logits are resized to the image. Default: None, so that a position of the
+            map lies over the same pixels at any size. True and False are PyTorch's conventions,
+            which published networks have: see `keras_fsa.resize`.
         normalization: `"imagenet"`, `"caffe"`, `"tf"`, `"efficientnet_lite"`, `"ccnet"`, a pair
             `(mean, std)`, or None, see `ImageNormalization`. Default: what a named backbone and its
             weights want; `"imagenet"`, with a warning, for a backbone that is a model, since
@@ -138,7 +140,7 @@ class FsaNet(keras.Model):
         head_channels: int = 512,
         dropout: float = 0.1,
         auxiliary_loss_weight: float = 0.4,
-        align_corners: bool = False,
+        align_corners: bool | None = None,
         normalization: str | tuple | None = "auto",
         backbone_weights: Path | None = None,
         auxiliary_channels: int | None = None,
@@ -167,7 +169,7 @@ class FsaNet(keras.Model):
         integer("head_channels", head_channels, maximum=MOST)
         number("dropout", dropout, minimum=0, below=1)
         number("auxiliary_loss_weight", auxiliary_loss_weight, minimum=0)
-        boolean("align_corners", align_corners)
+        boolean("align_corners", align_corners, optional=True)
         path_or_none("backbone_weights", backbone_weights)
         integer("auxiliary_channels", auxiliary_channels, optional=True, maximum=MOST)
         boolean("auxiliary_use_bias", auxiliary_use_bias)

@@ -43,7 +43,7 @@ def fsa_head(
     dropout: float,
     dtype: DType,
     low_level: tuple[str, Shape] | None = None,
-    align_corners: bool = False,
+    align_corners: bool | None = None,
 ) -> keras.Model:
     """The head of FsaNet.
 

@@ -63,8 +63,8 @@ class Recipe:
     """Share of channels dropped before the logits."""
     low_level: Literal["stage2", "stage3"] | None = None
     """Finer stage that the head joins; none: no such connection."""
-    align_corners: bool = False
-    """Resize logits with the corners aligned."""
+    align_corners: bool | None = None
+    """Resize logits with the corners aligned, or not; none: by the stride, right at any size."""
 
     crop: tuple[Pixels, Pixels] = (512, 512)
     """Height and width of the training crops."""
