@@ -59,7 +59,8 @@ def small_backbone():
     """
 
     def block(x, filters, stride):
-        x = layers.Conv2D(filters, 3, stride, padding="same", use_bias=False)(x)
+        # With padding="same" and a stride, the size of the image would move what a position sees.
+        x = layers.Conv2D(filters, 3, stride, use_bias=False)(layers.ZeroPadding2D(1)(x))
         return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
 
     images = keras.Input((None, None, 3))

@@ -47,6 +47,8 @@ def test_signal_harbor():
     logits = model.predict(image[None], verbose=0)[0, ::16, ::16]
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
     assert (class_map(model, image) == mask).mean() > 0.95
+    # Of a size that is no multiple of the stride.
+    assert (class_map(model, image[:93, :125]) == mask[:93, :125]).mean() > 0.95
 
 
 @pytest.mark.parametrize("folder", sorted(ROOT.glob("presets/*")), ids=lambda path: path.name)
