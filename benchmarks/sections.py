@@ -214,6 +214,11 @@ def windows(folder: Path) -> str:
     )
 
 
+def sizes(folder: Path) -> str:
+    """Networks on images of other sizes than those they were trained at."""
+    return _experiment(folder, "sizes", lambda row: [f"{row['percent']} %"], ["size"])
+
+
 def truncation(folder: Path) -> str:
     """Experiment (d)."""
     return _experiment(
@@ -382,6 +387,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "presets": presets,
     "camvid": camvid,
     "camvid_classes": camvid_classes,
+    "sizes": sizes,
     "windows": windows,
     "truncation": truncation,
     "recipes": recipes,

@@ -53,8 +53,9 @@ def _unknown_matrix(size, new_size, align_corners, dtype):
     else:
         scale = ops.cast(size, dtype) / ops.cast(new_size, dtype)
         if align_corners is None:
+            m, n = ops.cast(size, "int32"), ops.cast(new_size, "int32")
             powers = ops.convert_to_tensor(_POWERS, "int32")
-            fits = ops.logical_and(powers * (size - 1) < new_size, powers * size >= new_size)
+            fits = ops.logical_and(powers * (m - 1) < n, powers * m >= n)
             stride = ops.cast(ops.max(ops.where(fits, powers, 0)), dtype)
             scale = ops.where(stride > 0, 1 / ops.maximum(stride, 1), scale)
         position = (j + 0.5) * scale - 0.5

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import keras_fsa
-from benchmarks import camvid, results, scoring, sections, truncation, windows
+from benchmarks import camvid, results, scoring, sections, sizes, truncation, windows
 from keras_fsa.inference import class_map
 from tests.helpers import array
 from tests.tiny_training import backbone
@@ -194,6 +194,7 @@ def test_spans(size, window):
     ("module", "flags"),
     [
         (windows, ["--windows", "32"]),
+        (sizes, ["--percent", "75", "150"]),
         (truncation, ["--frequencies", "8", "2", "1"]),
         (truncation, ["--frequencies", "2", "--retrain", "2"]),
     ],
@@ -218,6 +219,8 @@ def test_experiments(module, flags, data_dir):
     if module is windows:
         ways = [(row["way"], row["window"]) for row in result["rows"]]
         assert ways == [("whole", None), ("plain", 32), ("hann", 32), ("joined features", 32)]
+    elif module is sizes:
+        assert [row["percent"] for row in result["rows"]] == [75, 150]
     elif "--retrain" in flags:
         scores += [row["retrained"] for row in result["rows"]]
         assert len({score["mean_iou"] for score in scores}) > 2
