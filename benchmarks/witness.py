@@ -231,7 +231,7 @@ def serve(options):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (2, *options.size, 3)).astype("uint8")
     masks = random.integers(0, 19, (2, *options.size)).astype("uint8")
-    found = networks(keras_fsa.FsaNet(19, options.backbone), images, masks)
+    found = networks(keras_fsa.FsaNet(19, options.backbone, align_corners=False), images, masks)
     _, device = measuring.device()
     pairs = [[name, kind] for kind in options.kinds for name in found if kind in found[name]]
     print(json.dumps({"calls": pairs, "device": device, **measuring.threads()}), flush=True)

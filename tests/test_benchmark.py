@@ -462,7 +462,9 @@ import keras_fsa
 from benchmarks.witness import fsanet_calls, witness_calls
 keras.utils.set_random_seed(1)
 rng = np.random.default_rng(0)
-model = keras_fsa.FsaNet(5, "resnet18", head_channels=16, frequencies=3, dropout=0)
+model = keras_fsa.FsaNet(
+    5, "resnet18", head_channels=16, frequencies=3, dropout=0, align_corners=False
+)
 model.attention_layer().gain.assign(0.7)
 model.attention_layer().output_bias.assign(rng.normal(size=16))
 images = rng.integers(0, 256, (2, 65, 97, 3)).astype("uint8")

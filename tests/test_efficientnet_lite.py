@@ -10,8 +10,7 @@ import pytest
 
 import keras_fsa
 from keras_fsa.backbones import imagenet
-from keras_fsa.backbones.dilation import strided_zeros
-from keras_fsa.backbones.efficientnet_lite import SCALES, efficientnet_lite
+from keras_fsa.backbones.efficientnet_lite import SCALES, efficientnet_lite, strided_zeros
 from keras_fsa.backbones.features import build_backbone
 from keras_fsa.large import geometry
 from tests.helpers import BACKEND, array, predict_in_new_process
@@ -268,4 +267,3 @@ def test_zeros_are_tensorflows(rng, window, stride):
         y = keras.ops.conv(keras.ops.pad(x, ((0, 0), *zeros, (0, 0))), kernel, stride, "valid")
         expected = keras.ops.conv(x, kernel, stride, "same")
         np.testing.assert_allclose(array(y), array(expected), atol=1e-5)
-    assert strided_zeros(window, stride, rate=3) == tuple(3 * n for n in zeros[0])

@@ -4,7 +4,7 @@ import pytest
 
 import keras_fsa
 import keras_fsa.attention_map
-from keras_fsa.backbones.dilation import strided_zeros
+from keras_fsa.backbones.efficientnet_lite import strided_zeros
 from keras_fsa.large import halo
 from keras_fsa.models.preprocessing import PictureNormalization
 from tests.helpers import BACKEND, array, gradients, predict_in_new_process, randomize, run_python

@@ -117,7 +117,7 @@ def test_commands_run(ran, monkeypatch, capsys):
         Image.fromarray(image).save(name)
     # Windows, precisions and scenes take longer, and have tests of their own.
     commands = [shlex.split(command)[1:] for command in COMMANDS if "fsanet.keras" in command]
-    longer = {"--window", "--int8", "examples/precision.py", "examples/segment_large.py"}
+    longer = {"--window", "--int8", "examples/precision.py", "examples/segment_large.py", "segment"}
     commands = [words for words in commands if not longer & set(words)]
     assert len(commands) == 3, commands
     for words in commands:

@@ -266,8 +266,9 @@ def test_missing_matplotlib():
 import sys
 sys.modules["matplotlib"] = None
 from keras_fsa.visualize import colour_mask, comparison, plot_confusion, default_palette
+assert default_palette(300).shape == (300, 3)
 try:
-    default_palette(3)
+    plot_confusion([[1, 0], [0, 1]])
 except ImportError as error:
     print(error)
 """

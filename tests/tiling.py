@@ -5,7 +5,7 @@ import numpy as np
 from keras import layers
 
 import keras_fsa
-from keras_fsa.backbones.dilation import strided_zeros
+from keras_fsa.backbones.efficientnet_lite import strided_zeros
 from keras_fsa.large import segment
 from keras_fsa.layers import ChannelGain, FrequencyBands, FrequencySelfAttention
 from keras_fsa.layers.resize_like import ResizeLike
@@ -56,7 +56,7 @@ def padded(x):
     """As EfficientNet-Lite pads, strided and, where it was strided, dilated: stride 2."""
     x = layers.ZeroPadding2D(2 * (strided_zeros(3, 2),))(x)
     x = layers.Conv2D(5, 3, 2)(x)
-    x = layers.ZeroPadding2D(2 * (strided_zeros(3, 2, rate=2),))(x)
+    x = layers.ZeroPadding2D(((0, 4), (0, 4)))(x)
     x = layers.Conv2D(5, 3, dilation_rate=2)(x)
     return layers.DepthwiseConv2D(5, padding="same", dilation_rate=2)(x)
 

@@ -19,8 +19,9 @@ def dilate(
     the whole map, as in squeeze-and-excitation, are then means over more positions.
 
     The zeros that "same" padding puts in front of a strided window depend on the size, and with
-    them which pixels a position sees. Where such a stride is removed, they are those of a size that
-    is a multiple of the stride, at any size: a network that is trained at one serves at another.
+    them which pixels a position sees. Where such a stride is removed, the window is in the middle
+    of what a position sees, at any size: a network that is trained at one serves at another. That
+    is as many zeros as an odd size has; at even ones the values of `model` are one position on.
 
     Args:
         model: a functional model of convolutions, poolings and element-wise layers, one input.
@@ -46,26 +47,13 @@ def dilate(
         config = layer.get_config()
         change = dict(changes.get(layer.name, {}))
         cls = change.pop("class", type(layer))
-        change.pop("zeros", None)
         config = {**config, **change}
         if cls is DilatedAveragePooling2D:
             config = {name: config[name] for name in ("name", "dtype", "trainable", "rate")}
         return cls.from_config(config)
 
-    def call(layer, *args, **kwargs):
-        zeros = changes.get(getattr(layer, "name", None), {}).get("zeros")
-        if zeros is None:
-            return layer(*args, **kwargs)
-        name = f"{layer.name}_same"
-        pad = keras.layers.ZeroPadding2D(
-            zeros, data_format="channels_last", dtype=layer.dtype_policy, name=name
-        )
-        return layer(pad(args[0]), *args[1:], **kwargs)
-
     images = keras.Input((*image_size, model.input.shape[-1]), name="images")
-    dilated = keras.models.clone_model(
-        model, input_tensors=images, clone_function=clone, call_function=call
-    )
+    dilated = keras.models.clone_model(model, input_tensors=images, clone_function=clone)
     for layer in model.layers:
         if layer.weights:
             dilated.get_layer(layer.name).set_weights(layer.get_weights())
@@ -107,9 +95,6 @@ def _changes(model, output_stride, contract):
                     missing = max(0, size - 1 - front - behind) if step > 1 else 0
                     scaled.append((rate * front, rate * (behind + missing)))
                 changes[padding.name] = {"padding": tuple(scaled)}
-            if contract and layer.padding == "same" and step > 1:
-                zeros = tuple(strided_zeros(size, step, before) for size in window)
-                change.update(padding="valid", zeros=zeros)
         elif _is_average_of_two(layer):
             changes[layer.name] = {"class": DilatedAveragePooling2D, "rate": before}
         else:
@@ -121,22 +106,6 @@ def _changes(model, output_stride, contract):
                 "features, and leave `output_stride` out."
             )
     return changes
-
-
-def strided_zeros(window: int, stride: int, rate: int = 1) -> tuple[int, int]:
-    """Zeros before and after an axis for a strided window that pads nothing itself.
-
-    Before are those of TensorFlow's "same" padding of a size that is a multiple of the stride:
-    `max(window - stride, 0) // 2`. After are as many as any size takes, `window - 1` in all; the
-    window does not reach those beyond what it takes.
-
-    Args:
-        window: the convolution's or pooling's size along the axis.
-        stride: its stride, before any dilation.
-        rate: distance of the strided network's positions in the map: each zero counts so often.
-    """
-    before = max(window - stride, 0) // 2
-    return before * rate, (window - 1 - before) * rate
 
 
 def _is_average_of_two(layer):

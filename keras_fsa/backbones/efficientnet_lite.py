@@ -5,7 +5,7 @@ import numpy as np
 from keras import layers
 
 from keras_fsa.arguments import one_of
-from keras_fsa.backbones.dilation import dilate, strided_zeros
+from keras_fsa.backbones.dilation import dilate
 from keras_fsa.types import DType, Shape
 
 # Factors of width and depth.
@@ -113,6 +113,17 @@ def efficientnet_lite(
             index += 1
     strided = keras.Model(images, {stage: features[stage] for stage in stages}, name=name)
     return dilate(strided, output_stride, image_shape[:2])
+
+
+def strided_zeros(window: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after an axis of any size for a strided window that pads nothing itself.
+
+    Before are those of TensorFlow's "same" padding of a size that is a multiple of the stride:
+    `max(window - stride, 0) // 2`. After are as many as any size takes, `window - 1` in all; the
+    window does not reach those beyond what it takes.
+    """
+    before = max(window - stride, 0) // 2
+    return before, window - 1 - before
 
 
 def _rounded(channels, divisor=8):
