@@ -93,6 +93,7 @@ TARGETS = [
         use_fsanet,
         {
             "output_stride": {"None"},
+            "align_corners": {"None"},
             "low_level": {"None"},
             "attention": {"None"},
             "affinity": {"None"},
