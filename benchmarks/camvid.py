@@ -150,6 +150,10 @@ RUNS = {
         "all frequencies, dot product", network=lambda: {"frequencies": ALL_FREQUENCIES}
     ),
     "stage2": Run("frequency attention, dot product; joined with stage 2", {"low_level": "stage2"}),
+    "skips": Run(
+        "frequency attention, dot product; joined with stages 3, 2 and 1",
+        {"low_level": ("stage3", "stage2", "stage1")},
+    ),
     **each("cut", "cut after stage 4", {}, network=cut("stage4")),
     **each("cut10", "cut after stage 4, 10 epochs", SHORT, network=cut("stage4")),
     **each("cut3", "cut after stage 3, 10 epochs", SHORT, network=cut("stage3")),

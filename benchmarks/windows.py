@@ -25,7 +25,7 @@ import numpy as np
 import keras_fsa
 from benchmarks import experiment, scoring
 from keras_fsa.inference import class_map
-from keras_fsa.models.heads import seen_by_head
+from keras_fsa.models.heads import finer_stages, seen_by_head
 from keras_fsa.resize import resize_bilinear
 from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure, style_lines
 
@@ -43,7 +43,7 @@ class Features:
 
     def __init__(self, model: keras_fsa.FsaNet) -> None:
         self.model = model
-        self.stages = ("stage5",) if model.low_level is None else (model.low_level, "stage5")
+        self.stages = (*finer_stages(model.low_level), "stage5")
 
     def __call__(self, image: np.ndarray, window: int) -> dict[str, np.ndarray]:
         shapes = self.model.backbone.compute_output_shape((1, *image.shape))

@@ -51,6 +51,7 @@ def finer_stages():
     backbone = tiny_backbone()
     stage5 = keras.layers.Conv2D(7, 3, 2, "same")(backbone.output["stage5"])
     stages = {"stage3": backbone.output["stage4"], "stage4": stage5, "stage5": stage5}
+    stages["stage1"] = keras.layers.Conv2D(3, 3, 2, "same")(backbone.input)
     return keras.Model(backbone.input, stages)
 
 
@@ -59,6 +60,7 @@ VARIANTS = {
     "a layer of attention": {"attention": attention_layer, "align_corners": True},
     "no attention, no auxiliary head": {"attention": None, "auxiliary_loss_weight": 0},
     "a low-level map": {"backbone": finer_stages, "low_level": "stage3"},
+    "two low-level maps": {"backbone": finer_stages, "low_level": ("stage3", "stage1")},
 }
 
 

@@ -13,6 +13,7 @@ from keras_fsa.large import geometry, segment
 from keras_fsa.large.network import Network
 from keras_fsa.layers import FrequencySelfAttention
 from keras_fsa.layers.resize_like import ResizeLike
+from keras_fsa.models.heads import finer_stages
 from tests import tiling
 from tests.helpers import BACKEND, randomize, run_python
 from tests.tiling import small_model
@@ -92,11 +93,12 @@ FINER = [
     for stage in ("stage2", "stage3")
     for align_corners in (None, False, True)
 ]
+SKIPS = ("stage3", "stage2", "stage1")
 
 
 @pytest.mark.parametrize(
     ("stride", "stage", "align_corners"),
-    FINER if BACKEND == "torch" else [(16, "stage2", None), (32, "stage3", True)],
+    [(16, SKIPS, None), *(FINER if BACKEND == "torch" else [(32, "stage3", True)])],
 )
 def test_a_finer_stage(rng, stride, stage, align_corners):
     model = tiling.model_of(
@@ -198,15 +200,16 @@ def test_kept_features_are_made_once(rng):
 
 @pytest.mark.parametrize(
     ("low_level", "stride"),
-    [("stage3", 8), ("stage2", 16)][: None if BACKEND == "torch" else 1],
+    [(SKIPS, 16), ("stage3", 8), ("stage2", 16)][: None if BACKEND == "torch" else 1],
 )
-def test_kept_features_of_two_stages(rng, low_level, stride, tmp_path):
+def test_kept_features_of_several_stages(rng, low_level, stride, tmp_path):
     """Also where the finer one sees farther to one side, and in files."""
 
     def backbone(x):
         stages = tiling.stages_of(stride)(x)
-        x = layers.Conv2D(4, (1, 7), padding="same")(stages[low_level])
-        return {**stages, low_level: x}
+        finer = finer_stages(low_level)[-1]
+        x = layers.Conv2D(4, (1, 7), padding="same")(stages[finer])
+        return {**stages, finer: x}
 
     model = tiling.model_of(backbone, rng, low_level=low_level)
     image = tiling.image_of(rng, 37, 150)
@@ -217,8 +220,7 @@ def test_kept_features_of_two_stages(rng, low_level, stride, tmp_path):
     got = segment(model, image, keep_features=True, work_dir=tmp_path, **settings)
     assert np.abs(got - want).max() < EXACT * np.abs(want).max()
     assert [path.name for path in sorted(tmp_path.glob("*.zarr"))] == [
-        "features_0.zarr",
-        "features_1.zarr",
+        f"features_{n}.zarr" for n in range(1 + len(finer_stages(low_level)))
     ]
 
 

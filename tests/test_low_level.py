@@ -17,10 +17,11 @@ from tests.helpers import BACKEND, array, predict_in_new_process, randomize
 
 
 def backbone(*stages, channels=3):
-    """Stages of stride 2, 4, 8 and 8, with channels that tell them apart."""
+    """Stages of stride 1, 2, 4, 8 and 8, with channels that tell them apart."""
     x = images = keras.Input((None, None, channels))
     outputs = {}
-    for stage, width, stride in (("stage2", 5, 2), ("stage3", 6, 2), ("stage4", 7, 2)):
+    widths = (("stage1", 4, 1), ("stage2", 5, 2), ("stage3", 6, 2), ("stage4", 7, 2))
+    for stage, width, stride in widths:
         x = layers.Conv2D(width, 3, stride, padding="same", activation="relu")(x)
         outputs[stage] = x
     outputs["stage5"] = layers.Conv2D(11, 1)(x)
@@ -29,7 +30,7 @@ def backbone(*stages, channels=3):
 
 def network(rng, low_level="stage3", **settings):
     arguments = {"head_channels": 8, "frequencies": 2, "normalization": "imagenet", **settings}
-    arguments.setdefault("backbone", backbone("stage2", "stage3", "stage4", "stage5"))
+    arguments.setdefault("backbone", backbone("stage1", "stage2", "stage3", "stage4", "stage5"))
     return randomize(keras_fsa.FsaNet(4, low_level=low_level, **arguments), rng)
 
 
@@ -48,8 +49,17 @@ def resized(x, size, align_corners, stride):
 
 
 @pytest.mark.parametrize("align_corners", [None, False, True])
-@pytest.mark.parametrize(("low_level", "stride"), [("stage2", 2), ("stage3", 4)])
-def test_logits_against_the_pieces_at_odd_sizes(rng, low_level, stride, align_corners):
+@pytest.mark.parametrize(
+    "low_level",
+    [
+        "stage2",
+        "stage3",
+        ("stage3", "stage2"),
+        ["stage2", "stage1"],
+        ("stage3", "stage2", "stage1"),
+    ],
+)
+def test_logits_against_the_pieces_at_odd_sizes(rng, low_level, align_corners):
     model = network(rng, low_level, align_corners=align_corners)
     images = pictures(rng, 29, 37)
     stages = {k: array(v) for k, v in model.backbone(model.normalize(images)).items()}
@@ -61,18 +71,28 @@ def test_logits_against_the_pieces_at_odd_sizes(rng, low_level, stride, align_co
 
     x = array(model.attention_layer()(block("before", stages["stage5"]).astype("float32")))
     x = block("fuse", np.concatenate([stages["stage5"], block("after", x)], -1))
-    fine = block("low_level", stages[low_level])
-    assert fine.shape == (2, -(-29 // stride), -(-37 // stride), 48)
-    x = np.concatenate([resized(x, fine.shape[1:3], align_corners, 8 // stride), fine], -1)
-    logits = array(head("logits")(block("refine", x).astype("float32")))
+    stride, finer = 8, [low_level] if isinstance(low_level, str) else low_level
+    for n, stage in enumerate(finer):
+        suffix = f"_{stage}" if n else ""
+        fine, coarser = block(f"low_level{suffix}", stages[stage]), stride
+        stride = {"stage3": 4, "stage2": 2, "stage1": 1}[stage]
+        assert fine.shape == (2, -(-29 // stride), -(-37 // stride), 48 // 2**n)
+        x = resized(x, fine.shape[1:3], align_corners, coarser // stride)
+        x = block(f"refine{suffix}", np.concatenate([x, fine], -1))
+        assert x.shape[-1] == 8 // 2**n
+    logits = array(head("logits")(x.astype("float32")))
     want = resized(logits.astype("float64"), (29, 37), align_corners, stride)
     got = model.predict_on_batch(images)
     # float32 sums of up to 500 products, one after the other.
     np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
     assert want.std() > 0.01 * np.abs(want).max()
-    # The low-level map matters.
-    model.head.get_layer("low_level_bn").gamma.assign(np.zeros(48))
-    assert np.abs(model.predict_on_batch(images) - want).max() > 1e-3 * np.abs(want).max()
+    # Each low-level map matters.
+    for n, stage in enumerate(finer):
+        gamma = head(f"low_level_{stage}_bn" if n else "low_level_bn").gamma
+        before = array(gamma)
+        gamma.assign(0 * before)
+        assert np.abs(model.predict_on_batch(images) - want).max() > 1e-3 * np.abs(want).max()
+        gamma.assign(before)
 
 
 def test_resizing_alone(rng):
@@ -100,9 +120,10 @@ def test_half_precision_finds_positions_of_a_large_map_of_unknown_size(rng, dtyp
     np.testing.assert_allclose(unknown, known, atol={"float16": 5e-3, "bfloat16": 4e-2}[dtype])
 
 
-def test_config_and_files(rng, tmp_path):
-    model = network(rng)
-    assert model.get_config()["low_level"] == "stage3"
+@pytest.mark.parametrize("low_level", ["stage3", ("stage3", "stage1")])
+def test_config_and_files(rng, tmp_path, low_level):
+    model = network(rng, low_level)
+    assert model.get_config()["low_level"] == low_level
     copy = keras_fsa.FsaNet.from_config(model.get_config())
     assert copy.get_config() == model.get_config()
     # Files of before the connection have no such entry.
@@ -173,12 +194,13 @@ def test_an_exported_network_at_odd_sizes(rng, tmp_path):
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
 def test_named_backbones_give_the_stage(rng, name):
     model = keras_fsa.FsaNet(
-        4, name, output_stride=16, head_channels=8, frequencies=2, low_level="stage3"
+        4, name, output_stride=16, head_channels=8, frequencies=2, low_level=("stage3", "stage1")
     )
-    assert sorted(model.backbone.output) == ["stage3", "stage4", "stage5"]
-    channels = {"resnet18": 128, "efficientnet_lite0": 40}[name]
+    assert sorted(model.backbone.output) == ["stage1", "stage3", "stage4", "stage5"]
+    channels = {"resnet18": (128, 64), "efficientnet_lite0": (40, 16)}[name]
     shapes = model.backbone.compute_output_shape((1, 49, 65, 3))
-    assert shapes["stage3"] == (1, 7, 9, channels) and shapes["stage5"][1:3] == (4, 5)
+    assert shapes["stage3"] == (1, 7, 9, channels[0]) and shapes["stage5"][1:3] == (4, 5)
+    assert shapes["stage1"] == (1, 25, 33, channels[1])
     # Weights come in the order that they have without: files of a backbone fit both.
     plain = build_backbone(name, (None, None, 3), 16, None)
     assert [w.path for w in plain.weights] == [w.path for w in model.backbone.weights]
@@ -186,8 +208,9 @@ def test_named_backbones_give_the_stage(rng, name):
 
 def test_a_model_with_the_names_of_a_resnet():
     given = keras.applications.ResNet50(weights=None, include_top=False, input_shape=(64, 64, 3))
-    features = build_backbone(given, (64, 64, 3), 16, None, stages=("stage2", "stage5"))
+    features = build_backbone(given, (64, 64, 3), 16, None, stages=("stage1", "stage2", "stage5"))
     assert {name: x.shape[1:3] for name, x in features.output.items()} == {
+        "stage1": (32, 32),
         "stage2": (16, 16),
         "stage5": (4, 4),
     }
@@ -212,15 +235,15 @@ def test_recipes_and_flags(tmp_path):
         backbone="preset",
         weights=None,
         head_channels=8,
-        low_level="stage2",
+        low_level=("stage2", "stage1"),
     )
-    assert loop.build_model(recipe, 3).low_level == "stage2"
+    assert loop.build_model(recipe, 3).low_level == ("stage2", "stage1")
     assert loop.build_model(Recipe("signal_harbor", backbone="resnet18", weights=None), 3)
     settings = Train(
         images=tmp_path,
         masks=tmp_path,
         num_classes=3,
-        low_level="stage3",
+        low_level=("stage3",),
         head_channels=8,
         weights=None,
         frequencies=2,
@@ -230,9 +253,15 @@ def test_recipes_and_flags(tmp_path):
 
 def test_errors(rng):
     with pytest.raises(
-        ValueError, match=r"`low_level` must be one of 'stage2', 'stage3', None\. .*'stage4'"
+        ValueError,
+        match=r"`low_level` must be one of 'stage3', 'stage2', 'stage1', None\. .*'stage4'",
     ):
         keras_fsa.FsaNet(4, "resnet18", low_level="stage4")
+    with pytest.raises(ValueError, match=r"`low_level` must be one of .*'stage1'\. .*'stage5'"):
+        keras_fsa.FsaNet(4, "resnet18", low_level=["stage3", "stage5"])
+    for wrong in (("stage2", "stage3"), ("stage2", "stage2")):
+        with pytest.raises(ValueError, match=r"`low_level` must name stages from coarse to fine"):
+            keras_fsa.FsaNet(4, "resnet18", low_level=wrong)
     with pytest.raises(
         ValueError,
         match=r"lacks \['stage3'\] and has \['stage4', 'stage5'\]\. .*"
@@ -242,6 +271,6 @@ def test_errors(rng):
     with pytest.raises(ValueError, match=r"`head` must take stage 5, .*takes one map.*'stage3'"):
         network(rng, head=network(rng, None).head)
     with pytest.raises(
-        ValueError, match=r"takes \['stage3', 'stage5'\], with low_level='stage2'\. Build"
+        ValueError, match=r"takes \['stage3', 'stage5'\], with low_level=\('stage2',\)\. Build"
     ):
         network(rng, "stage2", head=network(rng).head)

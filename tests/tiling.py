@@ -69,11 +69,11 @@ def joined(x):
 
 
 def stages_of(stride):
-    """A backbone of stage 2, of stride 4, stage 3, of stride 8, and stage 5."""
+    """A backbone of stage 1, of stride 2, stage 2, of stride 4, stage 3, of 8, and stage 5."""
 
     def backbone(x):
         x = layers.Conv2D(4, 3, 2, padding="same", activation="relu")(x)
-        stages = {"stage2": layers.MaxPooling2D(3, 2, padding="same")(x)}
+        stages = {"stage1": x, "stage2": layers.MaxPooling2D(3, 2, padding="same")(x)}
         stages["stage3"] = layers.Conv2D(5, 3, 2, padding="same")(stages["stage2"])
         x = layers.ReLU()(stages["stage3"])
         for _ in range({8: 0, 16: 1, 32: 2}[stride]):

@@ -48,6 +48,7 @@ def efficientnet_lite(
 
     | feature | stride | channels of lite0, lite1, lite2 |
     | ------- | ------ | ------------------------------- |
+    | stage1  | 2      | 16                              |
     | stage2  | 4      | 24                              |
     | stage3  | 8      | 40, 40, 48                      |
     | stage4  | 16     | 112, 112, 120                   |
@@ -58,7 +59,7 @@ def efficientnet_lite(
         image_shape: `(height, width, channels)`; height and width may be None.
         output_stride: ratio of the image's size to that of stage 5: 8, 16 or 32.
         dtype: dtype policy of all layers. Default: Keras' global one.
-        stages: which features to return, of `"stage2"` to `"stage5"`.
+        stages: which features to return, of `"stage1"` to `"stage5"`.
 
     Returns:
         A `keras.Model` with random weights and a dict of outputs, `{"stage4": ..., "stage5": ...}`.

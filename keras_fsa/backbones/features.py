@@ -36,13 +36,13 @@ def build_backbone(
             model's own.
         dtype: dtype policy of a named backbone; a model keeps its own.
         weights: `"imagenet"` for a named backbone, a file, or None, see `load_backbone_weights`.
-        stages: which features to return, of `"stage2"` to `"stage5"`, where the model is not
+        stages: which features to return, of `"stage1"` to `"stage5"`, where the model is not
             already one of features.
 
     The contract: a backbone is a `keras.Model` of one input of rank 4 with `image_shape[-1]`
     channels, last, whose outputs are a dict with the feature maps `"stage5"` and, where an
-    auxiliary head is wanted, `"stage4"`, and where a low-level map is wanted, that stage, each with
-    a known number of channels. Of a model that is
+    auxiliary head is wanted, `"stage4"`, and where low-level maps are wanted, those stages, each
+    with a known number of channels. Of a model that is
 
     - such a one, the features are taken;
     - a ResNet by the names of its layers (KerasHub's, resnet_vd too, KerasCV's, and those of

@@ -25,6 +25,9 @@ STAGES = ("stage4", "stage5")
 # keras.applications, whose names count as the paper does.
 _BLOCK_OUTPUT = re.compile(r"(?:(?:v2_stack_|stack)(?P<stack>\d)|conv(?P<stage>\d))_block(\d+)_out")
 
+# Those of the one convolution of the stem, or of three.
+_STEM_OUTPUT = re.compile(r"conv(\d)_relu")
+
 
 class _Style(NamedTuple):
     """What a package names and places in its own way; files and weights depend on it."""
@@ -64,7 +67,7 @@ def resnet(
         image_shape: `(height, width, channels)`; height and width may be None.
         output_stride: ratio of the image's size to that of stage 5: 8, 16 or 32.
         dtype: dtype policy of all layers. Default: Keras' global one.
-        stages: which features to return, of `"stage2"` to `"stage5"`.
+        stages: which features to return, of `"stage1"` to `"stage5"`.
 
     Returns:
         A `keras.Model` with random weights and a dict of outputs, `{"stage4": ..., "stage5": ...}`.
@@ -184,7 +187,7 @@ def features_by_name(
     Args:
         model: KerasCV's, KerasHub's or `keras.applications`' ResNet, of any size.
         name: of the result. Default: the model's.
-        stages: which features, of `"stage2"` to `"stage5"`.
+        stages: which features, of `"stage1"`, the stem before its pooling, to `"stage5"`.
 
     Returns:
         A functional model of the same layers to a dict of features, or None where they bear other
@@ -192,6 +195,9 @@ def features_by_name(
     """
     last: dict[str, tuple[int, str]] = {}
     for layer in model.layers:
+        stem = _STEM_OUTPUT.fullmatch(layer.name)
+        if stem:
+            last["stage1"] = max(last.get("stage1", (-1, "")), (int(stem[1]), layer.name))
         block = _BLOCK_OUTPUT.fullmatch(layer.name)
         if block:
             stage = f"stage{block['stage'] or int(block['stack']) + 2}"

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
-NAMES = ("stage5", "stage4", "stage3", "stage2")
+NAMES = ("stage5", "stage4", "stage3", "stage2", "stage1")
 
 
 def find_stages(model: keras.Model) -> dict[str, keras.KerasTensor]:
@@ -25,7 +25,7 @@ def find_stages(model: keras.Model) -> dict[str, keras.KerasTensor]:
         model: a functional model of one input, images `(B, H, W, channels)`.
 
     Returns:
-        As many of `"stage2"` to `"stage5"` as there are, all from one input; none where the table
+        As many of `"stage1"` to `"stage5"` as there are, all from one input; none where the table
         above has no line.
     """
     levels = getattr(model, "pyramid_outputs", None) or {}

@@ -137,8 +137,8 @@ class Train:
     """How often the attention is applied."""
     head_channels: Pixels = 128
     """Channels of the head."""
-    low_level: Literal["stage2", "stage3"] | None = None
-    """Finer stage that the head joins, for thin things; none: no such connection."""
+    low_level: tuple[Literal["stage3", "stage2", "stage1"], ...] | None = None
+    """Finer stages that the head joins, for thin things, from coarse to fine; none: no such."""
     auxiliary_loss_weight: NotNegative = 0.4
     """Weight of the head on stage 4; 0: no such head."""
 

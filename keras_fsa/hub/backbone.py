@@ -42,7 +42,7 @@ class FsaNetBackbone(Backbone):
         auxiliary: whether there is an auxiliary head on stage 4, for the loss.
         encoder_weights: `backbone_weights` of `FsaNet`.
         head: a functional model from stage 5 to features, in place of FsaNet's head; with
-            `low_level`, from a dict of both stages.
+            `low_level`, from a dict of all stages.
         dtype: dtype policy of all layers. Default: Keras' global one.
         **settings: of `FsaNet`, and as there: `image_shape`, `output_stride`, `attention`,
             `affinity`, `frequencies`, `recurrence`, `head_channels`, `align_corners`,

@@ -87,7 +87,7 @@ def segment(
             nothing. Default: `image.nodata` if there is such an attribute; else all pixels count.
         keep_features: whether to keep what the backbone of an `FsaNet` makes of the image, so that
             it runs once instead of in every pass: `H W C / stride ** 2` numbers of stage 5, and as
-            many of a `low_level` stage, in memory, or with a `work_dir` in Zarr arrays there.
+            many of `low_level` stages, in memory, or with a `work_dir` in Zarr arrays there.
         work_dir: a folder for sums and progress: the same call continues there after the process
             was killed. `sink` must then be something that outlives the process; by default it is
             the file `result.npy` in the folder.

@@ -29,7 +29,7 @@ from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models import exporting, quantizing
-from keras_fsa.models.heads import auxiliary_head, fsa_head, seen_by_head
+from keras_fsa.models.heads import auxiliary_head, finer_stages, fsa_head, seen_by_head
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
 from keras_fsa.models.presets import PRESETS, is_hub_preset, preset_arguments, preset_file
 from keras_fsa.models.speed import neutral_twins, use_speed_paths
@@ -39,8 +39,8 @@ from keras_fsa.resize import resize_bilinear
 from keras_fsa.spectral import parse_frequencies
 from keras_fsa.types import Frequencies, Path, Tensor
 
-LOW_LEVELS = ("stage2", "stage3")
-"""The stages that may be a low-level map."""
+LOW_LEVELS = ("stage3", "stage2", "stage1")
+"""The stages that may be low-level maps, from coarse to fine."""
 
 
 @announces_xla
@@ -90,11 +90,12 @@ class FsaNet(keras.Model):
         auxiliary_channels: width of the auxiliary head. Default: half of `head_channels`.
         auxiliary_use_bias: whether its first convolution has a bias.
         head: a functional model from stage 5 to logits, such as that of `fold_batch_norm`; with
-            `low_level`, from a dict of both stages. Default: `keras_fsa.models.heads.fsa_head` with
+            `low_level`, from a dict of all stages. Default: `keras_fsa.models.heads.fsa_head` with
             the settings above.
-        low_level: `"stage2"` or `"stage3"`: a finer stage (of stride 4 or 8) which the head joins
-            before the logits, for thin things and edges, see `keras_fsa.models.heads.fsa_head`.
-            Default: None.
+        low_level: `"stage3"`, `"stage2"` or `"stage1"`: a finer stage (of stride 8, 4 or 2) which
+            the head joins before the logits, for thin things and edges; or several of them, one
+            after the other, from coarse to fine. See `keras_fsa.models.heads.fsa_head`. Default:
+            None.
         activation: `"softmax"`: a pixel has one class; or `"sigmoid"`: any number of them, see
             `keras_fsa.classes`. The output is logits either way. Default: `"sigmoid"` for one
             class, which is a binary task, else `"softmax"`.
@@ -146,7 +147,7 @@ class FsaNet(keras.Model):
         auxiliary_channels: int | None = None,
         auxiliary_use_bias: bool = False,
         head: keras.Model | None = None,
-        low_level: str | None = None,
+        low_level: str | Sequence[str] | None = None,
         activation: str | None = None,
         class_names: Sequence[str] | None = None,
         palette: Any = None,
@@ -173,8 +174,8 @@ class FsaNet(keras.Model):
         path_or_none("backbone_weights", backbone_weights)
         integer("auxiliary_channels", auxiliary_channels, optional=True, maximum=MOST)
         boolean("auxiliary_use_bias", auxiliary_use_bias)
-        one_of("low_level", low_level, (*LOW_LEVELS, None))
-        _check_head(head, low_level)
+        finer = _checked_low_level(low_level)
+        _check_head(head, finer)
         self.activation = choose_activation(activation, num_classes)
         self.class_names = checked_names(class_names, num_classes)
         self.palette = checked_palette(palette, num_classes)
@@ -194,12 +195,11 @@ class FsaNet(keras.Model):
         )
         self.auxiliary_channels = auxiliary_channels or max(1, head_channels // 2)
         self.auxiliary_use_bias = auxiliary_use_bias
-        self.low_level = low_level
+        self.low_level = finer[0] if len(finer) == 1 else finer or None
 
         policy = self.dtype_policy
         self.normalize = ImageNormalization(self.normalization, dtype=policy, name="normalize")
         self.normalize.build((None, *self.image_shape))
-        finer = () if low_level is None else (low_level,)
         self.backbone = build_backbone(
             backbone, self.image_shape, output_stride, policy, backbone_weights, (*finer, *STAGES)
         )
@@ -217,7 +217,7 @@ class FsaNet(keras.Model):
             head_channels,
             dropout,
             policy,
-            None if low_level is None else (low_level, shapes[low_level]),
+            [(stage, shapes[stage]) for stage in finer],
             align_corners,
         )
         # Behind the head, so that weights come in one order, whoever made the attention.
@@ -589,7 +589,21 @@ class _FunctionLoss(keras.losses.Loss):
         return self.function(y_true, y_pred)
 
 
-def _check_head(head, low_level):
+def _checked_low_level(low_level):
+    """The stages that are named, from coarse to fine."""
+    several = isinstance(low_level, (tuple, list)) and low_level
+    for stage in low_level if several else [low_level]:
+        one_of("low_level", stage, LOW_LEVELS if several else (*LOW_LEVELS, None))
+    finer = finer_stages(low_level)
+    if finer != tuple(stage for stage in LOW_LEVELS if stage in finer):
+        raise ValueError(
+            "`low_level` must name stages from coarse to fine, each once. Received: low_level="
+            f"{low_level!r}. Put them in the order of {', '.join(map(repr, LOW_LEVELS))}."
+        )
+    return finer
+
+
+def _check_head(head, finer):
     if head is None:
         return
     if not isinstance(head, keras.Model):
@@ -599,12 +613,12 @@ def _check_head(head, low_level):
         )
     inputs = getattr(head, "input", None)
     found = sorted(inputs) if isinstance(inputs, dict) else []
-    wanted = [] if low_level is None else [low_level, "stage5"]
+    wanted = sorted((*finer, "stage5")) if finer else []
     if found != wanted:
         raise ValueError(
-            "`head` must take stage 5, or with `low_level` a dict of that stage and 'stage5'. "
+            "`head` must take stage 5, or with `low_level` a dict of its stages and 'stage5'. "
             f"Received: head={head.name!r}, which takes {found or 'one map'}, with "
-            f"low_level={low_level!r}. Build it of keras.Input(..., name=stage) for each stage."
+            f"low_level={finer or None}. Build it of keras.Input(..., name=stage) for each stage."
         )
 
 

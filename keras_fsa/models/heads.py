@@ -1,5 +1,6 @@
 """Segmentation heads: from backbone features to logits at the same resolution."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -28,11 +29,18 @@ def _classifier(x, num_classes, dropout, dtype):
     return layers.Conv2D(num_classes, 1, dtype=wide, name="logits")(x)
 
 
-def seen_by_head(features: dict, low_level: str | None) -> Any:
-    """What of a backbone's stages a head takes: stage 5, or with a low-level map a dict of both."""
+def finer_stages(low_level: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The stages that `low_level` names, from coarse to fine."""
+    if low_level is None:
+        return ()
+    return (low_level,) if isinstance(low_level, str) else tuple(low_level)
+
+
+def seen_by_head(features: dict, low_level: str | Sequence[str] | None) -> Any:
+    """What of a backbone's stages a head takes: stage 5, or with low-level maps a dict of all."""
     if low_level is None:
         return features["stage5"]
-    return {stage: features[stage] for stage in (low_level, "stage5")}
+    return {stage: features[stage] for stage in (*finer_stages(low_level), "stage5")}
 
 
 def fsa_head(
@@ -42,7 +50,7 @@ def fsa_head(
     channels: int,
     dropout: float,
     dtype: DType,
-    low_level: tuple[str, Shape] | None = None,
+    low_level: Sequence[tuple[str, Shape]] = (),
     align_corners: bool | None = None,
 ) -> keras.Model:
     """The head of FsaNet.
@@ -53,7 +61,9 @@ def fsa_head(
 
     With a low-level map, what the third convolution gives is resized to the size of that map and
     concatenated with a 1x1 projection of it to 48 channels; a fourth 3x3 convolution comes before
-    the dropout. This is the decoder of DeepLabV3+ with one convolution.
+    the dropout. This is the decoder of DeepLabV3+ with one convolution. Further maps are joined in
+    the same way, each at half the channels of the one before: as a map has four times the positions
+    of the next coarser one, a convolution between half as many channels does as many operations.
 
     Args:
         feature_shape: shape of stage 5, `(B, h, w, C)`.
@@ -62,17 +72,18 @@ def fsa_head(
         channels: width of the head.
         dropout: fraction of channels dropped in training.
         dtype: dtype policy of the convolutions.
-        low_level: name and shape of a finer stage, or None.
+        low_level: names and shapes of finer stages, from coarse to fine.
         align_corners: of the resizing, see `keras_fsa.resize`.
 
     Returns:
-        A functional model from stage 5 to logits `(B, h, w, num_classes)`. With a low-level map,
-        from a dict of both stages, `{"stage5": ..., "stage3": ...}`, to logits of its size.
+        A functional model from stage 5 to logits `(B, h, w, num_classes)`. With low-level maps,
+        from a dict of all stages, `{"stage5": ..., "stage3": ...}`, to logits of the finest's size.
 
     Raises:
         ValueError: if the attention layer changes the shape.
 
-    Source: arXiv:2211.15595; of the low-level map: Chen et al., arXiv:1802.02611.
+    Source: arXiv:2211.15595; of a low-level map: Chen et al., arXiv:1802.02611; of several:
+    Ronneberger et al., arXiv:1505.04597.
     """
     feature = keras.Input(feature_shape[1:], name="stage5")
     x = _convolution(feature, channels, "before", dtype)
@@ -88,16 +99,18 @@ def fsa_head(
     x = _convolution(x, channels, "after", dtype)
     x = layers.Concatenate(dtype=dtype, name="concatenate")([feature, x])
     x = _convolution(x, channels, "fuse", dtype)
-    inputs = feature
-    if low_level is not None:
-        stage, shape = low_level
-        fine = keras.Input(shape[1:], name=stage)
-        inputs = {"stage5": feature, stage: fine}
-        fine = _convolution(fine, LOW_LEVEL_CHANNELS, "low_level", dtype, window=1)
-        x = ResizeLike(align_corners, dtype=dtype, name="resize")([x, fine])
-        x = layers.Concatenate(dtype=dtype, name="low_level_concatenate")([x, fine])
-        x = _convolution(x, channels, "refine", dtype)
-    return keras.Model(inputs, _classifier(x, num_classes, dropout, dtype), name="head")
+    inputs = {"stage5": feature}
+    for finer, (stage, shape) in enumerate(low_level):
+        # The first has the names of heads that have no other.
+        suffix = f"_{stage}" if finer else ""
+        inputs[stage] = fine = keras.Input(shape[1:], name=stage)
+        width = max(1, LOW_LEVEL_CHANNELS >> finer)
+        fine = _convolution(fine, width, f"low_level{suffix}", dtype, window=1)
+        x = ResizeLike(align_corners, dtype=dtype, name=f"resize{suffix}")([x, fine])
+        x = layers.Concatenate(dtype=dtype, name=f"low_level{suffix}_concatenate")([x, fine])
+        x = _convolution(x, max(1, channels >> finer), f"refine{suffix}", dtype)
+    logits = _classifier(x, num_classes, dropout, dtype)
+    return keras.Model(inputs if low_level else feature, logits, name="head")
 
 
 def auxiliary_head(

@@ -24,6 +24,7 @@ from typing import Any
 from keras_fsa.arguments import one_of
 from keras_fsa.backbones.resnet import STAGES, deep_stem_resnet
 from keras_fsa.layers import FrequencySelfAttention
+from keras_fsa.models.heads import finer_stages
 from keras_fsa.types import Path
 
 PACKAGED = pathlib.Path(__file__).parent.parent / "presets"
@@ -134,12 +135,11 @@ def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
     dtype = arguments.get("dtype")
     if "backbone" not in arguments:
         arguments["output_stride"] = arguments.get("output_stride") or 8
-        finer = [arguments["low_level"]] if arguments.get("low_level") else []
         arguments["backbone"] = deep_stem_resnet(
             image_shape=arguments.get("image_shape", (None, None, 3)),
             output_stride=arguments["output_stride"],
             dtype=dtype,
-            stages=(*finer, *STAGES),
+            stages=(*finer_stages(arguments.get("low_level")), *STAGES),
             **STEMS[family],
         )
     if family == "mmseg" and "attention" not in arguments:

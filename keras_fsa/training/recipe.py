@@ -61,8 +61,10 @@ class Recipe:
     """Width of the head."""
     dropout: Annotated[float, Real(minimum=0, below=1)] = 0.1
     """Share of channels dropped before the logits."""
-    low_level: Literal["stage2", "stage3"] | None = None
-    """Finer stage that the head joins; none: no such connection."""
+    low_level: (
+        Literal["stage3", "stage2", "stage1"] | tuple[Literal["stage3", "stage2", "stage1"], ...]
+    ) | None = None
+    """Finer stages that the head joins, from coarse to fine; none: no such connection."""
     align_corners: bool | None = None
     """Resize logits with the corners aligned, or not; none: by the stride, right at any size."""
 
