@@ -259,6 +259,8 @@ def test_errors(rng):
         keras_fsa.FsaNet(4, "resnet18", low_level="stage4")
     with pytest.raises(ValueError, match=r"`low_level` must be one of .*'stage1'\. .*'stage5'"):
         keras_fsa.FsaNet(4, "resnet18", low_level=["stage3", "stage5"])
+    with pytest.raises(ValueError, match=r"`low_level` must be one of .*'stage6'"):
+        keras_fsa.FsaNet.from_preset("mmseg_dot_r2_ade20k", low_level="stage6")
     for wrong in (("stage2", "stage3"), ("stage2", "stage2")):
         with pytest.raises(ValueError, match=r"`low_level` must name stages from coarse to fine"):
             keras_fsa.FsaNet(4, "resnet18", low_level=wrong)

@@ -138,7 +138,7 @@ class Train:
     head_channels: Pixels = 128
     """Channels of the head."""
     low_level: tuple[Literal["stage3", "stage2", "stage1"], ...] | None = None
-    """Finer stages that the head joins, for thin things, from coarse to fine; none: no such stage."""
+    """Finer stages that the head joins, for thin things, coarse to fine; none: no such stage."""
     auxiliary_loss_weight: NotNegative = 0.4
     """Weight of the head on stage 4; 0: no such head."""
 

@@ -39,9 +39,6 @@ from keras_fsa.resize import resize_bilinear
 from keras_fsa.spectral import parse_frequencies
 from keras_fsa.types import Frequencies, Path, Tensor
 
-LOW_LEVELS = ("stage3", "stage2", "stage1")
-"""The stages that may be low-level maps, from coarse to fine."""
-
 
 @announces_xla
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -174,7 +171,7 @@ class FsaNet(keras.Model):
         path_or_none("backbone_weights", backbone_weights)
         integer("auxiliary_channels", auxiliary_channels, optional=True, maximum=MOST)
         boolean("auxiliary_use_bias", auxiliary_use_bias)
-        finer = _checked_low_level(low_level)
+        finer = finer_stages(low_level)
         _check_head(head, finer)
         self.activation = choose_activation(activation, num_classes)
         self.class_names = checked_names(class_names, num_classes)
@@ -587,20 +584,6 @@ class _FunctionLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         return self.function(y_true, y_pred)
-
-
-def _checked_low_level(low_level):
-    """The stages that are named, from coarse to fine."""
-    several = isinstance(low_level, (tuple, list)) and low_level
-    for stage in low_level if several else [low_level]:
-        one_of("low_level", stage, LOW_LEVELS if several else (*LOW_LEVELS, None))
-    finer = finer_stages(low_level)
-    if finer != tuple(stage for stage in LOW_LEVELS if stage in finer):
-        raise ValueError(
-            "`low_level` must name stages from coarse to fine, each once. Received: low_level="
-            f"{low_level!r}. Put them in the order of {', '.join(map(repr, LOW_LEVELS))}."
-        )
-    return finer
 
 
 def _check_head(head, finer):

@@ -6,9 +6,13 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_fsa.arguments import one_of
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.spectral import token_dtype
 from keras_fsa.types import DType, Shape
+
+LOW_LEVELS = ("stage3", "stage2", "stage1")
+"""The stages that may be low-level maps, from coarse to fine."""
 
 LOW_LEVEL_CHANNELS = 48
 """Width of the projected low-level map: small, or it would outweigh the features it refines."""
@@ -30,10 +34,25 @@ def _classifier(x, num_classes, dropout, dtype):
 
 
 def finer_stages(low_level: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The stages that `low_level` names, from coarse to fine."""
+    """The stages that `low_level` names, from coarse to fine.
+
+    Raises:
+        ValueError: for another name, or another order.
+    """
     if low_level is None:
         return ()
-    return (low_level,) if isinstance(low_level, str) else tuple(low_level)
+    if not isinstance(low_level, (tuple, list)) or not low_level:
+        one_of("low_level", low_level, (*LOW_LEVELS, None))
+        return (str(low_level),)
+    for stage in low_level:
+        one_of("low_level", stage, LOW_LEVELS)
+    finer = tuple(low_level)
+    if finer != tuple(stage for stage in LOW_LEVELS if stage in finer):
+        raise ValueError(
+            "`low_level` must name stages from coarse to fine, each once. Received: low_level="
+            f"{low_level!r}. Put them in the order of {', '.join(map(repr, LOW_LEVELS))}."
+        )
+    return finer
 
 
 def seen_by_head(features: dict, low_level: str | Sequence[str] | None) -> Any:
