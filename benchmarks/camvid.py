@@ -91,6 +91,26 @@ def cut(last):
     return network
 
 
+def doubled(low_level):
+    """The backbone behind a doubling of the image."""
+
+    def network():
+        stages = (low_level, "stage4", "stage5")
+        backbone = build_backbone(
+            RECIPE.backbone, (None, None, 3), 16, "float32", "imagenet", stages
+        )
+        images = keras.Input((None, None, 3))
+        features = backbone(keras.layers.UpSampling2D(2, interpolation="bilinear")(images))
+        return {
+            "backbone": keras.Model(images, features, name="doubled"),
+            "backbone_weights": None,
+            "normalization": "efficientnet_lite",
+            "output_stride": None,
+        }
+
+    return network
+
+
 def positioned(affinity: str | None = None):
     """A learned map of positions in the attention's place, or before frequency attention."""
 
@@ -153,6 +173,12 @@ RUNS = {
     "skips": Run(
         "frequency attention, dot product; joined with stages 3, 2 and 1",
         {"low_level": ("stage3", "stage2", "stage1")},
+    ),
+    "doubled": Run(
+        "frequency attention, dot product; joined with stage 2, images at twice their size",
+        # As many pixels enter the backbone as in the other runs.
+        {"low_level": "stage2", "crop": (180, 240)},
+        doubled("stage2"),
     ),
     **each("cut", "cut after stage 4", {}, network=cut("stage4")),
     **each("cut10", "cut after stage 4, 10 epochs", SHORT, network=cut("stage4")),
