@@ -248,6 +248,7 @@ def test_the_last_map_of_each_size():
         "stage4": "block_13_expand_relu",
         "stage3": "block_6_expand_relu",
         "stage2": "block_3_expand_relu",
+        "stage1": "block_1_expand_relu",
     }
 
 
