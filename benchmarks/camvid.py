@@ -39,6 +39,7 @@ from keras_fsa.commands.recipe import train_recipe
 from keras_fsa.datasets import describe, load
 from keras_fsa.inference import class_map
 from keras_fsa.layers import FrequencySelfAttention
+from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.models.trained import load_keras_file
 from keras_fsa.training.loop import build_loss, build_model, build_optimizer
 
@@ -100,9 +101,10 @@ def doubled(low_level):
             RECIPE.backbone, (None, None, 3), 16, "float32", "imagenet", stages
         )
         images = keras.Input((None, None, 3))
-        features = backbone(keras.layers.UpSampling2D(2, interpolation="bilinear")(images))
+        # Keras' bilinear upsampling takes no unknown sizes under TensorFlow.
+        doubled = ResizeLike()([images, keras.layers.UpSampling2D(2)(images)])
         return {
-            "backbone": keras.Model(images, features, name="doubled"),
+            "backbone": keras.Model(images, backbone(doubled), name="doubled"),
             "backbone_weights": None,
             "normalization": "efficientnet_lite",
             "output_stride": None,
