@@ -12,6 +12,7 @@ from PIL import Image
 import keras_fsa
 from benchmarks import camvid, results, scoring, sections, sizes, truncation, windows
 from keras_fsa.inference import class_map
+from keras_fsa.resize import resize_bilinear
 from tests.helpers import array
 from tests.tiny_training import backbone
 
@@ -142,6 +143,20 @@ def test_a_map_of_positions(rng, tmp_path, affinity):
     model.save(tmp_path / "model.keras")
     loaded = camvid.open_model(tmp_path / "model.keras")
     np.testing.assert_allclose(array(loaded(images)), array(model(images)), atol=1e-5)
+
+
+def test_images_at_twice_their_size(rng):
+    """The features are those of the doubled image, also in a graph that knows no size."""
+    found = camvid.doubled("stage2")()["backbone"]
+    backbone = camvid.build_backbone(
+        "efficientnet_lite0", (None, None, 3), 16, None, "imagenet", tuple(found.output)
+    )
+    images = rng.standard_normal((1, 33, 46, 3)).astype("float32")
+    features = found.predict_on_batch(images)
+    assert features["stage2"].shape == (1, 17, 23, 24)
+    for stage, expected in backbone(resize_bilinear(images, 66, 92)).items():
+        scale = np.abs(array(expected)).max()
+        np.testing.assert_allclose(features[stage], array(expected), atol=1e-5 * scale)
 
 
 @pytest.fixture(scope="module")
