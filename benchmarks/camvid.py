@@ -61,6 +61,8 @@ class Run:
     """Of the training images."""
     gain: float = 0.0
     """What the attention's gain starts at."""
+    start: str = ""
+    """A run whose best network, of the same seed, gives the weights to start from."""
 
 
 def rival(name):
@@ -182,6 +184,20 @@ RUNS = {
         {"low_level": "stage2", "crop": (180, 240)},
         doubled("stage2"),
     ),
+    "doubled_start": Run(
+        "frequency attention, dot product; joined with stage 2, images at twice their size, five "
+        "epochs from the trained network",
+        {
+            "low_level": "stage2",
+            "crop": (240, 320),
+            "scales": (0.75, 1.25),
+            "steps": 230,
+            "warmup_steps": 23,
+            "learning_rate": 3e-4,
+        },
+        doubled("stage2"),
+        start="stage2",
+    ),
     **each("cut", "cut after stage 4", {}, network=cut("stage4")),
     **each("cut10", "cut after stage 4, 10 epochs", SHORT, network=cut("stage4")),
     **each("cut3", "cut after stage 3, 10 epochs", SHORT, network=cut("stage3")),
@@ -226,6 +242,9 @@ def recipe_of(run: Run, seed: int, data_dir: str, output: Path):
 def build(run: Run, recipe, num_classes: int):
     """The network of a run, as its training begins."""
     model = build_model(recipe, num_classes, **run.network())
+    if run.start:
+        trained = Path(recipe.output).with_name(f"{run.start}_seed{recipe.seed}")
+        model.set_weights(open_model(trained / "best.keras").get_weights())
     attention = model.attention_layer()
     if attention is not None and run.gain:
         attention.gain.assign(run.gain)
