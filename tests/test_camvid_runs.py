@@ -78,6 +78,12 @@ def test_a_run_and_its_page(data_dir, monkeypatch, capsys):
     assert again["mean_iou"] == pytest.approx(best, abs=1e-3)
     assert result["validations"][str(result["step"])] == best
 
+    again = camvid.Run("again", network=tiny, start="tiny")
+    recipe = camvid.recipe_of(again, 1, "none", data_dir / "runs/again_seed1")
+    begun = camvid.build(again, recipe, 11)
+    for value, weight in zip(model.get_weights(), begun.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, value)
+
     weights = (data_dir / "runs/tiny_seed1/model.keras").read_bytes()
     camvid.main([*flags, "--score"])
     assert (data_dir / "runs/tiny_seed1/model.keras").read_bytes() == weights
