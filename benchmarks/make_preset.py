@@ -43,8 +43,7 @@ ABOUT = {
     "camvid": {
         "title": "CamVid",
         "use": "Street scenes in eleven classes, for trying the library on real images and as a "
-        "start for training on streets of one's own. It scores best where images are shown half as "
-        "large again: `keras_fsa.inference.class_map(model, image, scales=(1.5,))`.",
+        "start for training on streets of one's own.",
         "data": "CamVid (G. Brostow et al., Pattern Recognition Letters 30, 2009) in the eleven "
         "classes and splits of the SegNet tutorial, 480 x 360 pixels: 367 images to train on, 101 "
         "to validate. The backbone starts from ImageNet weights of EfficientNet-Lite0, Apache 2.0.",
