@@ -95,6 +95,7 @@ def test_a_run_and_its_page(data_dir, monkeypatch, capsys):
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tiny")]
     assert line.split()[1:4] == ["-", f"{result['scores']['mean_iou']:.3f}*", "-"]
 
+    monkeypatch.setitem(camvid.RUNS, "tiny", dataclasses.replace(run, start="what is not there"))
     camvid.main(["--time", "--results", str(folder / "camvid")])
     seconds = json.loads((folder / "camvid/steps.json").read_text())["seconds"]
     assert list(seconds) == ["tiny"] and seconds["tiny"] > 0
