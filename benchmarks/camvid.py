@@ -76,20 +76,31 @@ def rival(name):
     return network
 
 
+def trained_backbone(stages):
+    """The recipe's backbone with ImageNet's weights, from images to these stages."""
+    return build_backbone(RECIPE.backbone, (None, None, 3), 16, "float32", "imagenet", stages)
+
+
+def with_backbone(backbone, output_stride):
+    """Arguments of `FsaNet` for what was made of that backbone."""
+    return {
+        "backbone": backbone,
+        "backbone_weights": None,
+        "normalization": "efficientnet_lite",
+        "output_stride": output_stride,
+    }
+
+
 def cut(last):
     """The backbone up to a stage, whose map stands for that of each later one, too."""
 
     def network():
-        whole = build_backbone(RECIPE.backbone, (None, None, 3), 16, "float32", "imagenet", STAGES)
+        whole = trained_backbone(STAGES)
         shift = STAGES.index("stage5") - STAGES.index(last)
         kept = [STAGES[max(place - shift, 0)] for place in range(len(STAGES))]
         features = {name: whole.output[stage] for name, stage in zip(STAGES, kept, strict=True)}
-        return {
-            "backbone": keras.Model(whole.input, features, name="cut"),
-            "backbone_weights": None,
-            "normalization": "efficientnet_lite",
-            "output_stride": {"stage4": 16, "stage3": 8}[last],
-        }
+        output_stride = {"stage4": 16, "stage3": 8}[last]
+        return with_backbone(keras.Model(whole.input, features, name="cut"), output_stride)
 
     return network
 
@@ -98,19 +109,11 @@ def doubled(low_level):
     """The backbone behind a doubling of the image."""
 
     def network():
-        stages = (low_level, "stage4", "stage5")
-        backbone = build_backbone(
-            RECIPE.backbone, (None, None, 3), 16, "float32", "imagenet", stages
-        )
+        backbone = trained_backbone((low_level, "stage4", "stage5"))
         images = keras.Input((None, None, 3))
         # Keras' bilinear upsampling takes no unknown sizes under TensorFlow.
-        doubled = ResizeLike()([images, keras.layers.UpSampling2D(2)(images)])
-        return {
-            "backbone": keras.Model(images, backbone(doubled), name="doubled"),
-            "backbone_weights": None,
-            "normalization": "efficientnet_lite",
-            "output_stride": None,
-        }
+        larger = ResizeLike()([images, keras.layers.UpSampling2D(2)(images)])
+        return with_backbone(keras.Model(images, backbone(larger), name="doubled"), None)
 
     return network
 

@@ -29,8 +29,8 @@ from keras_fsa.spectral import xla_scope
 from keras_fsa.types import Tensor
 
 OUTPUTS = ("classes", "probabilities", "logits")
-# Indices into the views of a network's maps, beside those of its attention layers. With a low-level
-# stage there is one more map of features, in front.
+# Indices into the views of a network's maps, beside those of its attention layers. The maps of
+# low-level stages lie in front of that of stage 5.
 FEATURES, LOGITS = -2, -1
 
 
@@ -47,7 +47,7 @@ class Network:
         in_backbone: how many of them come before the features.
         resizes: the layers that resize a map to the size of another, in the same order.
         features: what the last graph takes: of an `FsaNet`, the output of the backbone; with
-            `low_level`, two of them.
+            `low_level`, those of its stages, too.
         feature_views: the index of each among the views.
 
     Raises:
