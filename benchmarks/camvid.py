@@ -138,6 +138,13 @@ NONE = {"attention": "none"}
 REGULAR = {"attention": "spatial", "affinity": "softmax"}
 LINEAR_SOFTMAX = {"affinity": "linear_softmax"}
 SHORT = {"steps": 460}
+DOUBLED_LARGER = {
+    "low_level": "stage2",
+    "crop": (240, 320),
+    "scales": (0.75, 1.25),
+    "warmup_steps": 23,
+    "learning_rate": 3e-4,
+}
 # The map of 360 x 480 pixels at output stride 16.
 ALL_FREQUENCIES = (23, 30)
 ATTENTIONS: dict[str, tuple[str, dict]] = {
@@ -190,16 +197,16 @@ RUNS = {
     "doubled_start": Run(
         "frequency attention, dot product; joined with stage 2, images at twice their size, five "
         "epochs from the trained network",
-        {
-            "low_level": "stage2",
-            "crop": (240, 320),
-            "scales": (0.75, 1.25),
-            "steps": 230,
-            "warmup_steps": 23,
-            "learning_rate": 3e-4,
-        },
+        {**DOUBLED_LARGER, "steps": 230},
         doubled("stage2"),
         start="stage2",
+    ),
+    "doubled_more": Run(
+        "frequency attention, dot product; joined with stage 2, images at twice their size, ten "
+        "epochs from the network of the row before",
+        {**DOUBLED_LARGER, "steps": 460, "validate_every": 115},
+        doubled("stage2"),
+        start="doubled_start",
     ),
     **each("cut", "cut after stage 4", {}, network=cut("stage4")),
     **each("cut10", "cut after stage 4, 10 epochs", SHORT, network=cut("stage4")),
