@@ -145,6 +145,8 @@ DOUBLED_LARGER = {
     "warmup_steps": 23,
     "learning_rate": 3e-4,
 }
+# Poles count three times, signs twice; the order is that of the classes.
+POLES_AND_SIGNS = (1, 1, 3, 1, 1, 1, 2, 1, 1, 1, 1)
 # The map of 360 x 480 pixels at output stride 16.
 ALL_FREQUENCIES = (23, 30)
 ATTENTIONS: dict[str, tuple[str, dict]] = {
@@ -203,8 +205,15 @@ RUNS = {
     ),
     "doubled_more": Run(
         "frequency attention, dot product; joined with stage 2, images at twice their size, ten "
-        "epochs from the network of the row before",
-        {**DOUBLED_LARGER, "steps": 460, "validate_every": 115},
+        "epochs from the trained network",
+        {**DOUBLED_LARGER, "steps": 230},
+        doubled("stage2"),
+        start="doubled_start",
+    ),
+    "doubled_weights": Run(
+        "frequency attention, dot product; joined with stage 2, images at twice their size, ten "
+        "epochs from the trained network, poles and signs weighted in the last five",
+        {**DOUBLED_LARGER, "steps": 230, "class_weights": POLES_AND_SIGNS},
         doubled("stage2"),
         start="doubled_start",
     ),
