@@ -4,6 +4,7 @@ An image passes through the model whole or in windows, at one or several scales,
 `keras_fsa.views` has the formula, which runs here in NumPy around any model.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -274,7 +275,18 @@ def _checked(forward):
 
 
 def _checked_images(images):
-    images = np.asarray(images)
+    if isinstance(images, (str, os.PathLike)):
+        raise ValueError(
+            f"`images` must be an array. Received: images={images!r}. Read the file, with "
+            "keras_fsa.images.read_image."
+        )
+    try:
+        images = np.asarray(images)
+    except ValueError:
+        raise ValueError(
+            "`images` must be of one size. Received: a list that makes no batch. Give one image at "
+            "a time."
+        ) from None
     if images.ndim not in (3, 4):
         raise ValueError(
             "`images` must be (H, W, channels) or (B, H, W, channels). Received: images of shape "

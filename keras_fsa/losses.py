@@ -26,7 +26,7 @@ from keras import ops
 
 from keras_fsa.arguments import integer, number, one_of, positive_int
 from keras_fsa.classes import ACTIVATIONS
-from keras_fsa.metrics import IGNORE_LABEL, is_class
+from keras_fsa.metrics import IGNORE_LABEL, check_ids, is_class, weight_of_pixels
 
 __all__ = [
     "BoundaryLoss",
@@ -47,8 +47,9 @@ class CrossEntropy(keras.losses.Loss):
         class_weights: a positive number for each class, or None for equal weights.
         ignore_label: the label of pixels that do not count, or None.
         reduction, name, dtype: of `keras.losses.Loss`. The default reduction gives the formula of
-            this file; sample weights then multiply the pixels' terms, as they do in Keras. With
-            `reduction=None` the result is a map `(B, H, W)` whose mean is that formula.
+            this file; sample weights, `(B, H, W)` or `(B,)`, then multiply the pixels' terms, as
+            they do in Keras. With `reduction=None` the result is a map `(B, H, W)` whose mean is
+            that formula.
         ignore_class: Keras' name of `ignore_label`, accepted in its place.
         activation: `"softmax"` or `"sigmoid"`, that of the model: what the logits mean.
 
@@ -83,6 +84,9 @@ class CrossEntropy(keras.losses.Loss):
         self.ignore_label = ignore_label
         self.activation = activation
 
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return super().__call__(y_true, y_pred, _weight_of_pixels(sample_weight, y_pred))
+
     def call(self, y_true, y_pred):
         labels, valid, wrong = self._labels(y_true, y_pred)
         each = self.activation == "sigmoid"
@@ -107,6 +111,7 @@ class CrossEntropy(keras.losses.Loss):
         if self.activation == "sigmoid":
             return self._answers(y_true, y_pred)
         if len(y_true.shape) == len(y_pred.shape):
+            check_ids(y_true, y_pred)
             y_true = ops.squeeze(y_true, axis=-1)
         sizes = zip(y_true.shape, y_pred.shape[:-1], strict=False)
         if len(y_true.shape) != len(y_pred.shape) - 1 or any(
@@ -501,6 +506,9 @@ class SumOfLosses(keras.losses.Loss):
         self.losses = list(losses)
         self.weights = None if weights is None else [float(weight) for weight in weights]
 
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return super().__call__(y_true, y_pred, _weight_of_pixels(sample_weight, y_pred))
+
     def call(self, y_true, y_pred):
         terms = (loss.call(y_true, y_pred) for loss in self.losses)
         return sum(
@@ -522,6 +530,12 @@ class SumOfLosses(keras.losses.Loss):
             for loss in config["losses"]
         ]
         return cls(**{**config, "losses": losses})
+
+
+def _weight_of_pixels(sample_weight, y_pred):
+    if sample_weight is None:
+        return None
+    return weight_of_pixels(ops.convert_to_tensor(sample_weight), y_pred[..., 0])
 
 
 def _checked_weights(class_weights):

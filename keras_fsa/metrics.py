@@ -45,6 +45,25 @@ def is_class(ids: Any, num_classes: int) -> Any:
     )
 
 
+def check_ids(y_true: Any, y_pred: Any) -> None:
+    """Raise a `ValueError` for masks with an axis of classes where ids are due."""
+    if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] not in (1, None):
+        raise ValueError(
+            "Masks must hold one class id for each pixel, (B, H, W) or (B, H, W, 1). Received: "
+            f"masks of shape {tuple(y_true.shape)} for logits of shape {tuple(y_pred.shape)}. Of "
+            "one-hot masks take the argmax over the last axis; or give `compile` a loss and "
+            "`metrics` that take them."
+        )
+
+
+def weight_of_pixels(sample_weight: Any, like: Any) -> Any:
+    """Sample weights as they are, but one for each image, `(B,)`, for each pixel of `like`."""
+    if sample_weight is None or len(sample_weight.shape) != 1:
+        return sample_weight
+    images = ops.reshape(sample_weight, (-1, *[1] * (len(like.shape) - 1)))
+    return images * ops.ones_like(like, dtype=images.dtype)
+
+
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class MeanIoU(keras.metrics.MeanIoU):
     """`keras.metrics.MeanIoU` that gathers the confusion matrix in one sum and never miscounts.
@@ -68,16 +87,20 @@ class MeanIoU(keras.metrics.MeanIoU):
         n = self.num_classes
         if not self.sparse_y_true:
             y_true = ops.argmax(y_true, axis=self.axis)
+        elif self.axis == -1 and not self.sparse_y_pred:
+            check_ids(y_true, y_pred)
         if self.sparse_y_pred:
             known = is_class(y_pred, n)
         else:
             known = has_largest(y_pred, self.axis)
             y_pred = ops.argmax(y_pred, axis=self.axis)
-        y_true, y_pred, known = (ops.reshape(y, (-1,)) for y in (y_true, y_pred, known))
         counts = ops.ones_like(y_true, dtype=self.dtype)
         if sample_weight is not None:
-            weight = ops.cast(sample_weight, self.dtype)
-            counts = counts * ops.reshape(weight, (-1,))
+            weight = weight_of_pixels(ops.cast(sample_weight, self.dtype), y_true)
+            counts = counts * ops.reshape(weight, ops.shape(y_true))
+        y_true, y_pred, known, counts = (
+            ops.reshape(y, (-1,)) for y in (y_true, y_pred, known, counts)
+        )
         if self.ignore_class is not None:
             counts = ops.where(y_true == self.ignore_class, 0.0, counts)
         known = ops.logical_and(known, is_class(y_true, n))
@@ -163,9 +186,9 @@ class MeanBinaryIoU(keras.metrics.Metric):
         if self.ignore_class is not None:
             counted = ops.logical_and(counted, y_true != self.ignore_class)
         if sample_weight is not None:
-            weight = ops.convert_to_tensor(sample_weight)
-            missing = len(y_pred.shape) - len(weight.shape)
-            weight = ops.reshape(weight, (*ops.shape(weight), *[1] * missing))
+            weight = weight_of_pixels(ops.convert_to_tensor(sample_weight), y_pred)
+            if len(weight.shape) < len(y_pred.shape):
+                weight = ops.expand_dims(weight, -1)
             counted = ops.logical_and(counted, weight != 0)
         known = ops.logical_and(is_class(y_true, 2), ops.logical_not(ops.isnan(y_pred)))
         wrong = ops.logical_and(counted, ops.logical_not(known))

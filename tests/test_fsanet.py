@@ -87,6 +87,45 @@ def test_the_auxiliary_loss_is_in_the_training_loss_only(rng):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for .*auxiliary:UserWarning")
+def test_training_inside_another_model(rng):
+    """A functional model trains the logits, not the auxiliary ones."""
+    x, y = pictures_and_masks(rng)
+    x = x.astype("float32")
+    model = tiny(dropout=0.0)
+    around = keras.Sequential([keras.Input((None, None, 3)), model])
+    in_training = model(x, training=True)["logits"]
+    np.testing.assert_array_equal(array(around(x, training=True)), array(in_training))
+    before = {w.path: array(w) for w in model.head.trainable_weights}
+    around.compile(keras.optimizers.Adam(0.01), keras_fsa.losses.CrossEntropy())
+    around.fit(x, y, epochs=3, verbose=0)
+    assert not [
+        w.path for w in model.head.trainable_weights if np.array_equal(array(w), before[w.path])
+    ]
+
+
+def test_a_weight_for_each_image(rng):
+    x, y = pictures_and_masks(rng)
+    model = tiny(dropout=0.0)
+    model.trainable = False
+    model.compile(
+        weighted_metrics=[keras_fsa.metrics.MeanIoU(5, sparse_y_pred=False, ignore_class=255)]
+    )
+    weights = np.array([0.0, 2.0])
+    for run in (model.fit, model.evaluate):
+        run(x, y, sample_weight=weights, verbose=0)
+    assert model.evaluate(x, y, sample_weight=weights, verbose=0)[2] == pytest.approx(
+        model.evaluate(x[1:], y[1:], verbose=0)[1]
+    )
+
+
+def test_class_weight_belongs_to_the_loss(rng):
+    model = tiny()
+    model.compile()
+    with pytest.raises(ValueError, match=r"`class_weight` must .*Received: class_weight=\{0: 1\}"):
+        model.fit(*pictures_and_masks(rng), class_weight={0: 1})
+
+
 def test_without_an_auxiliary_head(rng):
     x, y = pictures_and_masks(rng)
     pictures = keras.Input((None, None, 3))

@@ -122,6 +122,16 @@ def test_an_auxiliary_head_adds_to_the_loss(rng):
         task.compute_loss(images, masks[:, 1:], outputs)
 
 
+def test_a_model_around_a_task_trains_the_logits(rng):
+    task = hub.from_fsanet(network(rng, dropout=0.0))
+    images = images_and_masks(rng)[0].astype("float32")
+    pictures = keras.Input((None, None, 3))
+    around = keras.Model(pictures, task(pictures))
+    np.testing.assert_array_equal(
+        array(around(images, training=True)), array(task(images, training=True)["logits"])
+    )
+
+
 def test_keras_hub_opens_a_preset(preset, rng):
     model, folder = preset
     task = keras_hub.models.ImageSegmenter.from_preset(str(folder))

@@ -266,6 +266,8 @@ def test_classes_in_place_of_logits():
             np.full((8, 9, 3), "x"),
             r"`images` must be finite numbers. Received: images of dtype <U1",
         ),
+        ("scene.png", r"`images` must be an array. Received: images='scene.png'. Read the file"),
+        ([np.zeros((8, 9, 3)), np.zeros((7, 9, 3))], r"`images` must be of one size. Received: a"),
     ],
 )
 def test_wrong_images(images, message):

@@ -77,6 +77,20 @@ def test_sample_weights_multiply_the_terms(rng):
     assert one != other
 
 
+@pytest.mark.parametrize(
+    "loss", [OhemCrossEntropy(0.3, 10), SumOfLosses([CrossEntropy(), LovaszSoftmax()])]
+)
+def test_a_weight_for_each_image(rng, loss):
+    masks, logits = batch(rng)
+    each_image = np.array([0.25, 2.0], "float32")
+    each_pixel = np.broadcast_to(each_image[:, None, None], masks.shape)
+    of_images, of_pixels, unweighted = (
+        array(loss(masks, logits, weight)) for weight in (each_image, each_pixel, None)
+    )
+    np.testing.assert_allclose(of_images, of_pixels, rtol=1e-6)
+    assert abs(of_images - unweighted) > 0.01
+
+
 @pytest.mark.parametrize("loss", [CrossEntropy(WEIGHTS), OhemCrossEntropy(keep=5)])
 def test_nothing_but_ignored_pixels_gives_zero(rng, loss):
     masks, logits = batch(rng, ignored=2)

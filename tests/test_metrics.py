@@ -74,6 +74,25 @@ def test_what_cannot_be_scored_makes_nan(name):
     np.testing.assert_array_equal(metric.class_iou(), [1, 1, np.nan])
 
 
+@pytest.mark.parametrize("channel", [False, True])
+def test_a_weight_for_each_image(rng, channel):
+    masks = rng.integers(0, 5, (3, 5, 7))
+    logits = rng.standard_normal((3, 5, 7, 5)).astype("float32")
+    given = masks[..., None] if channel else masks
+    of_images, alone = (MeanIoU(5, ignore_class=255, sparse_y_pred=False) for _ in range(2))
+    of_images.update_state(given, logits, np.array([1.0, 0.0, 1.0]))
+    alone.update_state(masks[::2], logits[::2])
+    np.testing.assert_array_equal(array(of_images.total_cm), array(alone.total_cm))
+
+
+def test_one_hot_masks_are_refused():
+    logits = np.zeros((2, 5, 7, 3), "float32")
+    for take in (MeanIoU(3, sparse_y_pred=False).update_state, CrossEntropy()):
+        with pytest.raises(ValueError, match=r"one class id .*Received: masks of .*\(2, 5, 7, 3\)"):
+            take(np.eye(3, dtype="float32")[np.zeros((2, 5, 7), int)], logits)
+    MeanIoU(3, sparse_y_true=False, sparse_y_pred=False).update_state(logits, logits)
+
+
 def test_integer_masks_beyond_the_classes():
     metric = MeanIoU(3, ignore_class=255, sparse_y_pred=True)
     metric.update_state(np.array([0, 1, 7], "uint8"), np.array([0, 1, 1], "int64"))

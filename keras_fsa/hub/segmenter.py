@@ -1,5 +1,6 @@
 """FsaNet as a task of KerasHub."""
 
+from collections import OrderedDict
 from typing import Any
 
 import keras
@@ -124,10 +125,10 @@ class FsaNetImageSegmenter(ImageSegmenter):
         auxiliary = self.auxiliary_classifier(
             self.auxiliary_dropout(features["auxiliary"], training=training)
         )
-        return {
-            "logits": self.resize([logits, inputs]),
-            "auxiliary": self.resize([auxiliary, inputs]),
-        }
+        # In this order: a functional model around this one takes the first.
+        return OrderedDict(
+            logits=self.resize([logits, inputs]), auxiliary=self.resize([auxiliary, inputs])
+        )
 
     def compile(
         self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any

@@ -1,6 +1,7 @@
 """FsaNet: an image in, logits at its size out."""
 
 import importlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,7 +109,8 @@ class FsaNet(keras.Model):
     Output:
         Logits `(B, H, W, num_classes)`, float32. With `training=True` and an auxiliary head, a dict
         `{"logits": ..., "auxiliary": ...}` of two such maps; `fit` handles it, losses and metrics
-        see logits.
+        see logits. A functional model around this one gets the logits alone, so that its training
+        leaves the auxiliary head as it is: build without one, `auxiliary_loss_weight=0`.
 
     Raises:
         ValueError: for a wrong argument, a backbone that misses part of the contract, or
@@ -330,7 +332,8 @@ class FsaNet(keras.Model):
         if not training or self.auxiliary_head is None:
             return logits
         auxiliary = self.auxiliary_head(features["stage4"], training=training)
-        return {"logits": logits, "auxiliary": at_image_size(auxiliary)}
+        # In this order: a functional model around this one takes the first.
+        return OrderedDict(logits=logits, auxiliary=at_image_size(auxiliary))
 
     def _check_images(self, shape):
         expected = (None, *self.image_shape)
@@ -396,8 +399,15 @@ class FsaNet(keras.Model):
 
         Raises:
             ValueError: where the masks are known to be of another size than the images. Once a
-                step has begun, an error would leave the model without weights under JAX.
+                step has begun, an error would leave the model without weights under JAX. And for a
+                `class_weight`, which Keras applies to images that have one class each.
         """
+        if kwargs.get("class_weight") is not None:
+            raise ValueError(
+                "`class_weight` must be left out: Keras looks for the one class of an image. "
+                f"Received: class_weight={kwargs['class_weight']!r}. Give the weights to the loss, "
+                "model.compile(loss=keras_fsa.losses.CrossEntropy(class_weights=[...]))."
+            )
         # Of a `tf.data.Dataset`.
         spec = None if isinstance(x, keras.utils.PyDataset) else getattr(x, "element_spec", None)
         images, masks = spec[:2] if isinstance(spec, tuple) and len(spec) > 1 else (x, y)
