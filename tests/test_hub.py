@@ -216,7 +216,7 @@ def test_fsanet_from_a_preset(preset, rng):
     assert not np.array_equal(array(fresh.backbone.weights[0]), array(model.backbone.weights[0]))
     with pytest.raises(ValueError, match=r"`frequencies` cannot be changed .*Received: freq"):
         keras_fsa.FsaNet.from_preset(folder, frequencies=5)
-    with pytest.raises(ValueError, match=r"`name` must "):
+    with pytest.raises(ValueError, match=r"`preset` must "):
         keras_fsa.FsaNet.from_preset(str(folder.parent))
 
 

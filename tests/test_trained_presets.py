@@ -100,7 +100,7 @@ def test_unknown_names_list_what_there_is(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         ValueError,
-        match=r"(?s)Received: name=.*in this package: 'signal_harbor'.*random weights: "
+        match=r"(?s)Received: preset=.*in this package: 'signal_harbor'.*random weights: "
         r"'ccnet_dot_r2_cityscapes', .*A path is that of a \.keras file",
     ):
         keras_fsa.FsaNet.from_preset(name)
@@ -108,11 +108,27 @@ def test_unknown_names_list_what_there_is(name, tmp_path, monkeypatch):
 
 def test_settings_are_those_of_the_file(saved):
     with pytest.raises(
-        ValueError, match=r"but for `num_classes` and `dtype`. Received: frequencies=3 for name="
+        ValueError, match=r"`num_classes`, `dtype` and `name`. Received: frequencies=3 for preset="
     ):
         keras_fsa.FsaNet.from_preset(saved[1], frequencies=3, num_classes=2)
     with pytest.raises(ValueError, match=r"`dtype` must be .*Received: dtype='nonsense'"):
         keras_fsa.FsaNet.from_preset(saved[1], dtype="nonsense")
+
+
+def test_two_networks_in_one_model(rng):
+    """Whose names must differ, as Keras wants it."""
+    images = rng.uniform(0, 255, (1, 32, 48, 3)).astype("float32")
+    student = keras_fsa.FsaNet.from_preset("signal_harbor")
+    teacher = keras_fsa.FsaNet.from_preset("signal_harbor", name="teacher")
+    pictures = keras.Input((None, None, 3))
+    both = keras.Model(pictures, keras.layers.Subtract()([student(pictures), teacher(pictures)]))
+    np.testing.assert_array_equal(array(both(images)), 0)
+    assert (student.name, teacher.name) == ("fsanet", "teacher")
+
+
+def test_the_earlier_name_of_the_argument():
+    with pytest.warns(DeprecationWarning, match="`name` of `FsaNet.from_preset` .* Use `preset`"):
+        assert keras_fsa.FsaNet.from_preset(name="signal_harbor").num_classes == 10
 
 
 def test_damaged_and_foreign_files(saved, tmp_path):
@@ -121,7 +137,7 @@ def test_damaged_and_foreign_files(saved, tmp_path):
     for name, content in {"cut": data[: len(data) // 2], "text": b"weights"}.items():
         other = tmp_path / f"{name}.keras"
         other.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"`name` does not load. Received: .*{name}\.keras"):
+        with pytest.raises(ValueError, match=rf"`preset` does not load. Received: .*{name}\.keras"):
             keras_fsa.FsaNet.from_preset(other)
     model.head.get_layer("logits").bias.assign([0, np.nan, 0])
     model.save(path)
@@ -136,7 +152,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
     images = keras.Input((None, None, 3))
     model = keras.Model(images, keras.layers.Lambda(lambda x: x, output_shape=(4,))(images))
     model.save(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match=r"`name` does not load. .*[Ll]ambda"):
+    with pytest.raises(ValueError, match=r"`preset` does not load. .*[Ll]ambda"):
         keras_fsa.FsaNet.from_preset(tmp_path)
 
 

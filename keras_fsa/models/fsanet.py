@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_fsa import affinities
+from keras_fsa._deprecation import warn
 from keras_fsa.affinities import Affinity
 from keras_fsa.arguments import (
     MOST,
@@ -235,10 +236,10 @@ class FsaNet(keras.Model):
         use_speed_paths(self)
 
     @classmethod
-    def from_preset(cls, name: Path, **arguments: Any) -> "FsaNet":
+    def from_preset(cls, preset: Path | None = None, **arguments: Any) -> "FsaNet":
         """A trained network, or the network of a published setting with random weights.
 
-        | `name` | what comes |
+        | `preset` | what comes |
         | --- | --- |
         | `"signal_harbor"` | the quickstart's network, trained, from this package |
         | a path: a `.keras` file, or a folder with `model.keras` | the trained network there |
@@ -249,10 +250,10 @@ class FsaNet(keras.Model):
         into its `backbone`, the ImageNet weights that their training starts from.
 
         Args:
-            name: see the table.
+            preset: see the table.
             **arguments: of `FsaNet`, instead of the preset's. A trained network takes
-                `num_classes`, whose change gives the last layers random weights, and `dtype`; a
-                preset of KerasHub those of `keras_fsa.hub.load_fsanet`.
+                `num_classes`, whose change gives the last layers random weights, `dtype` and
+                `name`; a preset of KerasHub those of `keras_fsa.hub.load_fsanet`.
 
         Raises:
             ValueError: for an unknown name, with the known ones; another argument for a trained
@@ -265,22 +266,25 @@ class FsaNet(keras.Model):
         >>> model.num_classes
         10
         """
-        if isinstance(name, str) and name in PRESETS:
-            return cls(**preset_arguments(name, **arguments))
-        if is_hub_preset(name):
+        if preset is None and "name" in arguments:
+            warn("The argument `name` of `FsaNet.from_preset`", "`preset`")
+            preset = arguments.pop("name")
+        if isinstance(preset, str) and preset in PRESETS:
+            return cls(**preset_arguments(preset, **arguments))
+        if is_hub_preset(preset):
             # Above this room, and not to be imported without need: KerasHub comes with it.
-            return importlib.import_module("keras_fsa.hub").load_fsanet(name, **arguments)
-        path = preset_file(name)
-        if unknown := sorted(arguments.keys() - {"num_classes", "dtype"}):
+            return importlib.import_module("keras_fsa.hub").load_fsanet(preset, **arguments)
+        path = preset_file(preset)
+        if unknown := sorted(arguments.keys() - {"num_classes", "dtype", "name"}):
             raise ValueError(
-                "A trained network has the settings of its file, but for `num_classes` and `dtype`."
-                f" Received: {unknown[0]}={arguments[unknown[0]]!r} for name={name!r}. Leave it "
-                "out, or build FsaNet(...) and train it."
+                "A trained network has the settings of its file, but for `num_classes`, `dtype` "
+                f"and `name`. Received: {unknown[0]}={arguments[unknown[0]]!r} for "
+                f"preset={preset!r}. Leave it out, or build FsaNet(...) and train it."
             )
-        model = load_keras_file(path, "name")
+        model = load_keras_file(path, "preset")
         if not isinstance(model, cls):
             raise ValueError(
-                f"`name` must lead to an FsaNet. Received: {path} with a {type(model).__name__}. "
+                f"`preset` must lead to an FsaNet. Received: {path} with a {type(model).__name__}. "
                 "Open other models with keras.saving.load_model."
             )
         if not arguments:

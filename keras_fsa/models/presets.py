@@ -81,34 +81,34 @@ def trained_presets() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in PACKAGED.glob("*/model.keras")))
 
 
-def preset_file(name: Path) -> pathlib.Path:
+def preset_file(preset: Path | None) -> pathlib.Path:
     """The `.keras` file of a trained network.
 
     Args:
-        name: one of `trained_presets()`; the path of a `.keras` file; or that of a folder with
+        preset: one of `trained_presets()`; the path of a `.keras` file; or that of a folder with
             `model.keras` in it.
 
     Raises:
         ValueError: for anything else. It lists what there is, and where that comes from.
     """
-    path = pathlib.Path(name) if isinstance(name, (str, os.PathLike)) and name else None
+    path = pathlib.Path(preset) if isinstance(preset, (str, os.PathLike)) and preset else None
     if path is not None:
-        if str(name) in trained_presets():
+        if str(preset) in trained_presets():
             return PACKAGED / path / "model.keras"
         if path.suffix == ".keras" and path.is_file():
             return path
         if (path / "model.keras").is_file():
             return path / "model.keras"
     raise ValueError(
-        "`name` must be a trained network, published settings, or a path. "
-        f"Received: name={name!r}. Trained, in this package: "
+        "`preset` must be a trained network, published settings, or a path. "
+        f"Received: preset={preset!r}. Trained, in this package: "
         f"{', '.join(map(repr, trained_presets()))}. Published settings with random weights: "
         f"{', '.join(map(repr, PRESETS))}. A path is that of a .keras file, or of a folder with "
         "model.keras in it."
     )
 
 
-def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
+def preset_arguments(preset: str, **changes: Any) -> dict[str, Any]:
     """Arguments that make `FsaNet` the network of a published setting.
 
     | | ccnet | mmseg |
@@ -122,14 +122,14 @@ def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
     | images | BGR minus a mean | RGB, mean and standard deviation |
 
     Args:
-        name: a key of `PRESETS`. Its `linear` stands for `affinity="linear_softmax"`.
+        preset: a key of `PRESETS`. Its `linear` stands for `affinity="linear_softmax"`.
         **changes: arguments of `FsaNet` that override the preset's.
 
     Raises:
         ValueError: for an unknown name.
     """
-    one_of("name", name, tuple(PRESETS))
-    setting = dict(PRESETS[name])
+    one_of("preset", preset, tuple(PRESETS))
+    setting = dict(PRESETS[preset])
     family = setting.pop("family")
     arguments = {"head_channels": 512, **setting, **FAMILIES[family], **changes}
     dtype = arguments.get("dtype")
@@ -158,8 +158,8 @@ def preset_arguments(name: str, **changes: Any) -> dict[str, Any]:
     return arguments
 
 
-def is_hub_preset(name: Any) -> bool:
-    """Whether a name is that of a preset of KerasHub: a handle or a preset's folder."""
-    if not isinstance(name, (str, os.PathLike)):
+def is_hub_preset(preset: Any) -> bool:
+    """Whether a name or path is that of a preset of KerasHub: a handle or a preset's folder."""
+    if not isinstance(preset, (str, os.PathLike)):
         return False
-    return "://" in os.fspath(name) or os.path.isfile(os.path.join(name, "task.json"))
+    return "://" in os.fspath(preset) or os.path.isfile(os.path.join(preset, "task.json"))
