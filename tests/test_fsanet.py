@@ -1,3 +1,5 @@
+import importlib
+
 import keras
 import numpy as np
 import pytest
@@ -289,6 +291,45 @@ def test_inside_another_model(rng):
     around = keras.Sequential([keras.Input((None, None, 3)), model, keras.layers.Softmax()])
     assert around.output_shape == (None, None, None, 5)
     np.testing.assert_allclose(around.predict(x, verbose=0).sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("task", [False, True])
+def test_the_data_format_of_the_machine_does_not_matter(rng, tmp_path, task):
+    def build():
+        keras.utils.set_random_seed(1)
+        model = tiny(backbone=features, dropout=0.5)
+        return importlib.import_module("keras_fsa.hub").from_fsanet(model) if task else model
+
+    x, y = pictures_and_masks(rng)
+    features = tiny_backbone()
+    here = build()
+    keras.config.set_image_data_format("channels_first")
+    there = build()
+    there.compile()
+    there.train_on_batch(x, y)
+    there.set_weights(here.get_weights())
+    np.testing.assert_array_equal(array(there(x)), array(here(x)))
+    # Dropout leaves out whole channels here and there.
+    dropout = there.classifier_dropout if task else there.head.get_layer("dropout")
+    kept = array(dropout(np.ones((1, 5, 7, 64), "float32"), training=True))
+    np.testing.assert_array_equal(kept, np.broadcast_to(kept[:, :1, :1], kept.shape))
+    there.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_array_equal(array(again(x)), array(here(x)))
+
+
+@pytest.mark.parametrize("size", [(None, None), (64, 96)])
+def test_a_backbone_with_channels_first(size):
+    pictures = keras.Input((3, *size))
+    keras.config.set_image_data_format("channels_first")
+    stage5 = keras.layers.Conv2D(4, 3, 4, "same")(pictures)
+    with pytest.raises(
+        ValueError, match=r"`backbone` must .*channels last. Received: .*\(None, 3, "
+    ):
+        tiny(backbone=keras.Model(pictures, {"stage4": stage5, "stage5": stage5}))
+    backbone = keras.applications.ResNet50(weights=None, include_top=False, input_shape=(3, *size))
+    with pytest.raises(ValueError, match=r"Received: backbone='resnet50', whose input"):
+        tiny(backbone=backbone)
 
 
 def test_normalization(rng):

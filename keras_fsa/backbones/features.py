@@ -65,6 +65,7 @@ def build_backbone(
         build = resnet if backbone in BLOCKS else efficientnet_lite
         model = build(backbone, image_shape, output_stride or 8, dtype, stages=stages)
     elif isinstance(backbone, keras.Model):
+        _check_channels_last(backbone, image_shape[-1])
         model = _features(backbone, image_shape, output_stride, stages)
     else:
         raise ValueError(
@@ -106,6 +107,16 @@ def _input_of(tensor):
     """The input that a tensor of a functional model with one input comes from."""
     (images,) = (t for t in sources(tensor) if len(t.shape) == 4)
     return images
+
+
+def _check_channels_last(backbone, channels):
+    shape = getattr(getattr(backbone, "input", None), "shape", None)
+    if shape is not None and len(shape) == 4 and shape[1] == channels != shape[-1]:
+        raise ValueError(
+            f"`backbone` must take images with the channels last. Received: backbone="
+            f"{backbone.name!r}, whose input has the shape {tuple(shape)}. Build it after "
+            "keras.config.set_image_data_format('channels_last')."
+        )
 
 
 def _check_size(backbone, image_shape):

@@ -15,6 +15,7 @@ from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models.fsanet import as_loss, check_loss, check_masks
+from keras_fsa.models.heads import MAPS
 from keras_fsa.models.speed import use_speed_paths
 from keras_fsa.portable import portable_config
 from keras_fsa.spectral import token_dtype
@@ -91,8 +92,10 @@ class FsaNetImageSegmenter(ImageSegmenter):
         def classifier(prefix=""):
             """Dropout of whole channels, then logits, which are float32 under mixed precision."""
             return (
-                keras.layers.SpatialDropout2D(dropout, dtype=policy, name=f"{prefix}dropout"),
-                keras.layers.Conv2D(num_classes, 1, dtype=wide, name=f"{prefix}logits"),
+                keras.layers.SpatialDropout2D(
+                    dropout, **MAPS, dtype=policy, name=f"{prefix}dropout"
+                ),
+                keras.layers.Conv2D(num_classes, 1, **MAPS, dtype=wide, name=f"{prefix}logits"),
             )
 
         dropped, logits = classifier()

@@ -11,6 +11,9 @@ from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.spectral import token_dtype
 from keras_fsa.types import DType, Shape
 
+MAPS = {"data_format": "channels_last"}
+"""Of every layer that has it, whatever Keras is configured to."""
+
 LOW_LEVELS = ("stage3", "stage2", "stage1")
 """The stages that may be low-level maps, from coarse to fine."""
 
@@ -19,18 +22,17 @@ LOW_LEVEL_CHANNELS = 48
 
 
 def _convolution(x, filters, name, dtype, use_bias=False, window=3):
-    x = layers.Conv2D(
-        filters, window, padding="same", use_bias=use_bias, dtype=dtype, name=f"{name}_conv"
-    )(x)
+    settings = {**MAPS, "use_bias": use_bias, "dtype": dtype, "name": f"{name}_conv"}
+    x = layers.Conv2D(filters, window, padding="same", **settings)(x)
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=dtype, name=f"{name}_bn")(x)
     return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
 
 
 def _classifier(x, num_classes, dropout, dtype):
     """Dropout of whole channels, then logits, which are float32 under mixed precision."""
-    x = layers.SpatialDropout2D(dropout, dtype=dtype, name="dropout")(x)
+    x = layers.SpatialDropout2D(dropout, **MAPS, dtype=dtype, name="dropout")(x)
     wide = token_dtype(keras.dtype_policies.get(dtype).compute_dtype)
-    return layers.Conv2D(num_classes, 1, dtype=wide, name="logits")(x)
+    return layers.Conv2D(num_classes, 1, **MAPS, dtype=wide, name="logits")(x)
 
 
 def finer_stages(low_level: str | Sequence[str] | None) -> tuple[str, ...]:
