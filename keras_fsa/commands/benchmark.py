@@ -155,7 +155,7 @@ def _open(name):
     try:
         return FsaNet.from_preset(name)
     except ValueError as error:
-        raise ValueError(str(error).replace("`name`", "`--model`")) from error
+        raise ValueError(str(error).replace("`preset`", "`--model`")) from error
 
 
 def _engine(model):
