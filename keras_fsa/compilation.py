@@ -59,8 +59,10 @@ def announces_xla(model: Model) -> Model:
 
         return run
 
+    # Keras' NumPy engine, which only predicts, has no steps.
     for name in ("train_step", "test_step", "predict_step"):
-        setattr(model, name, scoped(getattr(model, name)))
+        if hasattr(model, name):
+            setattr(model, name, scoped(getattr(model, name)))
     return model
 
 

@@ -1,4 +1,7 @@
-"""A file that one backend saves the other two open: over the three backends' tests, all pairs."""
+"""A file that one backend saves the others open: over the three backends' tests, all pairs.
+
+So do Keras' NumPy and OpenVINO backends, which predict and do not train.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +11,9 @@ from tests.helpers import BACKEND, predict_in_new_process, randomize
 from tests.test_inference import small_model
 
 
-@pytest.mark.parametrize("other", sorted({"tensorflow", "jax", "torch"} - {BACKEND}))
+@pytest.mark.parametrize(
+    "other", sorted({"tensorflow", "jax", "torch", "numpy", "openvino"} - {BACKEND})
+)
 def test_the_other_backends_open_the_file(rng, tmp_path, other):
     bands = FrequencyBands([FrequencySelfAttention(2), (((2, 4), (0, 4)), ChannelGain())])
     models = {

@@ -38,6 +38,13 @@ def test_this_environment(probed, monkeypatch, capsys):
     assert out.count(" CPU\n") == 3 and "lacks" not in out
 
 
+@pytest.mark.parametrize("engine", ["numpy", "openvino"])
+def test_engines_that_predict_only(probed, monkeypatch, capsys, engine):
+    monkeypatch.setenv("KERAS_BACKEND", engine)
+    advice = f"Keras' engine {engine} predicts, and does not train. export KERAS_BACKEND=tensorflow"
+    assert advice in report(capsys)
+
+
 def test_one_engine_in_each_process(probed, monkeypatch, capsys):
     monkeypatch.setenv("KERAS_BACKEND", BACKEND)
     report(capsys)

@@ -28,6 +28,8 @@ ENGINES = {
     "torch": "import torch as e; names = ['CPU'] + [e.cuda.get_device_name(i) for i in "
     "range(e.cuda.device_count())] + ['MPS'] * e.backends.mps.is_available()",
 }
+# Keras' engines that have no training.
+PREDICTING = ("numpy", "openvino")
 # How each engine comes with CUDA.
 GPU_INSTALL = {
     "tensorflow": 'pip install "tensorflow[and-cuda]"',
@@ -85,8 +87,12 @@ def main(arguments: Sequence[str] | None = None, program: str = "keras_fsa docto
             advice.append(
                 f"{name} sees no GPU, though there is one ({gpus[0]}). {GPU_INSTALL[name]}"
             )
-    if not works.get(chosen):
-        others = [name for name, right in works.items() if right]
+    works |= dict.fromkeys(PREDICTING, True)
+    others = [name for name, right in works.items() if right and name in ENGINES]
+    if chosen in PREDICTING:
+        train = f"export KERAS_BACKEND={others[0]}" if others else 'pip install "keras_fsa[torch]"'
+        advice.insert(0, f"Keras' engine {chosen} predicts, and does not train. {train}")
+    elif not works.get(chosen):
         other = f"export KERAS_BACKEND={others[0]}   or   " if others else ""
         advice.insert(
             0, f'Keras\' engine {chosen} does not work. {other}pip install "keras_fsa[{chosen}]"'
