@@ -41,6 +41,9 @@ def dilate(
     """
     changes = _changes(model, output_stride, contract)
 
+    def initializers(layer):
+        return [name for name in vars(layer) if name.endswith("_initializer")]
+
     def clone(layer):
         if not isinstance(layer, keras.Layer):
             return layer
@@ -50,13 +53,21 @@ def dilate(
         config = {**config, **change}
         if cls is DilatedAveragePooling2D:
             config = {name: config[name] for name in ("name", "dtype", "trainable", "rate")}
-        return cls.from_config(config)
+        copy = cls.from_config(config)
+        # The weights carry over: random ones would take half of the time of a ResNet.
+        for name in initializers(copy):
+            setattr(copy, name, keras.initializers.Zeros())
+        return copy
 
     images = keras.Input((*image_size, model.input.shape[-1]), name="images")
     dilated = keras.models.clone_model(model, input_tensors=images, clone_function=clone)
     for layer in model.layers:
-        if layer.weights:
-            dilated.get_layer(layer.name).set_weights(layer.get_weights())
+        if not layer.weights:
+            continue
+        copy = dilated.get_layer(layer.name)
+        copy.set_weights(layer.get_weights())
+        for name in initializers(copy):
+            setattr(copy, name, getattr(layer, name))
     return dilated
 
 
