@@ -250,8 +250,7 @@ class TileModel(keras.Model):
         self.stop = stop
         self.output_kind = output
         self.jit_compile = network.model.jit_compile
-
-    def build(self, input_shape):
+        # Or Keras, under JAX, would run it once without compiling it, an operation at a time.
         self.built = True
 
     def predict_step(self, *args, **kwargs):
@@ -338,9 +337,7 @@ class SumModel(keras.Model):
     ) -> None:
         super().__init__(autocast=False)
         self.layer, self.size, self.shape, self.channels = layer, size, shape, channels
-
-    def build(self, input_shape):
-        self.built = True
+        self.built = True  # as a `TileModel` is
 
     def call(self, inputs):
         patch = patch_of(self.size, self.shape, inputs["places"], inputs["sums"])
