@@ -2,7 +2,7 @@
 
 A backend that is missing fails; none is skipped. As many runs go at a time as there are cores, with
 one thread each: the tests are many and small. Without arguments, the attacks in `tests/attack` run
-too, and the share of covered lines is reported.
+too, what is marked `once` runs under TensorFlow alone, and the share of covered lines is reported.
 """
 
 import os
@@ -33,7 +33,9 @@ def runs() -> list[tuple[str, list[str]]]:
         return [(backend, sys.argv[1:]) for backend in PARTS]
     files = sorted(str(path) for path in Path(__file__).parent.rglob("test_*.py"))
     return [
-        (backend, files[part::parts]) for backend, parts in PARTS.items() for part in range(parts)
+        (backend, files[part::parts] + ([] if backend == "tensorflow" else ["-m", "not once"]))
+        for backend, parts in PARTS.items()
+        for part in range(parts)
     ]
 
 

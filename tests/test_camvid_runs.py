@@ -16,6 +16,8 @@ from keras_fsa.resize import resize_bilinear
 from tests.helpers import array
 from tests.tiny_training import backbone
 
+pytestmark = pytest.mark.once
+
 SIZE = (64, 96)
 
 

@@ -7,6 +7,8 @@ from PIL import Image
 from keras_fsa.datasets.augment import MEAN_COLOR, _photometric, augment, training_batches
 from keras_fsa.datasets.folder import folder_dataset
 
+pytestmark = pytest.mark.once
+
 RNG = np.random.default_rng(3)
 # Neither random colours, nor scale, nor flip, nor a choice among windows.
 PLAIN = {"scales": (1, 1), "max_class_share": 1, "flip": 0, "photometric": False}

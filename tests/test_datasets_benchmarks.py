@@ -24,6 +24,8 @@ from keras_fsa.datasets import (
     voc_aug,
 )
 
+pytestmark = pytest.mark.once
+
 RNG = np.random.default_rng(5)
 
 

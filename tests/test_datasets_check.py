@@ -15,6 +15,8 @@ from keras_fsa.datasets.examples import Examples
 from tests.test_classes import folders  # noqa: F401
 from tests.test_own_data import coco_file, images, labelme_file  # noqa: F401
 
+pytestmark = pytest.mark.once
+
 
 def run(*arguments):
     """The exit code."""

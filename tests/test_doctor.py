@@ -10,6 +10,8 @@ import pytest
 from keras_fsa.commands import doctor
 from tests.helpers import BACKEND
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def probed(monkeypatch):

@@ -13,6 +13,8 @@ from keras_fsa import files
 from keras_fsa.files import locked_folder, read_steadily, whole_file, whole_folder
 from tests.helpers import run_python
 
+pytestmark = pytest.mark.once
+
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())

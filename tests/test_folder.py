@@ -8,6 +8,8 @@ from PIL import Image
 
 from keras_fsa.datasets.folder import check_pairs, folder_dataset, match_pairs
 
+pytestmark = pytest.mark.once
+
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (6, 10, 3)).astype("uint8")
 IDS = RNG.integers(0, 3, (6, 10)).astype("uint8")

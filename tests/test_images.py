@@ -10,6 +10,8 @@ from PIL import Image
 from keras_fsa import images
 from keras_fsa.images import ImageError, read_image, read_mask
 
+pytestmark = pytest.mark.once
+
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (5, 7, 3)).astype("uint8")
 GREY = RNG.integers(0, 256, (5, 7)).astype("uint8")

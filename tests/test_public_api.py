@@ -13,6 +13,8 @@ import keras_fsa
 from keras_fsa._deprecation import renamed_arguments
 from tests.public_api import listing
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent
 HEAVY = ("tensorflow", "torch", "jax", "keras_cv", "keras_hub", "scipy", "PIL", "matplotlib")
 

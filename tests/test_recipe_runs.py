@@ -14,6 +14,8 @@ from keras_fsa.backbones.features import build_backbone
 from keras_fsa.datasets import signal_harbor
 from tests.tiny_training import backbone
 
+pytestmark = pytest.mark.once
+
 CROP = (32, 40)
 FULL = dataclasses.replace(
     recipes.RECIPES["cityscapes"],

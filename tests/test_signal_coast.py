@@ -12,6 +12,8 @@ from keras_fsa.datasets.signal_harbor import (
     SIGNALS,
 )
 
+pytestmark = pytest.mark.once
+
 # The smallest, and one that no part of the drawing divides.
 SIZES = (128, 256), (263, 617)
 

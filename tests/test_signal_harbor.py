@@ -16,6 +16,8 @@ from keras_fsa.datasets.signal_harbor import (
     scene_rng,
 )
 
+pytestmark = pytest.mark.once
+
 LABEL = {name: label for label, name in enumerate(CLASSES)}
 BOATS = (LABEL["inbound"], LABEL["outbound"])
 GREEN_SCENE = {"green signal": "red signal", "inbound": "outbound"}

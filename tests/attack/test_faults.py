@@ -21,6 +21,8 @@ from keras_fsa.large.journal import Journal
 from tests import tiny_training
 from tests.helpers import run_python
 
+pytestmark = pytest.mark.once
+
 RNG = np.random.default_rng(7)
 PIXELS = RNG.integers(0, 256, (17, 23, 3)).astype("uint8")
 IDS = RNG.integers(0, 5, (17, 23)).astype("uint8")

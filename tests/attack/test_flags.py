@@ -36,6 +36,8 @@ from keras_fsa.training import Recipe
 from tests.attack.test_faults import model
 from tests.helpers import BACKEND
 
+pytestmark = pytest.mark.once
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # A training of one step.
 TINY = ["--num-classes", "3", "--size", "32", "32", "--batch", "1", "--epochs", "1"]
