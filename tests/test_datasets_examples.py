@@ -181,7 +181,7 @@ def test_an_error_of_an_example_reaches_the_user(of):
 
     examples = Examples(COUNT, read)
     data = examples.batch(2) if of == "batches" else training_batches(examples, (5, 7), 2, 0)
-    # TensorFlow wraps the error in one of its own. Of batches in a random order, five of six may lack
+    # TensorFlow wraps the error in one of its own. Five of six batches in a random order may lack
     # that example.
     with pytest.raises(Exception, match=r"masks/3\.png: has ids beyond 0 to 2: 7"):
         model().fit(data, steps_per_epoch=5, shuffle=False, verbose=0)

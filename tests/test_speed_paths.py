@@ -56,6 +56,14 @@ def network(name):
     return keras.Sequential([keras.Input(shape), layer])
 
 
+def check_equal(fast, plain, x, rng):
+    expected = array(plain(x))
+    np.testing.assert_allclose(array(fast(x)), expected, atol=2e-6 * np.abs(expected).max())
+    upstream = rng.standard_normal(expected.shape).astype("float32")
+    for got, want in zip(gradients(fast, x, upstream), gradients(plain, x, upstream), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_equals_the_neutral_twin(rng, name):
     plain = randomize(network(name), rng, 0.5)
@@ -63,14 +71,11 @@ def test_equals_the_neutral_twin(rng, name):
     use_speed_paths(fast)
     # Weights that are assigned later go into the same memory.
     fast.set_weights(plain.get_weights())
-    x = rng.standard_normal((2, 4, 4, 4) if "channels first" in name else (2, 11, 13, 4))
-    x = x.astype("float32")
-    expected = array(plain(x))
-    np.testing.assert_allclose(array(fast(x)), expected, atol=2e-6 * np.abs(expected).max())
-    upstream = rng.standard_normal(expected.shape).astype("float32")
-    for got, want in zip(gradients(fast, x, upstream), gradients(plain, x, upstream), strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
     replaced = name in REPLACED.get(BACKEND, ())
+    # TensorFlow has no channels-first convolution on some processors; there, both are Keras' own.
+    if BACKEND != "tensorflow" or "channels first" not in name or replaced:
+        x = rng.standard_normal((2, 4, 4, 4) if "channels first" in name else (2, 11, 13, 4))
+        check_equal(fast, plain, x.astype("float32"), rng)
     assert ("call" in vars(fast.layers[0])) == replaced
     with neutral_twins(fast):
         assert "call" not in vars(fast.layers[0])

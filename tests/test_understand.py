@@ -21,8 +21,9 @@ def test_script(monkeypatch, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "tokens (1, 64, 11)" in out
     differences = [float(x) for x in re.findall(r"differ\s+by (\S+e-\d+)", out)]
-    # Four affinities and one row of the table: outputs of up to two, in float32.
-    assert len(differences) == 5 and max(differences) < 1e-6
+    # Four affinities and one row of the table: outputs of up to two, in steps of 2.4e-7. By how
+    # many of them sums in another order differ depends on the processor: 1.1e-6 without AVX-512.
+    assert len(differences) == 5 and max(differences) < 2e-6
     assert out.count("100% of") == 2
     flops = re.search(r"frequency, dot product +([\d.]+) +217\n", out)
     assert flops and float(flops[1]) < 1
