@@ -85,6 +85,20 @@ def test_kernels_against_the_formula(rng):
     np.testing.assert_allclose(got[1], beta + factor * (bias - mean), rtol=1e-5, atol=1e-7)
 
 
+def test_low_rank_adaptation(rng):
+    model = network(rng)
+    for layer in model._flatten_layers():
+        if type(layer) is layers.Conv2D:
+            layer.enable_lora(2)
+    randomize(model, rng)
+    x = rng.integers(0, 256, (1, 37, 53, 3)).astype("uint8")
+    expected, folded = model.predict_on_batch(x), fold_batch_norm(model)
+    assert norms(folded) == []
+    np.testing.assert_allclose(
+        folded.predict_on_batch(x), expected, atol=1e-5 * np.abs(expected).max()
+    )
+
+
 def test_what_cannot_be_folded_stays(rng):
     x = keras.Input((12, 14, 3))
     first = layers.BatchNormalization(name="before_a_convolution")(x)

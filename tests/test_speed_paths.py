@@ -238,6 +238,22 @@ def test_layers_of_a_graph_are_themselves_outside(rng):
     np.testing.assert_array_equal(array(y), x)
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_low_rank_adaptation(rng, first):
+    """Keras' `enable_lora`, before or after the layers are replaced: kernels are sums."""
+    plain = randomize(network("dilated"), rng, 0.5)
+    plain.layers[0].enable_lora(2)
+    randomize(plain, rng, 0.5)
+    fast = keras.models.clone_model(network("dilated"))
+    if not first:
+        use_speed_paths(fast)
+    fast.layers[0].enable_lora(2)
+    fast.set_weights(plain.get_weights())
+    if first:
+        use_speed_paths(fast)
+    check_equal(fast, plain, rng.standard_normal((2, 11, 13, 4)).astype("float32"), rng)
+
+
 def test_layers_may_change_later(rng):
     """As those who look into networks do."""
     fast, plain = fast_and_plain(rng)

@@ -75,6 +75,7 @@ def _fold_functional(model):
         config = layer.get_config()
         if layer.name in convolutions:
             config["use_bias"] = True
+            config.pop("lora_rank", None)  # what it learned is in the kernel then
         return type(layer).from_config(config)
 
     def call(layer, *args, **kwargs):
@@ -137,10 +138,9 @@ def _is_plain_convolution(layer):
 
 def _folded_weights(convolution, norm):
     """Kernel and bias in float64, so that folding costs no more than one rounding."""
-    kernel, *bias = (np.asarray(w, "float64") for w in convolution.get_weights())
-    mean, variance = (
-        np.asarray(keras.ops.convert_to_numpy(w), "float64")
-        for w in (norm.moving_mean, norm.moving_variance)
+    kernel, bias, mean, variance = (
+        np.asarray(keras.ops.convert_to_numpy(w), "float64") if w is not None else 0.0
+        for w in (convolution.kernel, convolution.bias, norm.moving_mean, norm.moving_variance)
     )
     scale = 1 / np.sqrt(variance + norm.epsilon)
     shift = np.zeros_like(mean)
@@ -153,4 +153,4 @@ def _folded_weights(convolution, norm):
         kernel = kernel * scale.reshape(kernel.shape[2:])
     else:
         kernel = kernel * scale
-    return [kernel, shift + scale * ((bias[0] if bias else 0.0) - mean)]
+    return [kernel, shift + scale * (bias - mean)]

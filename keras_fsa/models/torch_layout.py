@@ -39,7 +39,8 @@ def avoid_copies(layer: keras.Layer) -> None:
     """
     if type(layer) in TORCH_ORDER and _pads_evenly(layer):
         layer.call = types.MethodType(_convolve, layer)
-        _store_in_torch_order(layer.kernel, TORCH_ORDER[type(layer)])
+        if isinstance(layer.kernel, keras.Variable):  # or, with LoRA, a sum
+            _store_in_torch_order(layer.kernel, TORCH_ORDER[type(layer)])
     elif type(layer) is keras.layers.BatchNormalization and not layer.renorm:
         layer.call = types.MethodType(_normalize, layer)
     elif type(layer) is keras.layers.MaxPooling2D and _pools_plainly(layer):
