@@ -138,10 +138,14 @@ def _is_plain_convolution(layer):
 
 def _folded_weights(convolution, norm):
     """Kernel and bias in float64, so that folding costs no more than one rounding."""
-    kernel, bias, mean, variance = (
-        np.asarray(keras.ops.convert_to_numpy(w), "float64") if w is not None else 0.0
-        for w in (convolution.kernel, convolution.bias, norm.moving_mean, norm.moving_variance)
+    # With low-rank adaptation, `kernel` is the sum that the layer uses.
+    kernel, mean, variance = (
+        np.asarray(keras.ops.convert_to_numpy(w), "float64")
+        for w in (convolution.kernel, norm.moving_mean, norm.moving_variance)
     )
+    bias = 0.0
+    if convolution.use_bias:
+        bias = np.asarray(keras.ops.convert_to_numpy(convolution.bias), "float64")
     scale = 1 / np.sqrt(variance + norm.epsilon)
     shift = np.zeros_like(mean)
     if norm.scale:
