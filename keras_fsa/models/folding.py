@@ -143,9 +143,9 @@ def _folded_weights(convolution, norm):
         np.asarray(keras.ops.convert_to_numpy(w), "float64")
         for w in (convolution.kernel, norm.moving_mean, norm.moving_variance)
     )
-    bias = 0.0
+    bias = np.zeros_like(mean)
     if convolution.use_bias:
-        bias = np.asarray(keras.ops.convert_to_numpy(convolution.bias), "float64")
+        bias = bias + keras.ops.convert_to_numpy(convolution.bias)
     scale = 1 / np.sqrt(variance + norm.epsilon)
     shift = np.zeros_like(mean)
     if norm.scale:
