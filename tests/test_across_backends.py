@@ -10,7 +10,6 @@ from keras_fsa.layers import ChannelGain, FrequencyBands, FrequencySelfAttention
 from tests.helpers import BACKEND, predict_in_new_process, randomize
 from tests.test_inference import small_model
 
-
 OTHERS = sorted({"tensorflow", "jax", "torch"} - {BACKEND})
 PREDICTING = ["numpy", "openvino"] if BACKEND == "tensorflow" else []
 
