@@ -12,6 +12,8 @@ from keras_fsa.commands import benchmark
 from keras_fsa.flops import attention_flops
 from tests import tiny_training as tiny
 
+pytestmark = pytest.mark.once
+
 
 def run(*arguments):
     benchmark.main([str(word) for word in arguments], "benchmark")

@@ -20,6 +20,8 @@ from keras_fsa.inference import class_map
 from keras_fsa.visualize import default_palette, overlay
 from tests.helpers import array, randomize
 
+pytestmark = pytest.mark.once
+
 PIXELS = np.random.default_rng(3).integers(0, 256, (29, 41, 3)).astype("uint8")
 SEED = 11
 

@@ -16,6 +16,8 @@ import keras_fsa
 from keras_fsa import layers
 from keras_fsa.models import fsanet
 
+pytestmark = pytest.mark.once
+
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(keras_fsa.__path__, "keras_fsa.")

@@ -17,6 +17,8 @@ from keras_fsa.datasets.polygons import coco_dataset, labelme_dataset
 from keras_fsa.datasets.rasters import read_raster, statistics
 from keras_fsa.images import ImageError
 
+pytestmark = pytest.mark.once
+
 SIZE = (13, 17)
 
 

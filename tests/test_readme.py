@@ -17,6 +17,8 @@ from PIL import Image
 from keras_fsa.commands import command
 from tests.helpers import BACKEND
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = "\n".join(page.read_text() for page in PAGES)

@@ -18,6 +18,8 @@ from keras_fsa.training import Recipe
 from tests.helpers import BACKEND
 from tests.tiny_training import backbone
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def settings(tmp_path):

@@ -12,6 +12,8 @@ from PIL import Image
 from keras_fsa.datasets.signal_harbor import INBOUND, OUTBOUND, draw_scene, scene_rng
 from keras_fsa.layers import FrequencySelfAttention
 
+pytestmark = pytest.mark.once
+
 SCRIPT = str(Path(__file__).parent.parent / "examples" / "understand_fsa.py")
 
 

@@ -23,6 +23,8 @@ from keras_fsa.visualize import (
 from tests import reference
 from tests.helpers import array, randomize, run_python
 
+pytestmark = pytest.mark.once
+
 
 def shown(axis):
     return np.asarray(axis.images[0].get_array())
