@@ -25,6 +25,8 @@ SETTINGS = {
     # compiles as users do.
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
 }
+# A third less of that time.
+COMPILE_FASTER = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
 def runs() -> list[tuple[str, list[str]]]:
@@ -39,12 +41,21 @@ def runs() -> list[tuple[str, list[str]]]:
     ]
 
 
-def run(backend: str, arguments: list[str]) -> bool:
+def settings() -> dict[str, str]:
+    """The environment of the runs. XLA ends a process whose flags it does not know."""
+    flags = SETTINGS["XLA_FLAGS"] + COMPILE_FASTER
+    code = [sys.executable, "-c", "import jax; jax.devices()"]
+    known = subprocess.run(code, capture_output=True, env={**os.environ, "XLA_FLAGS": flags})
+    faster = {"XLA_FLAGS": flags} if known.returncode == 0 else {}
+    return {**SETTINGS, **faster, **os.environ}
+
+
+def run(backend: str, arguments: list[str], environment: dict[str, str]) -> bool:
     """Whether the tests pass on a backend. Their output is printed when they are done."""
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "coverage", "run", "-m", "pytest", *arguments],
-        env={**SETTINGS, **os.environ, "KERAS_BACKEND": backend},
+        env={**environment, "KERAS_BACKEND": backend},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -58,9 +69,9 @@ def main() -> int:
     """Run all; 1 if any backend failed."""
     count = min(len(PARTS), os.cpu_count() or 1)
     print(f"Testing on {', '.join(PARTS)}, {count} at a time ...", flush=True)
-    todo = runs()
+    todo, environment = runs(), settings()
     with ThreadPoolExecutor(count) as pool:
-        passed = list(pool.map(run, *zip(*todo, strict=True)))
+        passed = list(pool.map(lambda one: run(*one, environment), todo))
     for command in (["combine", "-q"], ["report"]):
         subprocess.run([sys.executable, "-m", "coverage", *command])
     failed = {backend for (backend, _), good in zip(todo, passed, strict=True) if not good}
