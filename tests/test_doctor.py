@@ -47,6 +47,19 @@ def test_engines_that_predict_only(probed, monkeypatch, capsys, engine):
     assert advice in report(capsys)
 
 
+def test_openvino_is_not_there(probed, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "openvino")
+    there = doctor.version
+    monkeypatch.setattr(
+        doctor, "version", lambda name: None if name in ("openvino", "torch") else there(name)
+    )
+    with pytest.raises(SystemExit):
+        doctor.main([])
+    out = capsys.readouterr().out
+    assert "openvino does not work. export KERAS_BACKEND=tensorflow   or   pip install" in out
+    assert 'install "keras_fsa[torch]"' in out
+
+
 def test_one_engine_in_each_process(probed, monkeypatch, capsys):
     monkeypatch.setenv("KERAS_BACKEND", BACKEND)
     report(capsys)

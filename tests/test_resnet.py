@@ -12,19 +12,15 @@ from keras_fsa.backbones.resnet import BLOCKS, resnet
 from tests.helpers import BACKEND, array, run_python
 
 
-def features(model, x):
-    return model.predict_on_batch(x)
-
-
 @pytest.mark.parametrize(("name", "output_strides"), [("resnet18", (8, 16)), ("resnet50", (8,))])
 def test_dilated_features_are_the_strided_ones_at_more_positions(rng, name, output_strides):
     x = rng.standard_normal((1, 33, 65, 3)).astype("float32")
     strided = resnet(name, output_stride=32)
-    coarse = features(strided, x)
+    coarse = strided.predict_on_batch(x)
     for output_stride in output_strides:
         dilated = resnet(name, output_stride=output_stride)
         dilated.set_weights(strided.get_weights())
-        fine = features(dilated, x)
+        fine = dilated.predict_on_batch(x)
         for stage, stride in (("stage4", 16), ("stage5", 32)):
             step = max(1, stride // output_stride)
             size = tuple(-(-n // min(stride, output_stride)) for n in (33, 65))
@@ -122,8 +118,8 @@ def test_features_are_keras_cvs(rng, name):
     ours.set_weights(theirs.get_weights())
     outputs = {stage: last_block(theirs, stage).output for stage in ours.output}
     x = rng.standard_normal((1, 33, 65, 3)).astype("float32")
-    expected = features(keras.Model(theirs.input, outputs), x)
-    for stage, feature in features(ours, x).items():
+    expected = keras.Model(theirs.input, outputs).predict_on_batch(x)
+    for stage, feature in ours.predict_on_batch(x).items():
         value = expected[stage]
         np.testing.assert_allclose(feature, value, atol=1e-6 * np.abs(value).max())
 
@@ -139,8 +135,8 @@ def test_a_given_keras_cv_backbone_is_dilated_to_the_named_one(rng, name, output
             ours = resnet(name, output_stride=output_stride)
             ours.set_weights(theirs.get_weights())
             given = build_backbone(theirs, (None, None, 3), output_stride, None)
-            expected = features(given, x)
-            for stage, feature in features(ours, x).items():
+            expected = given.predict_on_batch(x)
+            for stage, feature in ours.predict_on_batch(x).items():
                 value = expected[stage]
                 np.testing.assert_allclose(feature, value, atol=1e-6 * np.abs(value).max())
 

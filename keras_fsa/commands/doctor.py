@@ -87,16 +87,15 @@ def main(arguments: Sequence[str] | None = None, program: str = "keras_fsa docto
             advice.append(
                 f"{name} sees no GPU, though there is one ({gpus[0]}). {GPU_INSTALL[name]}"
             )
-    works |= dict.fromkeys(PREDICTING, True)
-    others = [name for name, right in works.items() if right and name in ENGINES]
-    if chosen in PREDICTING:
-        train = f"export KERAS_BACKEND={others[0]}" if others else 'pip install "keras_fsa[torch]"'
-        advice.insert(0, f"Keras' engine {chosen} predicts, and does not train. {train}")
-    elif not works.get(chosen):
-        other = f"export KERAS_BACKEND={others[0]}   or   " if others else ""
-        advice.insert(
-            0, f'Keras\' engine {chosen} does not work. {other}pip install "keras_fsa[{chosen}]"'
-        )
+    works |= {name: version(name) is not None for name in PREDICTING}
+    fault = "" if works.get(chosen) else "does not work"
+    if chosen in PREDICTING and not fault:
+        fault = "predicts, and does not train"
+    if fault:
+        extra = chosen if chosen in ENGINES else "torch"
+        others = [f"export KERAS_BACKEND={name}" for name in ENGINES if works.get(name)]
+        mend = "   or   ".join([*others[:1], f'pip install "keras_fsa[{extra}]"'])
+        advice.insert(0, f"Keras' engine {chosen} {fault}. {mend}")
 
     print("\nWhat for")
     for what, packages, extra in USES:
