@@ -17,7 +17,7 @@ from PIL import Image
 from keras_fsa.commands import command
 from tests.helpers import BACKEND
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once(engine="tensorflow")  # which exports
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

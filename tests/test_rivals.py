@@ -248,6 +248,7 @@ def test_operations_by_hand():
     assert aspp.flops(H, W) == convolutions + 2 * N * 4 * (C // 2) * C + 4 * C * (C // 2)
 
 
+@pytest.mark.once
 def test_a_run_of_use_is_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     from keras_fsa.datasets import signal_harbor
 

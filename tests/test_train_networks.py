@@ -125,6 +125,7 @@ def depthwise():
     return keras.Model(images, {"stage5": x})
 
 
+@pytest.mark.once(engine="tensorflow")
 def test_xla_for_depthwise_convolutions_is_advised_against(recwarn):
     arguments = {"head_channels": 4, "auxiliary_loss_weight": 0, "normalization": "imagenet"}
     model = keras_fsa.FsaNet(2, depthwise(), **arguments)

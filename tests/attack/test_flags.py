@@ -36,7 +36,7 @@ from keras_fsa.training import Recipe
 from tests.attack.test_faults import model
 from tests.helpers import BACKEND
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once(engine="tensorflow")  # which exports
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # A training of one step.
