@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_fsa.layers import ChannelGain, FrequencyBands, FrequencySelfAttention
-from tests.helpers import BACKEND, predict_in_new_process, randomize
+from tests.helpers import BACKEND, predict_in_new_process, randomize, run_python
 from tests.test_inference import small_model
 
 OTHERS = sorted({"tensorflow", "jax", "torch"} - {BACKEND})
@@ -35,3 +35,11 @@ def test_the_other_backends_open_the_file(rng, tmp_path, other):
         expected = model.predict_on_batch(inputs[name])
         assert expected.std() > 0.1
         np.testing.assert_allclose(outputs[name], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("other", PREDICTING)
+def test_they_are_measured(other):
+    code = "from keras_fsa.__main__ import main; main()"
+    flags = ("benchmark", "--model", "signal_harbor", "--size", 24, 32, "--runs", 1)
+    report = run_python(code, *flags, KERAS_BACKEND=other)
+    assert f"on {other}" in report and "attention" in report
