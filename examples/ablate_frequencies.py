@@ -32,7 +32,7 @@ from quickstart import harbor, train
 import keras_fsa
 from keras_fsa.commands.command import command
 from keras_fsa.commands.evaluate import class_iou
-from keras_fsa.commands.models import load_keras_model
+from keras_fsa.commands.models import TrainedModel, load_keras_model
 from keras_fsa.commands.predict import attention_layer
 from keras_fsa.datasets import folder_dataset, load
 from keras_fsa.files import whole_file
@@ -40,7 +40,6 @@ from keras_fsa.flops import attention_flops
 from keras_fsa.layers import SpatialSelfAttention
 from keras_fsa.settings import (
     Count,
-    ExistingFile,
     ExistingFolder,
     Label,
     OutputFolder,
@@ -57,8 +56,8 @@ COLUMNS = ("k", "mIoU", "attention MFLOP", "ms per image")
 class Ablate:
     """How many frequencies does trained attention need?"""
 
-    model: ExistingFile | None = None
-    """A trained FsaNet with attention, a .keras file; none: one is trained."""
+    model: TrainedModel | None = None
+    """An FsaNet with attention, a .keras file or a trained preset's name; none: one is trained."""
     images: ExistingFolder | None = None
     """Folder of images to score it on; none: the test set of the harbour."""
     masks: ExistingFolder | None = None

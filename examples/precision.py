@@ -22,9 +22,9 @@ from tyro.conf import Positional
 from keras_fsa.classes import activation_of, answers
 from keras_fsa.commands.command import command
 from keras_fsa.commands.data import read_images
-from keras_fsa.commands.models import load_keras_model
+from keras_fsa.commands.models import TrainedModel, load_keras_model
 from keras_fsa.models.trained import with_policy
-from keras_fsa.settings import Count, ExistingFile, ExistingFolder, OutputFolder, Pixels
+from keras_fsa.settings import Count, ExistingFolder, OutputFolder, Pixels
 
 Policy = Literal["float32", "mixed_bfloat16", "bfloat16", "mixed_float16", "float16"]
 
@@ -35,8 +35,8 @@ class Precision:
 
     images: Positional[ExistingFolder]
     """Folder of images."""
-    model: ExistingFile
-    """A .keras file."""
+    model: TrainedModel
+    """A .keras file, or the name of a trained preset."""
     limit: Count = 20
     """How many images at most."""
     policies: tuple[Policy, ...] = (

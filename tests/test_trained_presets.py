@@ -1,6 +1,7 @@
 """Trained networks by name and by path, their files and their cards."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_fsa
 from benchmarks import make_preset
+from keras_fsa.commands import predict
+from keras_fsa.commands.models import Trained, load_keras_model, model_file
 from keras_fsa.datasets.signal_harbor import draw_scene, scene_rng
 from keras_fsa.inference import class_map
 from keras_fsa.models.presets import PACKAGED, trained_presets
@@ -49,6 +53,24 @@ def test_signal_harbor():
     assert (class_map(model, image) == mask).mean() > 0.95
     # Of a size that is no multiple of the stride.
     assert (class_map(model, image[:93, :125]) == mask[:93, :125]).mean() > 0.95
+
+
+@pytest.mark.once
+def test_commands_take_names_and_folders(tmp_path, saved, monkeypatch, capsys):
+    image, _ = draw_scene(scene_rng("test", 0))
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    predict.main([str(tmp_path / "scene.png"), "--model=signal_harbor", f"--output={tmp_path}"])
+    assert "inbound" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert model_file(Path("signal_harbor")) == PACKAGED / "signal_harbor/model.keras"
+    assert load_keras_model(tmp_path).num_classes == 3  # a folder with model.keras
+    # What exists goes before a name.
+    (tmp_path / "signal_harbor").mkdir()
+    shutil.copy(saved[1], tmp_path / "signal_harbor")
+    assert load_keras_model(Path("signal_harbor")).num_classes == 3
+    message = r"`model` must be .*exists. Received: harbour, .* name .* this package: signal_harbor"
+    with pytest.raises(ValueError, match=message):
+        Trained().check("model", Path("harbour"))
 
 
 @pytest.mark.parametrize("folder", sorted(ROOT.glob("presets/*")), ids=lambda path: path.name)

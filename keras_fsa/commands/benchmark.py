@@ -31,7 +31,7 @@ import keras
 import numpy as np
 
 from keras_fsa.commands.command import command, in_bytes
-from keras_fsa.commands.models import load_model
+from keras_fsa.commands.models import load_model, model_file
 from keras_fsa.flops import attention_flops
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.models.fsanet import FsaNet
@@ -150,7 +150,7 @@ def peak_of_gpu() -> int | None:
 
 
 def _open(name):
-    path = Path(name)
+    path = model_file(Path(name))
     if path.exists():
         return load_model(path)
     try:

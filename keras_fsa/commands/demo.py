@@ -28,13 +28,13 @@ from keras_fsa.arguments import optional_import
 from keras_fsa.attention_map import attention_at
 from keras_fsa.classes import activation_of, counted, names_of
 from keras_fsa.commands.command import command
-from keras_fsa.commands.models import load_keras_model
+from keras_fsa.commands.models import TrainedModel, load_keras_model
 from keras_fsa.commands.predict import attention_layer, position_of_pixel
 from keras_fsa.images import read_image
 from keras_fsa.inference import class_map
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.models.fsanet import FsaNet
-from keras_fsa.settings import Count, ExistingFile, Whole
+from keras_fsa.settings import Count, Whole
 from keras_fsa.truncation import to_frequency
 from keras_fsa.visualize import as_rgb, default_palette, overlay
 
@@ -47,8 +47,8 @@ LARGEST_FILE = 64 * 2**20
 class Demo:
     """Show in the browser what a model sees, and what each pixel attends to."""
 
-    model: ExistingFile | None = None
-    """A .keras file of an FsaNet; none: the packaged network of the harbour."""
+    model: TrainedModel | None = None
+    """A .keras file of an FsaNet, or the name of a trained preset; none: signal_harbor."""
     host: str = "127.0.0.1"
     """Address to listen at; 0.0.0.0 lets other machines in."""
     port: Annotated[int, Whole(0, 65535)] = 8000

@@ -43,7 +43,7 @@ import numpy as np
 from keras_fsa.classes import activation_of, answers, by_class, decide, names_of
 from keras_fsa.commands.command import command
 from keras_fsa.commands.data import Source, image_reader
-from keras_fsa.commands.models import load_model, num_classes_of
+from keras_fsa.commands.models import TrainedModel, load_model, num_classes_of
 from keras_fsa.commands.predict import Names
 from keras_fsa.files import whole_file
 from keras_fsa.images import MAX_PIXELS, write_mask
@@ -76,8 +76,8 @@ from keras_fsa.training.devices import keep_tensorflow_off_gpus
 class Evaluate:
     """Score a trained model on a dataset, or write predictions for its server."""
 
-    model: ExistingPath
-    """A .keras file, or an exported model."""
+    model: TrainedModel
+    """A .keras file, an exported model, or the name of a trained preset."""
     dataset: Literal["cityscapes", "ade20k", "voc_aug", "camvid", "signal_harbor"] | None = None
     """Its name."""
     data_dir: Path | None = None

@@ -39,19 +39,19 @@ import keras_fsa
 from keras_fsa.classes import answers
 from keras_fsa.commands.command import command
 from keras_fsa.commands.data import read_images
-from keras_fsa.commands.models import load_keras_model
+from keras_fsa.commands.models import TrainedModel, load_keras_model
 from keras_fsa.models.exporting import SIZES, deviation, largest_deviation, load_exported
 from keras_fsa.models.quantizing import INT8_FORMATS
 from keras_fsa.segmenter import Segmenter
-from keras_fsa.settings import Count, ExistingFile, ExistingFolder, OutputPath, Pixels, Scale, Share
+from keras_fsa.settings import Count, ExistingFolder, OutputPath, Pixels, Scale, Share
 
 
 @dataclass(frozen=True)
 class Export:
     """Write a trained model as a file for serving, and prove that it is the same model."""
 
-    model: ExistingFile
-    """A .keras file."""
+    model: TrainedModel
+    """A .keras file, or the name of a trained preset."""
     output: OutputPath
     """The folder or file to write."""
     format: Literal["saved_model", "onnx", "litert", "openvino"] = "saved_model"

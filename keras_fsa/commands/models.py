@@ -1,20 +1,57 @@
 """Models from files, as the commands take them."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any
 
 import keras
 
 from keras_fsa.models.exporting import load_exported
+from keras_fsa.models.presets import preset_file, trained_presets
 from keras_fsa.models.trained import load_keras_file
+from keras_fsa.settings import Exists
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained(Exists):
+    """A rule: a path that exists, or the name of a network that comes with this package."""
+
+    kind: str = "file or folder"
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise a `ValueError` for a value that breaks the rule."""
+        try:
+            super().check(name, model_file(value))
+        except ValueError as error:
+            names = " or ".join(trained_presets())
+            raise ValueError(f"{error} Or name a network of this package: {names}.") from error
+
+
+TrainedModel = Annotated[Path, Trained()]
+
+
+def model_file(path: Path) -> Path:
+    """The `.keras` file of a network of this package by its name, or of a preset by its folder.
+
+    Any other path is returned as it is. One that exists goes before a name.
+    """
+    if not path.exists() and str(path) in trained_presets():
+        return preset_file(path)
+    inside = path / "model.keras"
+    return inside if inside.is_file() else path
 
 
 def load_keras_model(path: Path) -> keras.Model:
     """The segmentation model in a `.keras` file, not compiled.
 
+    Args:
+        path: the file, or what `model_file` takes for one.
+
     Raises:
         ValueError: for a file that is no complete `.keras` file, or another kind of model.
     """
+    path = model_file(path)
     if path.suffix != ".keras":
         raise ValueError(
             f"`--model` must be a .keras file. Received: {path}. Write one with "
@@ -36,11 +73,13 @@ def load_model(path: Path) -> keras.Model | Callable:
     """What `keras_fsa.inference` takes: a Keras model, or a function that runs an exported one.
 
     Args:
-        path: a `.keras` file, a SavedModel's folder, or an `.onnx`, `.tflite` or `.xml` file.
+        path: a `.keras` file, a SavedModel's folder, or an `.onnx`, `.tflite` or `.xml` file; or
+            what `model_file` takes for one.
 
     Raises:
         ValueError: for anything else, and for files that do not load.
     """
+    path = model_file(path)
     if path.suffix == ".keras":
         return load_keras_model(path)
     if path.is_dir() and not (path / "saved_model.pb").exists():

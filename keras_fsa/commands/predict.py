@@ -32,7 +32,7 @@ from keras_fsa.attention_map import softmax_twin
 from keras_fsa.classes import activation_of, counted, decide
 from keras_fsa.commands.command import command
 from keras_fsa.commands.data import image_reader
-from keras_fsa.commands.models import load_model, num_classes_of
+from keras_fsa.commands.models import TrainedModel, load_model, num_classes_of
 from keras_fsa.files import whole_file
 from keras_fsa.images import MAX_PIXELS, write_mask
 from keras_fsa.inference import probabilities
@@ -81,8 +81,8 @@ class Predict:
 
     images: Positional[tuple[ExistingPath, ...]]
     """Files, or folders of images."""
-    model: ExistingPath
-    """A .keras file, or an exported model."""
+    model: TrainedModel
+    """A .keras file, an exported model, or the name of a trained preset."""
     output: OutputFolder = Path("outputs/predict")
     """Folder for the results."""
     dataset: str | None = None

@@ -26,11 +26,11 @@ from keras_fsa import large
 from keras_fsa.arguments import optional_import
 from keras_fsa.classes import activation_of, by_class, names_of
 from keras_fsa.commands.command import command
-from keras_fsa.commands.models import load_keras_model, num_classes_of
+from keras_fsa.commands.models import TrainedModel, load_keras_model, num_classes_of
 from keras_fsa.commands.predict import Names, class_table
 from keras_fsa.large.images import check_output
 from keras_fsa.metrics import IGNORE_LABEL
-from keras_fsa.settings import Count, ExistingFile, ExistingPath, OutputPath, Pixels, Whole
+from keras_fsa.settings import Count, ExistingPath, OutputPath, Pixels, Whole
 from keras_fsa.visualize import as_rgb, default_palette, plot_overlay
 from keras_fsa.visualize.figure import can_draw
 
@@ -39,8 +39,8 @@ from keras_fsa.visualize.figure import can_draw
 class Segment:
     """Segment a large image with the attention of the whole."""
 
-    model: ExistingFile
-    """A .keras file of an FsaNet for images of any size."""
+    model: TrainedModel
+    """A .keras file of an FsaNet for images of any size, or the name of a trained preset."""
     input: ExistingPath
     """.tif, .svs, .zarr, .npy, ..."""
     output: OutputPath

@@ -51,7 +51,7 @@ from keras_fsa.classes import answers, by_class, choose_activation
 from keras_fsa.commands.command import command, in_bytes
 from keras_fsa.commands.data import Source, class_names, raster_reader
 from keras_fsa.commands.evaluate import class_iou
-from keras_fsa.commands.models import load_keras_model
+from keras_fsa.commands.models import TrainedModel, load_keras_model
 from keras_fsa.commands.predict import Names
 from keras_fsa.files import whole_file
 from keras_fsa.models.trained import adapted, load_keras_file
@@ -113,8 +113,8 @@ class Train:
     activation: Literal["softmax", "sigmoid"] | None = None
     """One class at a pixel, or any number; none: softmax, and for one class sigmoid."""
 
-    init: ExistingFile | None = None
-    """A trained .keras file to start from; it may have other classes."""
+    init: TrainedModel | None = None
+    """A .keras file or a trained preset's name to start from; it may have other classes."""
     freeze_backbone: bool = False
     """Train the head only."""
     backbone: str = "resnet18"
