@@ -324,11 +324,12 @@ def _cpu_name():
 
 
 def threads() -> dict[str, Any]:
-    """Threads that may run: the CPUs this process may use, and what limits them further."""
+    """The CPUs that this process may use, and what the environment says of threads and kernels."""
     names = (
         "OMP_NUM_THREADS",
         "TF_NUM_INTRAOP_THREADS",
         "TF_NUM_INTEROP_THREADS",
+        "TF_ENABLE_ONEDNN_OPTS",
         "XLA_FLAGS",
     )
     found = {name: os.environ[name].strip() for name in names if os.environ.get(name)}
