@@ -2,8 +2,8 @@
 
 A backend that is missing fails; none is skipped. As many runs go at a time as there are cores, with
 one thread each: the tests are many and small. Without arguments, the attacks in `tests/attack` run
-too, and what is marked `once` runs on one backend. With `--coverage`, which takes a quarter
-longer, the share of covered lines is reported.
+too, and what is marked `once` runs on one backend. With `--coverage`, which takes a quarter longer,
+the share of covered lines is reported.
 """
 
 import os
