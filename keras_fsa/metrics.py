@@ -56,6 +56,18 @@ def check_ids(y_true: Any, y_pred: Any) -> None:
         )
 
 
+def check_predicted_ids(y_true: Any, y_pred: Any) -> None:
+    """Raise a `ValueError` for predictions with an axis of classes where ids are due."""
+    masks, predictions = tuple(y_true.shape), tuple(y_pred.shape)
+    positions = masks[:-1] if masks[-1:] == (1,) else masks
+    if predictions[-1:] not in ((), (1,)) and predictions[:-1] == positions:
+        raise ValueError(
+            "`MeanIoU` takes predicted class ids unless `sparse_y_pred=False`. Received: "
+            f"predictions of shape {predictions} for masks of shape {masks}. For logits write "
+            "MeanIoU(num_classes, ignore_class=255, sparse_y_pred=False)."
+        )
+
+
 def weight_of_pixels(sample_weight: Any, like: Any) -> Any:
     """Sample weights as they are, but one for each image, `(B,)`, for each pixel of `like`."""
     if sample_weight is None or len(sample_weight.shape) != 1:
@@ -90,6 +102,7 @@ class MeanIoU(keras.metrics.MeanIoU):
         elif self.axis == -1 and not self.sparse_y_pred:
             check_ids(y_true, y_pred)
         if self.sparse_y_pred:
+            check_predicted_ids(y_true, y_pred)
             known = is_class(y_pred, n)
         else:
             known = has_largest(y_pred, self.axis)

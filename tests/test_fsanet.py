@@ -72,6 +72,19 @@ def test_fit_evaluate_predict(rng):
     np.testing.assert_allclose(scores["mean_iou"], mean_iou(logits, y, 5), rtol=1e-5)
 
 
+@pytest.mark.parametrize("floatx", ["float64", "float16"])
+def test_it_trains_under_another_default_dtype(rng, floatx):
+    x, y = pictures_and_masks(rng)
+    keras.config.set_floatx(floatx)
+    try:
+        model = tiny()
+        model.compile()
+        history = model.fit(x, y, verbose=0).history
+    finally:
+        keras.config.set_floatx("float32")
+    assert np.isfinite(history["loss"]).all()
+
+
 def test_the_auxiliary_loss_is_in_the_training_loss_only(rng):
     x, y = pictures_and_masks(rng)
     model = tiny(dropout=0.0, auxiliary_loss_weight=0.25)

@@ -93,6 +93,16 @@ def test_one_hot_masks_are_refused():
     MeanIoU(3, sparse_y_true=False, sparse_y_pred=False).update_state(logits, logits)
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 7), (2, 5, 7, 1)])
+def test_logits_are_refused_where_predicted_ids_are_due(shape):
+    metric = MeanIoU(3)
+    with pytest.raises(ValueError, match=r"sparse_y_pred=False.*Received: predictions of shape"):
+        metric.update_state(np.zeros(shape, "uint8"), np.zeros((2, 5, 7, 3), "float32"))
+    for ids in ((2, 5, 7), (2, 5, 7, 1), (70,)):
+        metric.update_state(np.zeros(shape, "uint8"), np.zeros(ids, "uint8"))
+    metric.update_state(0, 0)
+
+
 def test_integer_masks_beyond_the_classes():
     metric = MeanIoU(3, ignore_class=255, sparse_y_pred=True)
     metric.update_state(np.array([0, 1, 7], "uint8"), np.array([0, 1, 1], "int64"))

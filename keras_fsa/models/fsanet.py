@@ -396,7 +396,8 @@ class FsaNet(keras.Model):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
         auxiliary = self._auxiliary_loss(y, y_pred["auxiliary"], sample_weight)
-        return loss + self.auxiliary_loss_weight * auxiliary
+        # Keras' loss has the default dtype, ours is float32.
+        return loss + self.auxiliary_loss_weight * ops.cast(auxiliary, loss.dtype)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train: see `keras.Model.fit`.
