@@ -331,6 +331,19 @@ def test_extreme_inputs_give_finite_values_and_gradients(rng, affinity, kind):
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("affinity", reference.SPECTRAL)
+def test_zeros_stay_finite_where_the_default_dtype_is_float16(rng, affinity):
+    keras.config.set_floatx("float16")
+    try:
+        layer = FrequencySelfAttention(3, affinity, dtype="float16")
+        layer.build(SHAPE)
+        randomize(layer, rng)
+        y = array(call(layer, np.zeros(SHAPE, "float16")))
+    finally:
+        keras.config.set_floatx("float32")
+    assert y.dtype == "float16" and np.isfinite(y).all()
+
+
 def test_zero_queries_have_cosine_zero(rng):
     layer = ready(LAYERS["linear_softmax"], rng)
     layer.query_kernel.assign(np.zeros(layer.query_kernel.shape))

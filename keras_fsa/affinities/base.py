@@ -163,10 +163,16 @@ def total(tokens: Tensor, positions: Size) -> Tensor:
     return tokens[:, :1] * ops.sqrt(ops.cast(positions, tokens.dtype))
 
 
+def at_least(smallest: float, x: Tensor) -> Tensor:
+    """The larger of the two."""
+    # Under torch a plain number takes Keras' default dtype: 1e-24 is 0 where that is float16.
+    return ops.where(x < smallest, ops.cast(smallest, x.dtype), x)
+
+
 def inverse_norm(x: Tensor) -> Tensor:
     """`1 / |x|` over the last axis, which is kept; a zero vector gets a large finite number."""
     square = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    return ops.rsqrt(ops.where(square < _SMALLEST_SQUARE, _SMALLEST_SQUARE, square))
+    return ops.rsqrt(at_least(_SMALLEST_SQUARE, square))
 
 
 def divide(numerator: Tensor | float, denominator: Tensor, positions: Size) -> Tensor:

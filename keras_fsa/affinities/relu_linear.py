@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_fsa.affinities.base import Affinity, outer, total
+from keras_fsa.affinities.base import Affinity, at_least, outer, total
 
 # The authors' guard. Queries have no natural scale here, so neither has the denominator.
 _SMALLEST = 1e-15
@@ -11,11 +11,7 @@ _SMALLEST = 1e-15
 
 def _denominator(query, key_sum):
     """`ReLU(q_n) . sum_m ReLU(k_m)`, kept from zero."""
-    return _from_zero(ops.sum(query * key_sum, axis=-1, keepdims=True))
-
-
-def _from_zero(x):
-    return ops.where(x < _SMALLEST, _SMALLEST, x)
+    return at_least(_SMALLEST, ops.sum(query * key_sum, axis=-1, keepdims=True))
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -46,7 +42,7 @@ class ReluLinear(Affinity):
 
     def row(self, query, key):
         table = ops.sum(ops.relu(query) * ops.relu(key), axis=-1)
-        return table / _from_zero(ops.sum(table))
+        return table / at_least(_SMALLEST, ops.sum(table))
 
     def operations(self, positions, key_dim, value_dim):
         return 4 * positions * key_dim * value_dim
