@@ -91,21 +91,21 @@ def _shifted_sum():
             for i, j in np.ndindex(kernel.shape[:2])
         )
 
-    @total.defjvp
-    def derivative(strides, dilation, primals, tangents):
-        (x, kernel), (dx, dkernel) = primals, tangents
-        y = total(x, kernel, strides, dilation)
+    def looped(x, kernel, strides, dilation):
+        shape = sizes(x, kernel, strides, dilation)
 
         # Else all shifted maps would be kept for the gradients.
         @jax.checkpoint
-        def one(dy, place):
-            i, j = place
-            here = functools.partial(
-                shifted, i=i, j=j, shape=y.shape[1:3], strides=strides, dilation=dilation
-            )
-            return dy + here(x) * dkernel[i, j] + here(dx) * kernel[i, j], None
+        def add(y, place):
+            return y + shifted(x, *place, shape, strides, dilation) * kernel[place], None
 
-        places = jnp.asarray(list(np.ndindex(kernel.shape[:2])))
-        return y, jax.lax.scan(one, jnp.zeros_like(y), (places[:, 0], places[:, 1]))[0]
+        zeros = jnp.zeros((x.shape[0], *shape, x.shape[3]), x.dtype)
+        rows, columns = np.indices(kernel.shape[:2]).reshape(2, -1)
+        return jax.lax.scan(add, zeros, (rows, columns))[0]
+
+    @total.defjvp
+    def derivative(strides, dilation, primals, tangents):
+        loop = functools.partial(looped, strides=strides, dilation=dilation)
+        return total(*primals, strides, dilation), jax.jvp(loop, primals, tangents)[1]
 
     return total
