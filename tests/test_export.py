@@ -45,6 +45,21 @@ PATHS = {
 }
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="what JAX writes")
+def test_a_tensorflow_too_old_for_jax(tmp_path, monkeypatch):
+    import tensorflow as tf
+    from jax.experimental import jax2tf
+
+    def refuse(x):
+        raise tf.errors.InvalidArgumentError(None, None, "Cannot deserialize computation")
+
+    monkeypatch.setattr(jax2tf, "convert", lambda *args, **kwargs: refuse)
+    rule = r'Received: JAX .* with TensorFlow .*pip install -U tensorflow "jax<0\.11".*KERAS_BACKEND=tensorflow'
+    with pytest.raises(ImportError, match=rule):
+        tiny().export(tmp_path / "folder")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("format", PATHS)
 def test_files_are_right_or_refused(rng, tmp_path, format):
     """Each format under this backend: right at any size, or an error that names the way round."""

@@ -34,6 +34,10 @@ FORMATS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 # Sizes that no exporter traces a model with: odd, even, portrait.
 SIZES = ((97, 131), (128, 72), (75, 110))
 
+_ELSEWHERE = (
+    "Save the model as a .keras file, load it with KERAS_BACKEND=tensorflow, and export it there."
+)
+
 # How often a SavedModel is read again that was replaced meanwhile.
 _ATTEMPTS = 10
 
@@ -64,15 +68,11 @@ def image_spec(
             f"filepath={str(filepath)!r}. Add the ending."
         )
     here = keras.backend.backend()
-    workaround = (
-        "Save the model as a .keras file, load it with KERAS_BACKEND=tensorflow, and export it "
-        "there."
-    )
     if here not in backends:
         raise ValueError(
             f"The format {format!r} is written under {' or '.join(backends)} only; elsewhere the "
             f'file would be missing or wrong. Received: format="{format}" under the {here} '
-            f"backend. {workaround}"
+            f"backend. {_ELSEWHERE}"
         )
     if input_signature is None:
         input_signature = [keras.InputSpec(shape=(None, *model.image_shape), dtype=input_dtype)]
@@ -82,7 +82,7 @@ def image_spec(
             "An ONNX file written under JAX takes images of one size, which must be given. "
             f'Received: format="onnx" under the jax backend for images of shape '
             f"{tuple(images.shape)}. Pass input_signature=[keras.InputSpec(shape=(None, 512, "
-            f'1024, 3), dtype="float32")], or for any size: {workaround}'
+            f'1024, 3), dtype="float32")], or for any size: {_ELSEWHERE}'
         )
     for package in backends[here]:
         optional_import(package, "export")
@@ -119,6 +119,22 @@ def with_classes(model: keras.Model, images: keras.InputSpec) -> keras.Model:
     return keras.Model(inputs, ops.cast(best, "uint8"), name=f"{model.name}_classes")
 
 
+def _check_tensorflow_reads_jax(tf):
+    """Raise an `ImportError` where files for any size would be written that do not run."""
+    import jax
+    from jax.experimental import jax2tf
+
+    twice = jax2tf.convert(lambda x: x + x, polymorphic_shapes=["(n,)"], with_gradient=False)
+    try:
+        twice(tf.zeros(3))
+    except (tf.errors.InvalidArgumentError, NotImplementedError):
+        raise ImportError(
+            "TensorFlow must be able to read what JAX writes into a SavedModel. Received: JAX "
+            f"{jax.__version__} with TensorFlow {tf.__version__}, which is too old for it. Run: "
+            f'pip install -U tensorflow "jax<0.11". Or: {_ELSEWHERE}'
+        ) from None
+
+
 def write_saved_model(
     path: types.Path,
     model: keras.Model,
@@ -145,6 +161,8 @@ def write_saved_model(
     from keras_fsa.models.folding import fold_batch_norm
 
     tf = optional_import("tensorflow", "tensorflow")
+    if keras.backend.backend() == "jax":
+        _check_tensorflow_reads_jax(tf)
     # Unless a layer has no configuration to make a copy from.
     with contextlib.suppress(NotImplementedError, TypeError):
         model = fold_batch_norm(model)

@@ -489,7 +489,8 @@ class FsaNet(keras.Model):
         Raises:
             ValueError: for an invalid argument, and if the backend cannot write the format, or
                 would write a file that is wrong at other sizes. The message names a workaround.
-            ImportError: if a package that the format needs is missing, with the pip command.
+            ImportError: if a package that the format needs is missing or too old, with the pip
+                command.
         """
         images = exporting.image_spec(self, filepath, format, input_signature, output, input_dtype)
         batches = None
