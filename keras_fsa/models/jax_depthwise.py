@@ -97,7 +97,8 @@ def _shifted_sum():
         # Else all shifted maps would be kept for the gradients.
         @jax.checkpoint
         def add(y, place):
-            return y + shifted(x, *place, shape, strides, dilation) * kernel[place], None
+            i, j = place
+            return y + shifted(x, i, j, shape, strides, dilation) * kernel[i, j], None
 
         zeros = jnp.zeros((x.shape[0], *shape, x.shape[3]), x.dtype)
         rows, columns = np.indices(kernel.shape[:2]).reshape(2, -1)
