@@ -104,6 +104,7 @@ def _shifted_sum():
         rows, columns = np.indices(kernel.shape[:2]).reshape(2, -1)
         return jax.lax.scan(add, zeros, (rows, columns))[0]
 
+    # Before 0.10 JAX transposes loops over tangents only where it has derived them itself.
     @total.defjvp
     def derivative(strides, dilation, primals, tangents):
         loop = functools.partial(looped, strides=strides, dilation=dilation)
