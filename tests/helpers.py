@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -25,6 +26,17 @@ def randomize(layer, rng, scale=0.3):
 
 def weights_by_name(layer):
     return {weight.name: array(weight) for weight in layer.weights}
+
+
+@contextlib.contextmanager
+def default_dtype(floatx):
+    """Keras' default dtype within the block."""
+    before = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before)
 
 
 def call(layer, x, training=False):

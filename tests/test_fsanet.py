@@ -9,7 +9,15 @@ import keras_fsa.attention_map
 from keras_fsa.backbones.efficientnet_lite import strided_zeros
 from keras_fsa.large import halo
 from keras_fsa.models.preprocessing import PictureNormalization
-from tests.helpers import BACKEND, array, gradients, predict_in_new_process, randomize, run_python
+from tests.helpers import (
+    BACKEND,
+    array,
+    default_dtype,
+    gradients,
+    predict_in_new_process,
+    randomize,
+    run_python,
+)
 
 
 def tiny_backbone(channels=3, **kwargs):
@@ -75,13 +83,10 @@ def test_fit_evaluate_predict(rng):
 @pytest.mark.parametrize("floatx", ["float64", "float16"])
 def test_it_trains_under_another_default_dtype(rng, floatx):
     x, y = pictures_and_masks(rng)
-    keras.config.set_floatx(floatx)
-    try:
+    with default_dtype(floatx):
         model = tiny()
         model.compile()
         history = model.fit(x, y, verbose=0).history
-    finally:
-        keras.config.set_floatx("float32")
     assert np.isfinite(history["loss"]).all()
 
 

@@ -152,12 +152,15 @@ for backbone, settings in cases:
     model = tiling.model_of(backbone, rng, **settings)
     image = tiling.image_of(rng, 37, 131)
     print(tiling.error(model, image, tile=24))
+normalized = (image - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
+print(np.abs(keras.ops.convert_to_numpy(model.normalize(image[None]))[0] - normalized).max())
 """
 
 
 def test_float64():
-    errors = [float(line) for line in run_python(FLOAT64, JAX_ENABLE_X64="1").split()]
+    *errors, normalized = map(float, run_python(FLOAT64, JAX_ENABLE_X64="1").split())
     assert len(errors) == 4 and max(errors) < 1e-10
+    assert normalized < 1e-14
 
 
 @pytest.mark.parametrize("backbone", tiling.BACKBONES[: None if BACKEND == "torch" else 1])

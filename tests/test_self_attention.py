@@ -12,7 +12,15 @@ from keras import ops
 import keras_fsa
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from tests import reference
-from tests.helpers import array, call, gradients, predict_in_new_process, randomize, weights_by_name
+from tests.helpers import (
+    array,
+    call,
+    default_dtype,
+    gradients,
+    predict_in_new_process,
+    randomize,
+    weights_by_name,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPE = (2, 11, 13, 16)
@@ -333,14 +341,11 @@ def test_extreme_inputs_give_finite_values_and_gradients(rng, affinity, kind):
 
 @pytest.mark.parametrize("affinity", reference.SPECTRAL)
 def test_zeros_stay_finite_where_the_default_dtype_is_float16(rng, affinity):
-    keras.config.set_floatx("float16")
-    try:
+    with default_dtype("float16"):
         layer = FrequencySelfAttention(3, affinity, dtype="float16")
         layer.build(SHAPE)
         randomize(layer, rng)
         y = array(call(layer, np.zeros(SHAPE, "float16")))
-    finally:
-        keras.config.set_floatx("float32")
     assert y.dtype == "float16" and np.isfinite(y).all()
 
 

@@ -119,12 +119,13 @@ def with_classes(model: keras.Model, images: keras.InputSpec) -> keras.Model:
     return keras.Model(inputs, ops.cast(best, "uint8"), name=f"{model.name}_classes")
 
 
-def _check_tensorflow_reads_jax(tf):
-    """Raise an `ImportError` where files for any size would be written that do not run."""
+def _check_tensorflow_reads_jax(tf, any_size):
+    """Raise an `ImportError` where files would be written that do not run."""
     import jax
     from jax.experimental import jax2tf
 
-    twice = jax2tf.convert(lambda x: x + x, polymorphic_shapes=["(n,)"], with_gradient=False)
+    shapes = ["(n,)"] if any_size else None
+    twice = jax2tf.convert(lambda x: x + x, polymorphic_shapes=shapes, with_gradient=False)
     try:
         twice(tf.zeros(3))
     except (tf.errors.InvalidArgumentError, NotImplementedError):
@@ -161,8 +162,11 @@ def write_saved_model(
     from keras_fsa.models.folding import fold_batch_norm
 
     tf = optional_import("tensorflow", "tensorflow")
+    seen = images
+    if view is not None:
+        seen = keras.InputSpec(shape=(None, *model.image_shape), dtype="float32")
     if keras.backend.backend() == "jax":
-        _check_tensorflow_reads_jax(tf)
+        _check_tensorflow_reads_jax(tf, any_size=None in tuple(seen.shape))
     # Unless a layer has no configuration to make a copy from.
     with contextlib.suppress(NotImplementedError, TypeError):
         model = fold_batch_norm(model)
@@ -173,9 +177,6 @@ def write_saved_model(
         kwargs.setdefault("jax2tf_kwargs", {"with_gradient": False})
         # Under TensorFlow that would only write all weights a second time.
         archive.track(model)
-    seen = images
-    if view is not None:
-        seen = keras.InputSpec(shape=(None, *model.image_shape), dtype="float32")
     forward = archive.add_endpoint("logits", model.__call__, [seen], **kwargs)
 
     def whole(images):

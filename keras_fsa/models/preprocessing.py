@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_fsa.backbones.efficientnet_lite import SCALES
+from keras_fsa.spectral import token_dtype
 from keras_fsa.types import Path
 
 # Mean and standard deviation of each channel, red first; whether the network wants blue first.
@@ -82,7 +83,9 @@ def _ends_with(weights, suffix):
 # Files of 0.1.0 have it by its first name.
 @keras.saving.register_keras_serializable(package="keras_fsa", name="PictureNormalization")
 class ImageNormalization(keras.layers.Layer):
-    """`(image - mean) / std` for each channel, in float32, optionally with channels reversed.
+    """`(image - mean) / std` for each channel, optionally with channels reversed.
+
+    It is computed in float32 whatever the policy, but in float64 under that of float64.
 
     | normalization | mean | standard deviation | channels | for the weights of |
     | --- | --- | --- | --- | --- |
@@ -106,7 +109,7 @@ class ImageNormalization(keras.layers.Layer):
         images: `(B, H, W, channels)` of any numeric dtype.
 
     Output:
-        `(B, H, W, channels)`, float32 under every policy.
+        `(B, H, W, channels)`, float32; float64 under a float64 policy.
 
     Raises:
         ValueError: for anything else, such as NaN, or where the channels do not fit the statistics.
@@ -118,7 +121,8 @@ class ImageNormalization(keras.layers.Layer):
         self.normalization = normalization
         try:
             mean, std, self.reverse = self._statistics(normalization)
-            self.mean, self.std = np.asarray(mean, "float32"), np.asarray(std, "float32")
+            wide = token_dtype(self.compute_dtype)
+            self.mean, self.std = np.asarray(mean, wide), np.asarray(std, wide)
             valid = self.mean.ndim <= 1 and self.std.ndim <= 1 and (self.std > 0).all()
             valid = valid and np.isfinite(self.mean).all() and np.isfinite(self.std).all()
         except (TypeError, ValueError):
@@ -150,7 +154,7 @@ class ImageNormalization(keras.layers.Layer):
                 )
 
     def call(self, images):
-        x = ops.cast(images, "float32")
+        x = ops.cast(images, token_dtype(self.compute_dtype))
         half, named = self.compute_dtype == "float16", isinstance(self.normalization, str)
         if half and named:
             x = ops.clip(x, 0.0, 255.0)
@@ -160,7 +164,7 @@ class ImageNormalization(keras.layers.Layer):
         return ops.flip(x, axis=-1) if self.reverse else x
 
     def compute_output_spec(self, images):
-        return keras.KerasTensor(images.shape, "float32")
+        return keras.KerasTensor(images.shape, token_dtype(self.compute_dtype))
 
     def get_config(self):
         return {**super().get_config(), "normalization": self.normalization}
