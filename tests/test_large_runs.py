@@ -426,6 +426,10 @@ def test_command_refuses_before_the_work(rng, tmp_path, monkeypatch, capsys):
     assert "Received: 2 names" in error("--output", tmp_path / "out.npy", "--class-names", "a,b")
     monkeypatch.setitem(sys.modules, "rasterio", None)
     assert "needs the package 'rasterio'" in error("--output", tmp_path / "out.tif")
+    # Of another kind than FsaNet, which has 255 classes at most.
+    image = keras.Input((None, None, 3))
+    keras.Model(image, keras.layers.Conv2D(300, 1)(image)).save(tmp_path / "model.keras")
+    assert "classes of dtype uint16" in error("--output", tmp_path / "out.npy")
 
 
 def test_command_without_matplotlib(rng, tmp_path, monkeypatch, capsys):

@@ -24,7 +24,7 @@ import numpy as np
 
 from keras_fsa import large
 from keras_fsa.arguments import optional_import
-from keras_fsa.classes import activation_of, by_class, names_of
+from keras_fsa.classes import activation_of, by_class, dtype_of_ids, names_of
 from keras_fsa.commands.command import command
 from keras_fsa.commands.models import TrainedModel, load_keras_model, num_classes_of
 from keras_fsa.commands.predict import Names, class_table
@@ -83,7 +83,7 @@ def segment(settings: Segment) -> None:
     margin = large.halo(model, image.shape[:2]) if settings.halo is None else settings.halo
     count = cast(int, num_classes_of(model))  # None is for exported files
     yes_or_no = activation_of(model) == "sigmoid"
-    check_output(settings.output, yes_or_no and count > 1)
+    check_output(settings.output, yes_or_no and count > 1, dtype_of_ids(count))
     known, palette = class_table(settings.dataset, settings.class_names, model)
     names = known or names_of(model, count)
     palette = default_palette(count) if palette is None else palette

@@ -227,12 +227,7 @@ def save_classes(
         ImportError: where rasterio or zarr is missing, with the pip command.
     """
     several = len(classes.shape) == 3
-    check_output(path, several)
-    if classes.dtype != "uint8":
-        raise ValueError(
-            f"`classes` must be uint8. Received: classes of dtype {classes.dtype}, whose numbers "
-            "would wrap around. Write them as a file of your own."
-        )
+    check_output(path, several, classes.dtype)
     height, width = classes.shape[:2]
     ending = pathlib.Path(path).suffix.lower()
     with (whole_folder if ending == ".zarr" else whole_file)(path) as unfinished:
@@ -276,12 +271,13 @@ def save_classes(
                 file.build_overviews(levels, rasterio.enums.Resampling.nearest)
 
 
-def check_output(path: Path, several: bool = False) -> None:
-    """Raise what `save_classes` would, for its path and package, before any work.
+def check_output(path: Path, several: bool = False, dtype: Any = "uint8") -> None:
+    """Raise what `save_classes` would, before any work.
 
     Args:
         path: of the file.
         several: whether there are several answers at a pixel.
+        dtype: of the classes.
     """
     path = pathlib.Path(path)
     ending = path.suffix.lower()
@@ -289,6 +285,11 @@ def check_output(path: Path, several: bool = False) -> None:
         raise ValueError(
             "Classes are written as .tif, .tiff, .zarr or .npy. "
             f"Received: path={str(path)!r}. Name one of these."
+        )
+    if dtype != "uint8":
+        raise ValueError(
+            f"`classes` must be uint8. Received: classes of dtype {dtype}, whose numbers would "
+            "wrap around. Write them as a file of your own."
         )
     if ending in (".tif", ".tiff"):
         optional_import("rasterio", "large")
