@@ -58,6 +58,7 @@ RECIPE = Recipe(
     auxiliary_loss_weight=0.4,
     batch_norm="batch",
     # on the way
+    validation_batch=8,
     validate_every=230,
     checkpoint_every=46,
     cache_gigabytes=1.0,

@@ -378,6 +378,38 @@ def test_callbacks_serve_in_a_fit_of_ones_own(tmp_path, rng):
     np.testing.assert_allclose(history.rows[-1]["val_mean_iou"], float(metric.result()), rtol=1e-5)
 
 
+def test_validation_of_several_images_at_a_time(tmp_path, rng):
+    examples = [tiny_training.example(number) for number in range(5)]
+    model = tiny_training.build(tiny_training.recipe(tmp_path), 3)
+    model.compile(SGD(0.01), metrics=None)
+    history = History(tmp_path / "history.csv")
+
+    def fit(examples, **settings):
+        callbacks = [Validation(examples, **settings), history]
+        settings = {"steps_per_epoch": 1, "callbacks": callbacks, "verbose": 0}
+        model.fit(tiny_training.batches(0), **settings)
+        return history.rows[-1]
+
+    model.trainable = False
+    seen = []
+    count = keras.callbacks.LambdaCallback(on_test_batch_end=lambda batch, logs: seen.append(batch))
+    evaluate = model.evaluate
+    model.evaluate = lambda *args, **kw: evaluate(*args, **kw, callbacks=[count])
+    alone, pairs = fit(examples), fit(examples, batch=2)
+    assert len(seen) == 5 + 3
+    for name in ("val_loss", "val_mean_iou"):
+        np.testing.assert_allclose(pairs[name], alone[name], rtol=1e-5)
+    image, mask = examples[0]
+    several = [*examples, (image[:-1], mask[:-1])]
+    assert fit(several)["val_mean_iou"] > 0
+    rule = r"of one size\. Received: validation images of .* and 3 at a time\. Give the size"
+    with pytest.raises(ValueError, match=rule):
+        # The first batch is looked at before the training.
+        Validation(several[3:], batch=3).on_train_begin()
+    with pytest.raises(ValueError, match="`batch` must be .*Received: batch=0"):
+        Validation(examples, batch=0)
+
+
 def test_tensorflow_datasets_serve_as_before(tmp_path):
     import tensorflow as tf
 

@@ -294,11 +294,11 @@ def train(settings: Train) -> None:
             photometric=False,
         )
 
+    share = max(1, settings.batch // devices.count)
     with devices.scope():
         optimizer = _optimizer(settings, settings.epochs * steps, model)
         model.compile(optimizer, _loss(settings.loss, activation, weights))
         if devices.process == 0:
-            share = max(1, settings.batch // devices.count)
             need = {k: in_bytes(v) for k, v in step_memory(model, settings.size, share).items()}
             print(
                 f"A step takes about {need['peak']} on each device: {need['weights']} for weights "
@@ -314,6 +314,7 @@ def train(settings: Train) -> None:
             checkpoint_every=steps,
             settings={**settings.what_must_stay(), "train_images": len(training)},
             validation=validation,
+            validation_batch=share,
             class_names=names,
             tensorboard=settings.tensorboard,
             devices=devices,

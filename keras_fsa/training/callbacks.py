@@ -170,8 +170,8 @@ class Validation(StepCallback):
     """Adds the figures on validation examples to the logs, as `val_loss`, `val_mean_iou` and so on.
 
     Unlike `validation_data` of `fit`, it takes single examples of any sizes, reads them in NumPy,
-    counts steps, and divides the images among several devices. (There the last batch is filled up
-    with ignored images: exact for IoU, while `val_loss` counts them as 0.)
+    counts steps, and divides the images among several devices. (There the last batch may be filled
+    up with ignored images: exact for IoU, while `val_loss` counts them as 0.)
 
     Args:
         examples: `keras_fsa.datasets.examples.Examples`, a list or a `tf.data.Dataset` of images
@@ -180,6 +180,11 @@ class Validation(StepCallback):
             compiled once. Default: as they are.
         every, start_step: as in `StepCallback`.
         devices: those that the model trains on.
+        batch: number of images that each device takes at a time. More than one must be of one size.
+
+    Raises:
+        ValueError: for a wrong argument; for images of several sizes in a batch, at the beginning
+            of the training where the first batch has them.
     """
 
     def __init__(
@@ -189,18 +194,25 @@ class Validation(StepCallback):
         every: int = 1,
         start_step: int = 0,
         devices: Devices | None = None,
+        batch: int = 1,
     ) -> None:
         super().__init__(start_step, every)
         positive_ints("size", size, 2, optional=True)
+        integer("batch", batch)
         check_examples("examples", examples)
         self.examples, self.size = examples, size
         self.devices = devices or Devices()
+        self.batch = batch
+
+    def on_train_begin(self, logs=None):
+        if self.batch > 1:
+            next(self._batches())
 
     def on_epoch_end(self, epoch, logs=None):
         if self.is_due(epoch):
             # Without a number of steps Keras warns at the end of the data.
             count = known_length(self.examples)
-            steps = count and -(-count // self.devices.count)
+            steps = count and -(-count // (self.batch * self.devices.count))
             self.model.evaluate(self._data(), steps=steps, verbose=0)
             figures = join_metrics(self.model, self.devices)
             logs.update({f"val_{name}": value for name, value in figures.items()})
@@ -211,21 +223,31 @@ class Validation(StepCallback):
         # Of a generator Keras would take the sizes of the first images for those of all.
         tf = optional_import("tensorflow", "tensorflow")
         image, mask = next(self._batches())
-        count, _, _, channels = image.shape
         height, width = self.size or (None, None)
         signature = (
-            tf.TensorSpec((count, height, width, channels), image.dtype),
-            tf.TensorSpec((count, height, width, *mask.shape[3:]), mask.dtype),
+            tf.TensorSpec((None, height, width, image.shape[3]), image.dtype),
+            tf.TensorSpec((None, height, width, *mask.shape[3:]), mask.dtype),
         )
         return tf.data.Dataset.from_generator(self._batches, output_signature=signature)
 
     def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of one image per device; missing ones at the end are ignored everywhere."""
+        """The share of this process in each batch; images that devices lack are ignored ones."""
         part, parts = self.devices.part
-        count = self.devices.count // parts
-        for images, masks in _batched(as_arrays(self.examples, self.size), self.devices.count):
-            mine = slice(part * count, (part + 1) * count)
-            yield np.stack(images[mine]), np.stack(masks[mine])
+        examples = as_arrays(self.examples, self.size)
+        while pairs := list(itertools.islice(examples, self.batch * self.devices.count)):
+            sizes = {mask.shape[:2] for _, mask in pairs}
+            if len(sizes) > 1 and self.batch > 1:
+                raise ValueError(
+                    "Images of a batch must be of one size. Received: validation images of "
+                    f"{sorted(sizes)} pixels and {self.batch} at a time. Give the size that they "
+                    "are fitted into, or take one at a time."
+                )
+            image, mask = pairs[-1]
+            ignored = np.full_like(mask, IGNORE_LABEL)
+            pairs += [(image, ignored)] * (-len(pairs) % self.devices.count)
+            count = len(pairs) // parts
+            images, masks = zip(*pairs[part * count : (part + 1) * count], strict=True)
+            yield np.stack(images), np.stack(masks)
 
 
 class DrawPredictions(StepCallback):
@@ -615,15 +637,6 @@ def write_rows(path: types.Path, rows: Sequence[dict]) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _batched(examples, count):
-    """Lists of images and masks; the last batch is filled up with ignored copies."""
-    examples = iter(examples)
-    while batch := list(itertools.islice(examples, count)):
-        image, mask = batch[-1]
-        batch += [(image, np.full_like(mask, IGNORE_LABEL))] * (count - len(batch))
-        yield tuple(zip(*batch, strict=True))
 
 
 def _read_note(path, monitor):

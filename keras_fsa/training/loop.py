@@ -52,6 +52,7 @@ def fit(
     monitor: str = "val_mean_iou",
     devices: Devices | None = None,
     patience: int | None = None,
+    validation_batch: int = 1,
 ) -> keras.Model:
     """Train a compiled model; called again after a kill, it resumes as if nothing had happened.
 
@@ -118,6 +119,8 @@ def fit(
             and fitted within `devices.scope()`.
         patience: number of validations without a better figure after which the training ends.
             Default: it never ends early.
+        validation_batch: number of validation images that each device takes at a time; more than
+            one must be of one size.
 
     Where the optimizer averages the weights (`use_ema=True`), validations, `best.keras` and
     `model.keras` are those of the averages.
@@ -143,6 +146,7 @@ def fit(
             validation=validation,
             validate_every=validate_every or checkpoint_every,
             validation_size=validation_size,
+            validation_batch=validation_batch,
             drawn=drawn,
             drawn_size=drawn_size or validation_size,
             class_names=class_names,
@@ -210,6 +214,7 @@ def train(
             validation=validation,
             validate_every=recipe.validate_every,
             validation_size=recipe.validation_size,
+            validation_batch=recipe.validation_batch,
             drawn=recipe.drawn_images,
             drawn_size=recipe.validation_size or recipe.crop,
             class_names=class_names,
@@ -335,6 +340,7 @@ class _Plan:
     validation: Dataset | None
     validate_every: int
     validation_size: tuple[int, int] | None
+    validation_batch: int
     drawn: int | None
     drawn_size: tuple[int, int] | None
     class_names: Sequence[str] | None
@@ -422,7 +428,8 @@ def _averages(model):
 def _validation_callbacks(plan, step, devices):
     """Callbacks that run the model on the validation images."""
     every = {"every": plan.validate_every, "start_step": step, "devices": devices}
-    callbacks = [duties.Validation(plan.validation, plan.validation_size, **every)]
+    size, batch = plan.validation_size, plan.validation_batch
+    callbacks = [duties.Validation(plan.validation, size, batch=batch, **every)]
     # Under JAX with several hosts, no single one holds a whole prediction.
     whole = keras.backend.backend() != "jax" or devices.processes == 1
     if plan.drawn and devices.process == 0 and whole:

@@ -14,6 +14,7 @@ MAY_CHANGE = (
     "manual_dir",
     "output",
     "validation_size",
+    "validation_batch",
     "validation_images",
     "drawn_images",
     "tensorboard",
@@ -116,6 +117,8 @@ class Recipe:
 
     validation_size: tuple[Pixels, Pixels] | None = None
     """Size that validation images are fitted into; none: as they are."""
+    validation_batch: Count = 1
+    """Validation images that each device takes at a time; more than 1: of one size."""
     validation_images: Count | None = None
     """The first ones only; none: all."""
     drawn_images: Count | None = 4
