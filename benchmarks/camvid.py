@@ -155,7 +155,7 @@ ATTENTIONS: dict[str, tuple[str, dict]] = {
     "frequency": ("frequency attention", {}),
     "linear_softmax": ("frequency attention, linear softmax", LINEAR_SOFTMAX),
 }
-FEW = ("none", "frequency")
+FEW = ("none", "frequency", "linear_softmax")
 WITH_GAIN = ("regular", "frequency", "linear_softmax")
 
 
