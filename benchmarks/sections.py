@@ -221,9 +221,12 @@ def sizes(folder: Path) -> str:
 
 def truncation(folder: Path) -> str:
     """Experiment (d)."""
-    return _experiment(
-        folder, "truncation", lambda row: [row["frequencies"] or "as trained"], ["frequencies k"]
-    )
+
+    def cells(row):
+        k = row["frequencies"]
+        return ["as trained" if k is None else k or "0: without attention"]
+
+    return _experiment(folder, "truncation", cells, ["frequencies k"])
 
 
 def presets(folder: Path) -> str:

@@ -5,7 +5,8 @@ r"""Experiment (d): a trained network at fewer and fewer frequencies, without tr
 
 `keras_fsa.to_frequency` low-passes what the attention reads to k frequencies an axis: of regular
 attention the map before q, k and v, of frequency attention the band. Writes mIoU and boundary F1
-for each k, beside those of the network as it was trained, as JSON and as a plot over k. With
+for each k, beside those of the network as it was trained, as JSON and as a plot over k. At k = 0
+the gain is zero, and the network without its attention. With
 `--retrain 2`, each of them, the network as it was trained included, is trained for two more epochs
 by the recipe of `examples/train_camvid.py` at a tenth of its learning rate, and scored again.
 """
@@ -61,20 +62,26 @@ def measure(
 ) -> list[dict]:
     """A row for the network as it was trained, k None, and one for each k."""
 
+    def truncated(k):
+        # Copies: training one again must not change what the next is made of.
+        if k:
+            return keras_fsa.to_frequency(model, k)
+        network = camvid.open_model(options.model)
+        if k == 0:
+            network.attention_layer().gain.assign(0.0)
+        return network
+
     def scores(network):
         return scoring.score(lambda image: class_map(network, image), examples, names)
 
     rows = []
     for k in (None, *within(model, options.values)):
-        # Copies: training one again must not change what the next is made of.
-        network = (
-            camvid.open_model(options.model) if k is None else keras_fsa.to_frequency(model, k)
-        )
+        network = truncated(k)
         row = {"frequencies": k, **scores(network)}
         if options.retrain:
             row["retrained"] = scores(retrain(network, options.retrain, options.data_dir))
         rows.append(row)
-        print(f"{k or 'as trained'!s:>12} {row['mean_iou']:.4f}", flush=True)
+        print(f"{'as trained' if k is None else k:>12} {row['mean_iou']:.4f}", flush=True)
     return rows
 
 
@@ -91,7 +98,7 @@ def plot(rows: list[dict], path: Path | None = None) -> Any:
             points = sorted((row["frequencies"], figures(row)[key]) for row in truncated)
             axis.plot(*zip(*points, strict=True), color=colour, marker="o", label=way)
             axis.axhline(figures(trained)[key], color=colour, linestyle="--", linewidth=1)
-        axis.set_xscale("log", base=2)
+        axis.set_xscale("symlog", base=2, linthresh=1)
         axis.set_xticks(*[[row["frequencies"] for row in truncated]] * 2)
         axis.set_xlabel("frequencies kept on each axis; dashed: all")
         axis.set_ylabel(label)

@@ -11,6 +11,7 @@ from PIL import Image
 
 import keras_fsa
 from benchmarks import camvid, results, scoring, sections, sizes, truncation, windows
+from keras_fsa.datasets import load
 from keras_fsa.inference import class_map
 from keras_fsa.resize import resize_bilinear
 from tests.helpers import array
@@ -220,7 +221,7 @@ def test_spans(size, window):
     [
         (windows, ["--windows", "32"]),
         (sizes, ["--percent", "75", "150"]),
-        (truncation, ["--frequencies", "8", "2", "1"]),
+        (truncation, ["--frequencies", "8", "2", "1", "0"]),
         (truncation, ["--frequencies", "2", "--retrain", "2"]),
     ],
 )
@@ -229,6 +230,7 @@ def test_experiments(module, flags, data_dir):
     wide = keras_fsa.FsaNet(
         11, backbone(), frequencies=3, head_channels=8, normalization="imagenet"
     )
+    wide.attention_layer().gain.assign(2.0)
     wide.save(data_dir / "best.keras")
     folder = data_dir / "results"
     kind = module.__name__.split(".")[-1]
@@ -251,8 +253,14 @@ def test_experiments(module, flags, data_dir):
         assert len({score["mean_iou"] for score in scores}) > 2
         assert result["command"].endswith("--frequencies 2 --every 2 --retrain 2")
     else:
-        assert [row["frequencies"] for row in result["rows"]] == [None, 2, 1]
+        assert [row["frequencies"] for row in result["rows"]] == [None, 2, 1, 0]
         assert "--retrain" not in result["command"]
+        wide.attention_layer().gain.assign(0.0)
+        examples = load("camvid", "val", str(data_dir))[::2]
+        names = list(result["rows"][0]["classes"])
+        without = scoring.score(lambda image: class_map(wide, image), examples, names)
+        assert result["rows"][3]["pixel_accuracy"] == without["pixel_accuracy"]
+        assert result["rows"][0]["pixel_accuracy"] != without["pixel_accuracy"]
     assert all(score["images"] == 1 for score in scores)
     assert Image.open(folder / f"camvid/{kind}/tiny.png").size[0] > 500
     text = getattr(sections, kind)(folder)
