@@ -93,13 +93,13 @@ def plot(rows: list[dict], path: Path | None = None) -> Any:
     ways = {"not trained again": lambda row: row}
     if "retrained" in trained:
         ways["trained again"] = lambda row: row["retrained"]
+    kept = sorted(row["frequencies"] for row in truncated)
     for axis, (key, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         for (way, figures), colour in zip(ways.items(), LINE_COLOURS, strict=False):
-            points = sorted((row["frequencies"], figures(row)[key]) for row in truncated)
-            axis.plot(*zip(*points, strict=True), color=colour, marker="o", label=way)
+            points = {row["frequencies"]: figures(row)[key] for row in truncated}
+            axis.plot([points[k] for k in kept], color=colour, marker="o", label=way)
             axis.axhline(figures(trained)[key], color=colour, linestyle="--", linewidth=1)
-        axis.set_xscale("symlog", base=2, linthresh=1)
-        axis.set_xticks(*[[row["frequencies"] for row in truncated]] * 2)
+        axis.set_xticks(range(len(kept)), kept)
         axis.set_xlabel("frequencies kept on each axis; dashed: all")
         axis.set_ylabel(label)
         # Or what two seeds differ by would look like much.
