@@ -20,8 +20,8 @@ from tests import tiny_training
 
 def train(output, devices, batch_norm):
     tiny_training.run(
-        output, steps=5, checkpoint_every=5, validate_every=5, dropout=0.0, validation=3,
-        devices=devices, batch_norm=batch_norm,
+        output, steps=5, checkpoint_every=5, validate_every=5, dropout=0.0, validation=5,
+        validation_batch=2, devices=devices, batch_norm=batch_norm,
     )
 """
 TWO_DEVICES = {
