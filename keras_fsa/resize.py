@@ -18,9 +18,8 @@ None a position lies over the same pixels at any size.
 """
 
 import numpy as np
-from keras import ops
+from keras import backend, ops
 
-from keras_fsa.spectral import token_dtype
 from keras_fsa.types import Size, Tensor
 
 _POWERS = 2 ** np.arange(13)
@@ -69,8 +68,8 @@ def _matrix(size, new_size, align_corners, dtype):
     if isinstance(size, int) and isinstance(new_size, int):
         return ops.convert_to_tensor(_known_matrix(size, new_size, align_corners), dtype)
     # Half precision cannot tell neighbouring positions of a large map apart.
-    matrix = _unknown_matrix(size, new_size, align_corners, token_dtype(dtype))
-    return ops.cast(matrix, dtype)
+    wide = "float64" if backend.standardize_dtype(dtype) == "float64" else "float32"
+    return ops.cast(_unknown_matrix(size, new_size, align_corners, wide), dtype)
 
 
 def resize_bilinear(
