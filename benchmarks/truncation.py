@@ -6,9 +6,9 @@ r"""Experiment (d): a trained network at fewer and fewer frequencies, without tr
 `keras_fsa.to_frequency` low-passes what the attention reads to k frequencies an axis: of regular
 attention the map before q, k and v, of frequency attention the band. Writes mIoU and boundary F1
 for each k, beside those of the network as it was trained, as JSON and as a plot over k. At k = 0
-the gain is zero, and the network without its attention. With
-`--retrain 2`, each of them, the network as it was trained included, is trained for two more epochs
-by the recipe of `examples/train_camvid.py` at a tenth of its learning rate, and scored again.
+the gain is zero, and the network without its attention. With `--retrain 2`, each of them, the
+network as it was trained included, is trained for two more epochs by the recipe of
+`examples/train_camvid.py` at a tenth of its learning rate, and scored again.
 """
 
 import argparse
@@ -93,13 +93,13 @@ def plot(rows: list[dict], path: Path | None = None) -> Any:
     ways = {"not trained again": lambda row: row}
     if "retrained" in trained:
         ways["trained again"] = lambda row: row["retrained"]
-    kept = sorted(row["frequencies"] for row in truncated)
+    truncated = sorted(truncated, key=lambda row: row["frequencies"])
     for axis, (key, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         for (way, figures), colour in zip(ways.items(), LINE_COLOURS, strict=False):
-            points = {row["frequencies"]: figures(row)[key] for row in truncated}
-            axis.plot([points[k] for k in kept], color=colour, marker="o", label=way)
+            points = [figures(row)[key] for row in truncated]
+            axis.plot(points, color=colour, marker="o", label=way)
             axis.axhline(figures(trained)[key], color=colour, linestyle="--", linewidth=1)
-        axis.set_xticks(range(len(kept)), kept)
+        axis.set_xticks(range(len(truncated)), [row["frequencies"] for row in truncated])
         axis.set_xlabel("frequencies kept on each axis; dashed: all")
         axis.set_ylabel(label)
         # Or what two seeds differ by would look like much.

@@ -119,10 +119,10 @@ class ImageNormalization(keras.layers.Layer):
         # A half-precision cast before the subtraction would cost grey levels.
         super().__init__(**{**kwargs, "autocast": False})
         self.normalization = normalization
+        self.wide = token_dtype(self.compute_dtype)
         try:
             mean, std, self.reverse = self._statistics(normalization)
-            wide = token_dtype(self.compute_dtype)
-            self.mean, self.std = np.asarray(mean, wide), np.asarray(std, wide)
+            self.mean, self.std = np.asarray(mean, self.wide), np.asarray(std, self.wide)
             valid = self.mean.ndim <= 1 and self.std.ndim <= 1 and (self.std > 0).all()
             valid = valid and np.isfinite(self.mean).all() and np.isfinite(self.std).all()
         except (TypeError, ValueError):
@@ -154,7 +154,7 @@ class ImageNormalization(keras.layers.Layer):
                 )
 
     def call(self, images):
-        x = ops.cast(images, token_dtype(self.compute_dtype))
+        x = ops.cast(images, self.wide)
         half, named = self.compute_dtype == "float16", isinstance(self.normalization, str)
         if half and named:
             x = ops.clip(x, 0.0, 255.0)
@@ -164,7 +164,7 @@ class ImageNormalization(keras.layers.Layer):
         return ops.flip(x, axis=-1) if self.reverse else x
 
     def compute_output_spec(self, images):
-        return keras.KerasTensor(images.shape, token_dtype(self.compute_dtype))
+        return keras.KerasTensor(images.shape, self.wide)
 
     def get_config(self):
         return {**super().get_config(), "normalization": self.normalization}
