@@ -81,6 +81,13 @@ def send(served, pixels=PIXELS):
     return found["image"]
 
 
+def test_the_default_is_the_packaged_network():
+    with demo.make_server(demo.Demo(port=0, browser=False)) as server:
+        about = server.RequestHandlerClass.keywords["viewer"].about()
+    network = keras_fsa.FsaNet.from_preset("signal_harbor")
+    assert about["name"] == network.name and about["parameters"] == network.count_params()
+
+
 def test_grey_images():
     network = model(1)
     viewer = demo.Viewer(network, 10_000)

@@ -406,6 +406,10 @@ def test_validation_of_several_images_at_a_time(tmp_path, rng):
     with pytest.raises(ValueError, match=rule):
         # The first batch is looked at before the training.
         Validation(several[3:], batch=3).on_train_begin()
+    with pytest.raises(ValueError, match=rule.replace("3", "2")):
+        Validation(several[4:], devices=Devices(2)).on_train_begin()
+    # Of two processes each takes one image.
+    Validation(several[4:], devices=Devices(2, 0, 2)).on_train_begin()
     with pytest.raises(ValueError, match="`batch` must be .*Received: batch=0"):
         Validation(examples, batch=0)
 

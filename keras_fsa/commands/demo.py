@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any
 
 import keras
@@ -47,8 +48,8 @@ LARGEST_FILE = 64 * 2**20
 class Demo:
     """Show in the browser what a model sees, and what each pixel attends to."""
 
-    model: TrainedModel | None = None
-    """A .keras file of an FsaNet, or the name of a trained preset; none: signal_harbor."""
+    model: TrainedModel = Path("signal_harbor")
+    """A .keras file of an FsaNet, or the name of a trained preset."""
     host: str = "127.0.0.1"
     """Address to listen at; 0.0.0.0 lets other machines in."""
     port: Annotated[int, Whole(0, 65535)] = 8000
@@ -80,11 +81,7 @@ def demo(settings: Demo) -> None:
 
 def make_server(settings: Demo) -> ThreadingHTTPServer:
     """A server of the page, which listens already."""
-    if settings.model:
-        model = load_keras_model(settings.model)
-    else:
-        model = FsaNet.from_preset("signal_harbor")
-    viewer = Viewer(model, settings.max_pixels)
+    viewer = Viewer(load_keras_model(settings.model), settings.max_pixels)
     return ThreadingHTTPServer(
         (settings.host, settings.port), functools.partial(_Handler, viewer=viewer)
     )

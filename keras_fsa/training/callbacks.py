@@ -180,7 +180,8 @@ class Validation(StepCallback):
             compiled once. Default: as they are.
         every, start_step: as in `StepCallback`.
         devices: those that the model trains on.
-        batch: number of images that each device takes at a time. More than one must be of one size.
+        batch: number of images that each device takes at a time. Where a process takes
+            several, all must be of one size.
 
     Raises:
         ValueError: for a wrong argument; for images of several sizes in a batch, at the beginning
@@ -205,7 +206,7 @@ class Validation(StepCallback):
         self.batch = batch
 
     def on_train_begin(self, logs=None):
-        if self.batch > 1:
+        if self.batch * self.devices.count > 1:
             next(self._batches())
 
     def on_epoch_end(self, epoch, logs=None):
@@ -235,17 +236,17 @@ class Validation(StepCallback):
         part, parts = self.devices.part
         examples = as_arrays(self.examples, self.size)
         while pairs := list(itertools.islice(examples, self.batch * self.devices.count)):
-            sizes = {mask.shape[:2] for _, mask in pairs}
-            if len(sizes) > 1 and self.batch > 1:
-                raise ValueError(
-                    "Images of a batch must be of one size. Received: validation images of "
-                    f"{sorted(sizes)} pixels and {self.batch} at a time. Give the size that they "
-                    "are fitted into, or take one at a time."
-                )
             image, mask = pairs[-1]
             ignored = np.full_like(mask, IGNORE_LABEL)
             pairs += [(image, ignored)] * (-len(pairs) % self.devices.count)
             count = len(pairs) // parts
+            sizes = {mask.shape[:2] for _, mask in pairs}
+            if len(sizes) > 1 and count > 1:
+                raise ValueError(
+                    "Images of a batch must be of one size. Received: validation images of "
+                    f"{sorted(sizes)} pixels and {count} at a time. Give the size that they are "
+                    "fitted into, or take one at a time on one device."
+                )
             images, masks = zip(*pairs[part * count : (part + 1) * count], strict=True)
             yield np.stack(images), np.stack(masks)
 

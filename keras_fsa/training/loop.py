@@ -119,8 +119,8 @@ def fit(
             and fitted within `devices.scope()`.
         patience: number of validations without a better figure after which the training ends.
             Default: it never ends early.
-        validation_batch: number of validation images that each device takes at a time; more than
-            one must be of one size.
+        validation_batch: number of validation images that each device takes at a time. Where a
+            process takes several, all must be of one size.
 
     Where the optimizer averages the weights (`use_ema=True`), validations, `best.keras` and
     `model.keras` are those of the averages.
