@@ -1,0 +1,220 @@
+r"""Experiment (f): real images in a light that varies over them, which the network is to find.
+
+    python -m benchmarks.light --list
+    python -m benchmarks.light --data-dir CamVid --run linear_softmax --seed 0
+
+A street of CamVid is seen in a light of its own, smooth and coloured: `draw_light`. What is dark or
+reddish here, may be so, or be lit so; only the rest of the image tells. The network is an FsaNet on
+the backbone of `cut3_...` in `benchmarks.camvid`, whose features see 67 of 360 x 480 pixels, with
+three maps as answers: the natural logarithm of the light's red, green and blue. The loss is their
+mean absolute error. No mask is read.
+
+A run is a command of its own, which goes on where it was stopped, and writes
+benchmarks/results/light/NAME_seedN.json. Its figures are means over the pixels of the validation
+images, each in a light that is the same for all runs: the absolute error of the logarithm (0.1 is a
+light 10 % wrong), and the angle between the colours of the light and of the answer.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from scipy import fft
+
+import keras_fsa
+from benchmarks import camvid, scoring
+from benchmarks.methods import METHODS
+from keras_fsa.datasets import load
+from keras_fsa.training.callbacks import Checkpoint, History, Report, StopAtNonFinite
+from keras_fsa.training.optimizer import cosine_decay
+
+RESULTS = Path(__file__).parent / "results/light"
+DARKEST = np.log(4.0)
+"""The least light is a quarter of the most."""
+ORDERS = 3
+"""Number of frequencies of the light along each axis: up to one and a half waves over the image."""
+GAMMA = 2.2
+STEPS, STEPS_PER_EPOCH, BATCH = 690, 46, 4
+LEARNING_RATE, WARMUP_STEPS = 1e-3, 46
+
+
+def draw_light(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    r"""The natural logarithm of a light, float32 `(height, width, 3)`, between `-DARKEST` and 0.
+
+    `-DARKEST * sigmoid(1.5 b + 0.75 c)` with a map `b` of the brightness and one of each colour,
+    `c`. Each is a sum of cosines, `ORDERS` along each axis, of normal amplitudes whose deviation
+    falls as `1 / (1 + u + v)`.
+    """
+    orders = np.arange(ORDERS)
+    amplitudes = rng.normal(size=(ORDERS, ORDERS, 4)) / (1 + orders[:, None] + orders)[..., None]
+    waves = [_cosines(size) for size in (height, width)]
+    maps = np.einsum("yu,xv,uvc->yxc", *waves, amplitudes)
+    values = 1.5 * maps[..., :1] + 0.75 * maps[..., 1:]
+    return (-DARKEST / (1 + np.exp(-values))).astype("float32")
+
+
+def _cosines(size):
+    """Cosines of amplitude 1 at each position, `(size, ORDERS)`."""
+    basis = fft.idct(np.eye(size)[:ORDERS], axis=1, norm="ortho").T
+    return basis / np.sqrt(np.where(np.arange(ORDERS) == 0, 1, 2) / size)
+
+
+def lit(image: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """An 8-bit image as it would be in a light given by its logarithm."""
+    return np.round(image * np.exp(light / GAMMA)).astype("uint8")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network that is compared."""
+
+    title: str
+    arguments: Callable[[], dict[str, Any]]
+    """Makes those of `FsaNet`."""
+
+
+def _attention(**arguments):
+    return lambda: {"recurrence": 2, "frequencies": 8, **arguments}
+
+
+RUNS = {
+    "none": Run("no attention", _attention(attention=None)),
+    "regular": Run("regular attention", _attention(attention="spatial", affinity="softmax")),
+    "frequency": Run("**frequency attention, dot product**", _attention(affinity="dot_product")),
+    "linear_softmax": Run(
+        "**frequency attention, linear softmax**", _attention(affinity="linear_softmax")
+    ),
+    "mean": Run(
+        "the same with k = 1, the mean of the map",
+        _attention(affinity="linear_softmax", frequencies=1),
+    ),
+    "aspp": Run("ASPP", lambda: {"attention": METHODS["aspp"](8, residual="gain")}),
+}
+
+
+def build(run: Run) -> keras_fsa.FsaNet:
+    """The network of a run."""
+    return keras_fsa.FsaNet(
+        3,
+        **camvid.cut("stage3")(),
+        **run.arguments(),
+        head_channels=128,
+        auxiliary_loss_weight=0,
+    )
+
+
+def batches(images: list[np.ndarray], seed: int, step: int) -> Iterator[tuple]:
+    """Images and their light from a step on, without end; half of the images are mirrored."""
+    while True:
+        rng = np.random.default_rng([seed, step])
+        pairs = []
+        for i in rng.choice(len(images), BATCH, replace=False):
+            image = images[i][:, :: rng.choice([1, -1])]
+            light = draw_light(rng, *image.shape[:2])
+            pairs.append((lit(image, light), light))
+        yield tuple(map(np.stack, zip(*pairs, strict=True)))
+        step += 1
+
+
+def train(model: keras.Model, images: list[np.ndarray], seed: int, folder: Path) -> None:
+    """Train, or go on."""
+    rate = cosine_decay(LEARNING_RATE, 1e-5, STEPS, WARMUP_STEPS)
+    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), "mean_absolute_error", [])
+    history = History(folder / "history.csv")
+    checkpoint = Checkpoint(folder / "checkpoint.npz", {"seed": seed, "steps": STEPS}, history)
+    step = checkpoint.restore(model)
+    model.fit(
+        batches(images, seed, step),
+        steps_per_epoch=STEPS_PER_EPOCH,
+        initial_epoch=step // STEPS_PER_EPOCH,
+        epochs=STEPS // STEPS_PER_EPOCH,
+        callbacks=[StopAtNonFinite(step), history, Report(history, STEPS), checkpoint],
+        shuffle=False,
+        verbose=0,
+    )
+
+
+def score(answer: Callable, images: list[np.ndarray]) -> dict[str, float]:
+    """Mean errors of a function from an image to the logarithm of its light."""
+    errors, angles = [], []
+    for i, image in enumerate(images):
+        light = draw_light(np.random.default_rng(i), *image.shape[:2])
+        found = answer(lit(image, light))
+        errors.append(np.abs(found - light).mean())
+        angles.append(np.degrees(angle(np.exp(light), np.exp(found))).mean())
+    return {"error": float(np.mean(errors)), "angle": float(np.mean(angles)), "images": len(images)}
+
+
+def angle(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Angles between vectors along the last axis, in radians."""
+    lengths = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    return np.arccos(np.minimum((first * second).sum(-1) / lengths, 1))
+
+
+def answer_of(model: keras.Model) -> Callable:
+    """A function from an image to the logarithm of its light."""
+    return lambda image: keras.ops.convert_to_numpy(model(image[None], training=False))[0]
+
+
+def table(results: Path) -> str:
+    """Which runs there are: one line each, the error of each seed."""
+    lines = []
+    for name, run in RUNS.items():
+        paths = [results / f"{name}_seed{seed}.json" for seed in camvid.SEEDS]
+        cells = [
+            f"{json.loads(path.read_text())['scores']['error']:.4f}" if path.exists() else "-"
+            for path in paths
+        ]
+        lines.append(f"{name:16}" + "".join(f"{cell:>9}" for cell in cells) + f"   {run.title}")
+    return "\n".join([f"{'run':16}" + "".join(f"   seed {seed}" for seed in camvid.SEEDS), *lines])
+
+
+def main(arguments=None):
+    """Train and score one run, or say which there are."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--list", action="store_true", help="say which runs there are")
+    parser.add_argument("--run", choices=RUNS, metavar="NAME", help="a name of --list")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-dir", help="folder of CamVid")
+    parser.add_argument("--output", type=Path, default=Path("outputs/light"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    if options.list:
+        print(table(options.results))
+        return
+    if not options.run or not options.data_dir:
+        parser.error("give --run and --data-dir, or --list")
+    name = f"{options.run}_seed{options.seed}"
+    folder = options.output / name
+    training, validation = (
+        [image for image, _ in load("camvid", split, options.data_dir)]
+        for split in ("train", "val")
+    )
+    keras.utils.set_random_seed(options.seed)
+    model = build(RUNS[options.run])
+    train(model, training, options.seed, folder)
+    model.save(folder / "model.keras")
+    command = (
+        f"KERAS_BACKEND={keras.backend.backend()} python -m benchmarks.light --data-dir CamVid "
+        f"--run {options.run} --seed {options.seed}"
+    )
+    result = {
+        "name": options.run,
+        **scoring.circumstances(command),
+        "seed": options.seed,
+        "steps": STEPS,
+        "batch": BATCH,
+        "parameters": model.count_params(),
+        "scores": score(answer_of(model), validation),
+        "scores_of_mean": score(lambda image: np.full(image.shape, -DARKEST / 2), validation),
+    }
+    scoring.write(options.results / f"{name}.json", result)
+
+
+if __name__ == "__main__":
+    main()
