@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import backbones as backbone_table
 from benchmarks import growth as growing
+from benchmarks import light as lighting
 from benchmarks import rivals_table
 from benchmarks import runtimes as running
 from benchmarks import witness as witnessing
@@ -229,6 +230,27 @@ def truncation(folder: Path) -> str:
     return _experiment(folder, "truncation", cells, ["frequencies k"])
 
 
+def light(folder: Path) -> str:
+    """Experiment (f)."""
+    results = read(folder / "light", "*_seed*.json")
+    if not results:
+        return NOTHING
+    of_mean = results[0]["scores_of_mean"]
+    lines = [["the mean of all lights", "", f"{of_mean['error']:.3f}", f"{of_mean['angle']:.3f}"]]
+    for name, run in lighting.RUNS.items():
+        own = [result for result in results if result["name"] == name]
+        if own:
+            seeds = ", ".join(str(result["seed"]) for result in own)
+            figures = [
+                _mean_and_spread([result["scores"][figure] for result in own])
+                for figure in ("error", "angle")
+            ]
+            lines.append([run.title, seeds, *figures])
+    head = ["run", "seeds", "error of the logarithm", "angle in degrees"]
+    plot = "![lights and answers](../benchmarks/results/light/answers.png)"
+    return f"{table(head, lines)}\n\n{plot}\n\n{made(results)}"
+
+
 def presets(folder: Path) -> str:
     """The trained network in the package."""
     results = read(folder / "presets", "*.json")
@@ -393,6 +415,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "sizes": sizes,
     "windows": windows,
     "truncation": truncation,
+    "light": light,
     "recipes": recipes,
     "recipes_estimate": recipes_estimate,
     "rivals": rivals_table.section,

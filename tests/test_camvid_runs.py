@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import keras_fsa
-from benchmarks import camvid, results, scoring, sections, sizes, truncation, windows
+from benchmarks import camvid, light, results, scoring, sections, sizes, truncation, windows
 from keras_fsa.datasets import load
 from keras_fsa.inference import class_map
 from keras_fsa.resize import resize_bilinear
@@ -269,6 +269,87 @@ def test_experiments(module, flags, data_dir):
     lines = module.plot(result["rows"]).axes[0].get_lines()
     drawn = {float(y) for line in lines for y in line.get_ydata()}
     assert {score["mean_iou"] for score in scores} <= drawn
+
+
+def test_a_light():
+    """The sum of cosines, one by one, in float64."""
+    height, width = 7, 11
+    found = light.draw_light(np.random.default_rng(3), height, width)
+    amplitudes = np.random.default_rng(3).normal(size=(3, 3, 4))
+    expected = np.zeros((height, width, 3))
+    for y, x, colour in itertools.product(range(height), range(width), range(3)):
+        value = 0.0
+        for u, v in itertools.product(range(3), range(3)):
+            wave = np.cos(np.pi * u * (y + 0.5) / height) * np.cos(np.pi * v * (x + 0.5) / width)
+            brightness, own = amplitudes[u, v, 0], amplitudes[u, v, 1 + colour]
+            value += wave * (1.5 * brightness + 0.75 * own) / (1 + u + v)
+        expected[y, x, colour] = -np.log(4) / (1 + np.exp(-value))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    image = np.arange(256).reshape(16, 16, 1).repeat(3, 2).astype("uint8")
+    np.testing.assert_array_equal(light.lit(image, np.zeros(image.shape)), image)
+    # Half the linear light, in 8 bits.
+    darker = np.round(255 * (0.5 * (image / 255.0) ** 2.2) ** (1 / 2.2))
+    np.testing.assert_array_equal(light.lit(image, np.full(image.shape, np.log(0.5))), darker)
+    found = light.angle(np.array([[1.0, 0, 0], [2, 2, 0], [3, 3, 3]]), np.array([[1.0, 1, 0]]))
+    expected = [np.pi / 4, 0, np.arccos(2 / 6**0.5)]
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+def test_a_run_in_a_light(data_dir, monkeypatch, capsys):
+    """Trained, scored, listed, drawn; its errors are those of what it answers."""
+    monkeypatch.setattr(
+        light.camvid, "cut", lambda stage: lambda: {**tiny(), "normalization": "tf"}
+    )
+    monkeypatch.setattr(light, "STEPS_PER_EPOCH", 1)
+    monkeypatch.setattr(light, "WARMUP_STEPS", 1)
+    monkeypatch.setattr(light, "DRAWN", ("mean",))
+    folder = data_dir / "results"
+    flags = ["--data-dir", str(data_dir), "--output", str(data_dir / "runs")]
+    flags += ["--results", str(folder / "light")]
+    run = [*flags, "--run", "mean", "--seed", "0"]
+    monkeypatch.setattr(light, "STEPS", 4)
+    light.main(run)
+    file = folder / "light/mean_seed0.json"
+    whole = json.loads(file.read_text())
+    model = camvid.open_model(data_dir / "runs/mean_seed0/model.keras")
+    assert model.attention_layer().frequencies == 1
+    images = [image for image, _ in load("camvid", "val", str(data_dir))]
+    error = 0.0
+    for i, image in enumerate(images):
+        true = light.draw_light(np.random.default_rng(i), *SIZE)
+        answer = array(model(light.lit(image, true)[None]))[0]
+        error += np.abs(answer - true).mean() / len(images)
+    assert whole["scores"]["error"] == pytest.approx(error, rel=1e-5)
+    assert whole["scores_of_mean"]["error"] != whole["scores"]["error"]
+
+    # What was trained to its end stays as it is.
+    light.main(run)
+    assert json.loads(file.read_text())["scores"] == whole["scores"]
+    capsys.readouterr()
+    light.main(["--list", "--results", str(folder / "light")])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mean")]
+    assert line.split()[1:4] == [f"{error:.4f}", "-", "-"]
+    light.main([*flags, "--plot"])
+    assert Image.open(folder / "light/answers.png").size[0] > 300
+    page = results.draw("{{ light }}", folder)
+    figures = [f"{whole['scores'][name]:.3f}" for name in ("error", "angle")]
+    assert f"| {light.RUNS['mean'].title} | 0 | {' | '.join(figures)} |" in page
+    assert f"| the mean of all lights |  | {whole['scores_of_mean']['error']:.3f} |" in page
+
+
+def test_batches_in_a_light():
+    """Those of a step are the same in a training that begins there; the light is the image's."""
+    image = np.random.default_rng(0).integers(1, 256, (6, 10, 3)).astype("uint8")
+    endless = light.batches([image, image[::-1], image, image], 5, 0)
+    batches = [next(endless) for _ in range(3)]
+    for found, again in zip(
+        batches[2], next(light.batches([image, image[::-1], image, image], 5, 2))
+    ):
+        np.testing.assert_array_equal(found, again)
+    assert not np.array_equal(batches[0][1], batches[2][1])
+    for seen, true in zip(*batches[0]):
+        known = [light.lit(image[::i, ::j], true) for i in (1, -1) for j in (1, -1)]
+        assert any(np.array_equal(seen, one) for one in known)
 
 
 def test_the_page_is_drawn():
