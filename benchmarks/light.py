@@ -26,7 +26,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from scipy import fft
 
 import keras_fsa
 from benchmarks import camvid, scoring
@@ -55,16 +54,12 @@ def draw_light(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """
     orders = np.arange(ORDERS)
     amplitudes = rng.normal(size=(ORDERS, ORDERS, 4)) / (1 + orders[:, None] + orders)[..., None]
-    waves = [_cosines(size) for size in (height, width)]
+    waves = [
+        np.cos(np.pi * np.outer((np.arange(size) + 0.5) / size, orders)) for size in (height, width)
+    ]
     maps = np.einsum("yu,xv,uvc->yxc", *waves, amplitudes)
     values = 1.5 * maps[..., :1] + 0.75 * maps[..., 1:]
     return (-DARKEST / (1 + np.exp(-values))).astype("float32")
-
-
-def _cosines(size):
-    """Cosines of amplitude 1 at each position, `(size, ORDERS)`."""
-    basis = fft.idct(np.eye(size)[:ORDERS], axis=1, norm="ortho").T
-    return basis / np.sqrt(np.where(np.arange(ORDERS) == 0, 1, 2) / size)
 
 
 def lit(image: np.ndarray, light: np.ndarray) -> np.ndarray:
