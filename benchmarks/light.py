@@ -72,40 +72,51 @@ class Run:
     """A network that is compared."""
 
     title: str
-    arguments: Callable[[], dict[str, Any]]
-    """Makes those of `FsaNet`."""
+    network: Callable[[], dict[str, Any]]
+    """Makes arguments of `FsaNet`."""
+    gain: float = 0.0
+    """What the attention's gain starts at."""
 
 
-def _attention(**arguments):
-    return lambda: {"recurrence": 2, "frequencies": 8, **arguments}
+def _attention(title: str, gain: float = 0.0, frequencies: int = 8, **arguments: Any) -> Run:
+    return Run(title, lambda: {"recurrence": 2, "frequencies": frequencies, **arguments}, gain)
+
+
+def _linear_softmax(frequencies: int, gain: float) -> Run:
+    title = f"frequency attention, linear softmax, k = {frequencies}"
+    if gain:
+        title += f", gain from {gain:g}"
+    return _attention(f"**{title}**", gain, frequencies, affinity="linear_softmax")
 
 
 RUNS = {
-    "none": Run("no attention", _attention(attention=None)),
-    "regular": Run("regular attention", _attention(attention="spatial", affinity="softmax")),
-    "frequency": Run("**frequency attention, dot product**", _attention(affinity="dot_product")),
-    "linear_softmax": Run(
-        "**frequency attention, linear softmax**", _attention(affinity="linear_softmax")
-    ),
-    "mean": Run(
-        "the same with k = 1, the mean of the map",
-        _attention(affinity="linear_softmax", frequencies=1),
-    ),
+    "none": _attention("no attention", attention=None),
+    "regular": _attention("regular attention", attention="spatial", affinity="softmax"),
+    "frequency": _attention("**frequency attention, dot product, k = 8**", affinity="dot_product"),
+    "linear_softmax": _linear_softmax(8, 0.0),
+    "three": _linear_softmax(3, 0.0),
+    "mean": _linear_softmax(1, 0.0),
     "aspp": Run("ASPP", lambda: {"attention": METHODS["aspp"](8, residual="gain")}),
+    "gain_linear_softmax": _linear_softmax(8, 1.0),
+    "gain_three": _linear_softmax(3, 1.0),
+    "gain_mean": _linear_softmax(1, 1.0),
 }
 
-DRAWN = ("none", "mean", "linear_softmax")
+DRAWN = ("none", "gain_linear_softmax", "gain_three")
 
 
 def build(run: Run) -> keras_fsa.FsaNet:
-    """The network of a run."""
-    return keras_fsa.FsaNet(
+    """The network of a run, as its training begins."""
+    model = keras_fsa.FsaNet(
         3,
         **camvid.cut("stage3")(),
-        **run.arguments(),
+        **run.network(),
         head_channels=128,
         auxiliary_loss_weight=0,
     )
+    if run.gain:
+        model.attention_layer().gain.assign(run.gain)
+    return model
 
 
 def batches(images: list[np.ndarray], seed: int, step: int) -> Iterator[tuple]:
