@@ -331,6 +331,8 @@ def test_a_run_in_a_light(data_dir, monkeypatch, capsys):
     assert line.split()[1:4] == [f"{error:.4f}", "-", "-"]
     light.main([*flags, "--plot"])
     assert Image.open(folder / "light/answers.png").size[0] > 300
+    begun = light.build(light.RUNS["gain_mean"])
+    assert float(array(begun.attention_layer().gain)) == 1
     page = results.draw("{{ light }}", folder)
     figures = [f"{whole['scores'][name]:.3f}" for name in ("error", "angle")]
     assert f"| {light.RUNS['mean'].title} | 0 | {' | '.join(figures)} |" in page
