@@ -18,6 +18,7 @@ colours of the light and of the answer.
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,7 +32,14 @@ import keras_fsa
 from benchmarks import camvid, scoring
 from benchmarks.methods import METHODS
 from keras_fsa.datasets import load
-from keras_fsa.training.callbacks import Checkpoint, History, Report, StopAtNonFinite
+from keras_fsa.training.batch_norm import use_moving_statistics
+from keras_fsa.training.callbacks import (
+    Checkpoint,
+    History,
+    Report,
+    StopAtNonFinite,
+    save_model,
+)
 from keras_fsa.training.optimizer import cosine_decay
 from keras_fsa.visualize.figure import finish, new_figure
 
@@ -76,6 +84,8 @@ class Run:
     """Makes arguments of `FsaNet`."""
     gain: float = 0.0
     """What the attention's gain starts at."""
+    moving: bool = True
+    """Whether batch norm uses its moving statistics in training."""
 
 
 def _attention(title: str, gain: float = 0.0, frequencies: int = 8, **arguments: Any) -> Run:
@@ -89,7 +99,7 @@ def _linear_softmax(frequencies: int, gain: float) -> Run:
     return _attention(f"**{title}**", gain, frequencies, affinity="linear_softmax")
 
 
-RUNS = {
+NETWORKS = {
     "none": _attention("no attention", attention=None),
     "regular": _attention("regular attention", attention="spatial", affinity="softmax"),
     "frequency": _attention("**frequency attention, dot product, k = 8**", affinity="dot_product"),
@@ -101,8 +111,14 @@ RUNS = {
     "gain_three": _linear_softmax(3, 1.0),
     "gain_mean": _linear_softmax(1, 1.0),
 }
-
-DRAWN = ("none", "gain_linear_softmax", "gain_three")
+RUNS = {
+    **{f"moving_{name}": run for name, run in NETWORKS.items()},
+    **{
+        name: dataclasses.replace(run, title=f"batch statistics: {run.title}", moving=False)
+        for name, run in NETWORKS.items()
+    },
+}
+DRAWN = ("moving_none", "moving_gain_linear_softmax", "moving_gain_three")
 
 
 def build(run: Run) -> keras_fsa.FsaNet:
@@ -116,6 +132,7 @@ def build(run: Run) -> keras_fsa.FsaNet:
     )
     if run.gain:
         model.attention_layer().gain.assign(run.gain)
+    use_moving_statistics(model, run.moving)
     return model
 
 
@@ -232,7 +249,7 @@ def main(arguments=None):
     keras.utils.set_random_seed(options.seed)
     model = build(RUNS[options.run])
     train(model, training, options.seed, options.output / name)
-    model.save(options.output / name / "model.keras")
+    save_model(model, options.output / name / "model.keras")
     command = (
         f"KERAS_BACKEND={keras.backend.backend()} python -m benchmarks.light --data-dir CamVid "
         f"--run {options.run} --seed {options.seed}"
