@@ -84,7 +84,7 @@ class Run:
     """Makes arguments of `FsaNet`."""
     gain: float = 0.0
     """What the attention's gain starts at."""
-    moving: bool = True
+    moving: bool = False
     """Whether batch norm uses its moving statistics in training."""
 
 
@@ -99,6 +99,10 @@ def _linear_softmax(frequencies: int, gain: float) -> Run:
     return _attention(f"**{title}**", gain, frequencies, affinity="linear_softmax")
 
 
+def _aspp():
+    return {"attention": METHODS["aspp"](8, residual="gain")}
+
+
 NETWORKS = {
     "none": _attention("no attention", attention=None),
     "regular": _attention("regular attention", attention="spatial", affinity="softmax"),
@@ -106,19 +110,16 @@ NETWORKS = {
     "linear_softmax": _linear_softmax(8, 0.0),
     "three": _linear_softmax(3, 0.0),
     "mean": _linear_softmax(1, 0.0),
-    "aspp": Run("ASPP", lambda: {"attention": METHODS["aspp"](8, residual="gain")}),
+    "aspp": Run("ASPP", _aspp),
     "gain_linear_softmax": _linear_softmax(8, 1.0),
     "gain_three": _linear_softmax(3, 1.0),
     "gain_mean": _linear_softmax(1, 1.0),
+    "gain_aspp": Run("ASPP, gain from 1", _aspp, 1.0),
 }
-RUNS = {
-    **{f"moving_{name}": run for name, run in NETWORKS.items()},
-    **{
-        name: dataclasses.replace(run, title=f"batch statistics: {run.title}", moving=False)
-        for name, run in NETWORKS.items()
-    },
+RUNS = NETWORKS | {
+    f"moving_{name}": dataclasses.replace(run, moving=True) for name, run in NETWORKS.items()
 }
-DRAWN = ("moving_none", "moving_gain_linear_softmax", "moving_gain_three")
+DRAWN = ("none", "gain_three", "moving_none", "moving_gain_three")
 
 
 def build(run: Run) -> keras_fsa.FsaNet:
@@ -198,12 +199,12 @@ def table(results: Path) -> str:
             f"{json.loads(path.read_text())['scores']['error']:.4f}" if path.exists() else "-"
             for path in paths
         ]
-        lines.append(f"{name:16}" + "".join(f"{cell:>9}" for cell in cells) + f"   {run.title}")
-    return "\n".join([f"{'run':16}" + "".join(f"   seed {seed}" for seed in camvid.SEEDS), *lines])
+        lines.append(f"{name:28}" + "".join(f"{cell:>9}" for cell in cells) + f"   {run.title}")
+    return "\n".join([f"{'run':28}" + "".join(f"   seed {seed}" for seed in camvid.SEEDS), *lines])
 
 
 def plot(answers: dict[str, Callable], images: list[np.ndarray], path: Path | None = None) -> Any:
-    """Draw the lights that `score` gives to images, and the answers of networks by their title."""
+    """Draw the lights that `score` gives to images, and the answers of networks by their name."""
     figure = new_figure(2.2 * (1 + len(answers)), 1.9 * len(images))
     rows = figure.subplots(len(images), 1 + len(answers), squeeze=False)
     for i, (image, axes) in enumerate(zip(images, rows, strict=True)):
@@ -242,7 +243,7 @@ def main(arguments=None):
         answers = {}
         for name in DRAWN:
             model = camvid.open_model(options.output / f"{name}_seed0/model.keras")
-            answers[RUNS[name].title.replace("*", "")] = answer_of(model)
+            answers[name] = answer_of(model)
         plot(answers, validation[:3], options.results / "answers.png")
         return
     name = f"{options.run}_seed{options.seed}"

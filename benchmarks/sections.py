@@ -236,7 +236,8 @@ def light(folder: Path) -> str:
     if not results:
         return NOTHING
     of_mean = results[0]["scores_of_mean"]
-    lines = [["the mean of all lights", "", f"{of_mean['error']:.3f}", f"{of_mean['angle']:.3f}"]]
+    figures = [f"{of_mean[figure]:.3f}" for figure in ("error", "angle")]
+    lines = [["", "the mean of all lights", "", "", *figures]]
     for name, run in lighting.RUNS.items():
         own = [result for result in results if result["name"] == name]
         if own:
@@ -245,8 +246,9 @@ def light(folder: Path) -> str:
                 _mean_and_spread([result["scores"][figure] for result in own])
                 for figure in ("error", "angle")
             ]
-            lines.append([run.title, seeds, *figures])
-    head = ["run", "seeds", "error of the logarithm", "angle in degrees"]
+            batch_norm = "moving" if run.moving else "of the batch"
+            lines.append([f"`{name}`", run.title, batch_norm, seeds, *figures])
+    head = ["run", "network", "batch norm", "seeds", "error of the logarithm", "angle in degrees"]
     plot = "![lights and answers](../benchmarks/results/light/answers.png)"
     return f"{table(head, lines)}\n\n{plot}\n\n{made(results)}"
 

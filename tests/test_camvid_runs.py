@@ -14,6 +14,7 @@ from benchmarks import camvid, light, results, scoring, sections, sizes, truncat
 from keras_fsa.datasets import load
 from keras_fsa.inference import class_map
 from keras_fsa.resize import resize_bilinear
+from keras_fsa.training.batch_norm import batch_norm_layers
 from tests.helpers import array
 from tests.tiny_training import backbone
 
@@ -331,12 +332,15 @@ def test_a_run_in_a_light(data_dir, monkeypatch, capsys):
     assert line.split()[1:4] == [f"{error:.4f}", "-", "-"]
     light.main([*flags, "--plot"])
     assert Image.open(folder / "light/answers.png").size[0] > 300
-    begun = light.build(light.RUNS["gain_mean"])
-    assert float(array(begun.attention_layer().gain)) == 1
+    for name, moving in (("gain_mean", False), ("moving_gain_mean", True)):
+        begun = light.build(light.RUNS[name])
+        assert float(array(begun.attention_layer().gain)) == 1
+        assert all(layer.trainable != moving for layer in batch_norm_layers(begun))
     page = results.draw("{{ light }}", folder)
     figures = [f"{whole['scores'][name]:.3f}" for name in ("error", "angle")]
-    assert f"| {light.RUNS['mean'].title} | 0 | {' | '.join(figures)} |" in page
-    assert f"| the mean of all lights |  | {whole['scores_of_mean']['error']:.3f} |" in page
+    title = light.RUNS["mean"].title
+    assert f"| `mean` | {title} | of the batch | 0 | {' | '.join(figures)} |" in page
+    assert f"| the mean of all lights |  |  | {whole['scores_of_mean']['error']:.3f} |" in page
 
 
 def test_batches_in_a_light():
