@@ -156,6 +156,19 @@ def test_without_an_auxiliary_head(rng):
     model.fit(x, y, verbose=0)
 
 
+@pytest.mark.parametrize("shape", [(2, 37, 53), (2, 37, 53, 1), (2, 37, 53, 3)])
+def test_numbers_at_each_pixel(rng, shape):
+    """Such as depth: a loss of Keras, no classes, and no metric of masks."""
+    pictures, _ = pictures_and_masks(rng)
+    numbers = rng.standard_normal(shape).astype("float32")
+    model = tiny(shape[3] if shape[3:] else 1)
+    model.compile(loss="mean_absolute_error", metrics=[])
+    model.fit(pictures, numbers, verbose=0)
+    found = model.predict(pictures, verbose=0)
+    error = np.abs(found - numbers.reshape(found.shape)).mean()
+    assert model.evaluate(pictures, numbers, verbose=0) == pytest.approx(error, rel=1e-5)
+
+
 def test_own_loss_metrics_and_sample_weight(rng):
     x, y = pictures_and_masks(rng)
     y[y == 255] = 0
