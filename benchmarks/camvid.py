@@ -352,23 +352,20 @@ def score(name: str, recipe, memory: int | None, command: str) -> dict[str, Any]
     }
 
 
-def table(results: Path) -> str:
-    """Which runs there are: one line each."""
-    lines = []
-    for name, run in RUNS.items():
-        cells = []
-        for seed in SEEDS:
-            path = results / f"{name}_seed{seed}.json"
-            if not path.exists():
-                cells.append("     -")
-                continue
-            found = json.loads(path.read_text())
-            mark = " " if found["finished"] else "*"
-            cells.append(f"{found['scores']['mean_iou']:.3f}{mark}")
+def table(runs: dict[str, Any], results: Path, cell: Callable[[dict], str]) -> str:
+    """Which runs there are: one line each, with what `cell` makes of each seed's result."""
+    width = max(map(len, runs)) + 1
+    lines = [f"{'run':{width}}" + "".join(f"   seed {seed}" for seed in SEEDS)]
+    for name, run in runs.items():
+        paths = [results / f"{name}_seed{seed}.json" for seed in SEEDS]
+        cells = [cell(json.loads(path.read_text())) if path.exists() else "-" for path in paths]
         title = run.title.replace("*", "")
-        lines.append(f"{name:18}" + "".join(f"{cell:>9}" for cell in cells) + f"   {title}")
-    head = f"{'run':18}" + "".join(f"   seed {seed}" for seed in SEEDS)
-    return "\n".join([head, *lines, "* not at its end"])
+        lines.append(f"{name:{width}}" + "".join(f"{cell:>9}" for cell in cells) + f"   {title}")
+    return "\n".join(lines)
+
+
+def _mean_iou(result):
+    return f"{result['scores']['mean_iou']:.3f}" + (" " if result["finished"] else "*")
 
 
 def main(arguments=None):
@@ -384,7 +381,7 @@ def main(arguments=None):
     parser.add_argument("--score", action="store_true", help="no training: score what there is")
     options = parser.parse_args(arguments)
     if options.list:
-        print(table(options.results))
+        print(table(RUNS, options.results, _mean_iou), "\n* not at its end")
         return
     if options.time:
         there = [n for n in RUNS if any(options.results.glob(f"{n}_seed*.json"))]

@@ -2,7 +2,6 @@ r"""Experiment (f): real images in a light that varies over them, which the netw
 
     python -m benchmarks.light --list
     python -m benchmarks.light --data-dir CamVid --run linear_softmax --seed 0
-    python -m benchmarks.light --data-dir CamVid --plot
 
 A street of CamVid is seen in a light of its own, smooth and coloured: `draw_light`. What is dark or
 reddish here, may be so, or be lit so; only the rest of the image tells. The network is an FsaNet on
@@ -11,15 +10,13 @@ three maps as answers: the natural logarithm of the light's red, green and blue.
 mean absolute error. No mask is read.
 
 A run is a command of its own, which goes on where it was stopped, and writes
-benchmarks/results/light/NAME_seedN.json; `--plot` draws lights and answers of trained runs. Its
-figures are means over the pixels of the validation images, each in a light that is the same for
-all runs: the absolute error of the logarithm (0.1 is a light 10 % wrong), and the angle between the
-colours of the light and of the answer.
+benchmarks/results/light/NAME_seedN.json. Its figures are means over the pixels of the validation
+images, each in a light that is the same for all runs: the absolute error of the logarithm (0.1 is a
+light 10 % wrong), and the angle between the colours of the light and of the answer.
 """
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +38,6 @@ from keras_fsa.training.callbacks import (
     save_model,
 )
 from keras_fsa.training.optimizer import cosine_decay
-from keras_fsa.visualize.figure import finish, new_figure
 
 RESULTS = Path(__file__).parent / "results/light"
 DARKEST = np.log(4.0)
@@ -119,7 +115,6 @@ NETWORKS = {
 RUNS = NETWORKS | {
     f"moving_{name}": dataclasses.replace(run, moving=True) for name, run in NETWORKS.items()
 }
-DRAWN = ("none", "gain_three", "moving_none", "moving_gain_three")
 
 
 def build(run: Run) -> keras_fsa.FsaNet:
@@ -190,62 +185,25 @@ def answer_of(model: keras.Model) -> Callable:
     return lambda image: keras.ops.convert_to_numpy(model(image[None], training=False))[0]
 
 
-def table(results: Path) -> str:
-    """Which runs there are: one line each, the error of each seed."""
-    lines = []
-    for name, run in RUNS.items():
-        paths = [results / f"{name}_seed{seed}.json" for seed in camvid.SEEDS]
-        cells = [
-            f"{json.loads(path.read_text())['scores']['error']:.4f}" if path.exists() else "-"
-            for path in paths
-        ]
-        lines.append(f"{name:28}" + "".join(f"{cell:>9}" for cell in cells) + f"   {run.title}")
-    return "\n".join([f"{'run':28}" + "".join(f"   seed {seed}" for seed in camvid.SEEDS), *lines])
-
-
-def plot(answers: dict[str, Callable], images: list[np.ndarray], path: Path | None = None) -> Any:
-    """Draw the lights that `score` gives to images, and the answers of networks by their name."""
-    figure = new_figure(2.2 * (1 + len(answers)), 1.9 * len(images))
-    rows = figure.subplots(len(images), 1 + len(answers), squeeze=False)
-    for i, (image, axes) in enumerate(zip(images, rows, strict=True)):
-        light = draw_light(np.random.default_rng(i), *image.shape[:2])
-        seen = lit(image, light)
-        shown = {"the light": light, **{title: answer(seen) for title, answer in answers.items()}}
-        for axis, (title, values) in zip(axes, shown.items(), strict=True):
-            axis.imshow(np.exp(np.clip(values, -np.inf, 0) / GAMMA))
-            axis.set_axis_off()
-            error = "" if values is light else f"error {np.abs(values - light).mean():.3f}"
-            axis.set_title(f"{title}\n{error}" if i == 0 else error, fontsize=9)
-    return finish(figure, path)
-
-
 def main(arguments=None):
-    """Train and score one run, draw some, or say which there are."""
+    """Train and score one run, or say which there are."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--list", action="store_true", help="say which runs there are")
     parser.add_argument("--run", choices=RUNS, metavar="NAME", help="a name of --list")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-dir", help="folder of CamVid")
-    parser.add_argument("--plot", action="store_true", help="draw answers of runs of seed 0")
     parser.add_argument("--output", type=Path, default=Path("outputs/light"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     if options.list:
-        print(table(options.results))
+        print(camvid.table(RUNS, options.results, lambda found: f"{found['scores']['error']:.4f}"))
         return
-    if not options.data_dir or not (options.run or options.plot):
-        parser.error("give --data-dir with --run or --plot, or --list")
+    if not options.run or not options.data_dir:
+        parser.error("give --run and --data-dir, or --list")
     training, validation = (
         [image for image, _ in load("camvid", split, options.data_dir)]
         for split in ("train", "val")
     )
-    if options.plot:
-        answers = {}
-        for name in DRAWN:
-            model = camvid.open_model(options.output / f"{name}_seed0/model.keras")
-            answers[name] = answer_of(model)
-        plot(answers, validation[:3], options.results / "answers.png")
-        return
     name = f"{options.run}_seed{options.seed}"
     keras.utils.set_random_seed(options.seed)
     model = build(RUNS[options.run])

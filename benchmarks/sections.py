@@ -249,8 +249,7 @@ def light(folder: Path) -> str:
             batch_norm = "moving" if run.moving else "of the batch"
             lines.append([f"`{name}`", run.title, batch_norm, seeds, *figures])
     head = ["run", "network", "batch norm", "seeds", "error of the logarithm", "angle in degrees"]
-    plot = "![lights and answers](../benchmarks/results/light/answers.png)"
-    return f"{table(head, lines)}\n\n{plot}\n\n{made(results)}"
+    return f"{table(head, lines)}\n\n{made(results)}"
 
 
 def presets(folder: Path) -> str:
