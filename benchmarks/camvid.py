@@ -368,15 +368,21 @@ def _mean_iou(result):
     return f"{result['scores']['mean_iou']:.3f}" + (" " if result["finished"] else "*")
 
 
-def main(arguments=None):
-    """Train and score one run, or say which there are."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def flags(description: str, runs: Iterable[str], results: Path) -> argparse.ArgumentParser:
+    """The flags of a command that trains and scores one of several runs."""
+    parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
     parser.add_argument("--list", action="store_true", help="say which runs there are")
-    parser.add_argument("--run", choices=RUNS, metavar="NAME", help="a name of --list")
+    parser.add_argument("--run", choices=runs, metavar="NAME", help="a name of --list")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-dir", help="folder of CamVid")
-    parser.add_argument("--output", type=Path, default=Path("outputs/camvid"))
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=Path("outputs", results.name))
+    parser.add_argument("--results", type=Path, default=results)
+    return parser
+
+
+def main(arguments=None):
+    """Train and score one run, or say which there are."""
+    parser = flags(__doc__, RUNS, RESULTS)
     parser.add_argument("--time", action="store_true", help="of a step of each run that there is")
     parser.add_argument("--score", action="store_true", help="no training: score what there is")
     options = parser.parse_args(arguments)

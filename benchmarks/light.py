@@ -15,7 +15,6 @@ images, each in a light that is the same for all runs: the absolute error of the
 light 10 % wrong), and the angle between the colours of the light and of the answer.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ import numpy as np
 
 import keras_fsa
 from benchmarks import camvid, scoring
-from benchmarks.methods import METHODS
 from keras_fsa.datasets import load
 from keras_fsa.training.batch_norm import use_moving_statistics
 from keras_fsa.training.callbacks import (
@@ -43,7 +41,7 @@ RESULTS = Path(__file__).parent / "results/light"
 DARKEST = np.log(4.0)
 """The least light is a quarter of the most."""
 ORDERS = 3
-"""Number of frequencies of the light along each axis: up to one and a half waves over the image."""
+"""Number of frequencies of the light along each axis: up to one wave over the image."""
 GAMMA = 2.2
 STEPS, STEPS_PER_EPOCH, BATCH = 690, 46, 4
 LEARNING_RATE, WARMUP_STEPS = 1e-3, 46
@@ -95,10 +93,6 @@ def _linear_softmax(frequencies: int, gain: float) -> Run:
     return _attention(f"**{title}**", gain, frequencies, affinity="linear_softmax")
 
 
-def _aspp():
-    return {"attention": METHODS["aspp"](8, residual="gain")}
-
-
 NETWORKS = {
     "none": _attention("no attention", attention=None),
     "regular": _attention("regular attention", attention="spatial", affinity="softmax"),
@@ -106,11 +100,11 @@ NETWORKS = {
     "linear_softmax": _linear_softmax(8, 0.0),
     "three": _linear_softmax(3, 0.0),
     "mean": _linear_softmax(1, 0.0),
-    "aspp": Run("ASPP", _aspp),
+    "aspp": Run("ASPP", camvid.rival("aspp")),
     "gain_linear_softmax": _linear_softmax(8, 1.0),
     "gain_three": _linear_softmax(3, 1.0),
     "gain_mean": _linear_softmax(1, 1.0),
-    "gain_aspp": Run("ASPP, gain from 1", _aspp, 1.0),
+    "gain_aspp": Run("ASPP, gain from 1", camvid.rival("aspp"), 1.0),
 }
 RUNS = NETWORKS | {
     f"moving_{name}": dataclasses.replace(run, moving=True) for name, run in NETWORKS.items()
@@ -180,20 +174,9 @@ def angle(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.arccos(np.minimum((first * second).sum(-1) / lengths, 1))
 
 
-def answer_of(model: keras.Model) -> Callable:
-    """A function from an image to the logarithm of its light."""
-    return lambda image: keras.ops.convert_to_numpy(model(image[None], training=False))[0]
-
-
 def main(arguments=None):
     """Train and score one run, or say which there are."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--list", action="store_true", help="say which runs there are")
-    parser.add_argument("--run", choices=RUNS, metavar="NAME", help="a name of --list")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data-dir", help="folder of CamVid")
-    parser.add_argument("--output", type=Path, default=Path("outputs/light"))
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser = camvid.flags(__doc__, RUNS, RESULTS)
     options = parser.parse_args(arguments)
     if options.list:
         print(camvid.table(RUNS, options.results, lambda found: f"{found['scores']['error']:.4f}"))
@@ -209,6 +192,10 @@ def main(arguments=None):
     model = build(RUNS[options.run])
     train(model, training, options.seed, options.output / name)
     save_model(model, options.output / name / "model.keras")
+
+    def answer(image):
+        return keras.ops.convert_to_numpy(model(image[None], training=False))[0]
+
     command = (
         f"KERAS_BACKEND={keras.backend.backend()} python -m benchmarks.light --data-dir CamVid "
         f"--run {options.run} --seed {options.seed}"
@@ -220,7 +207,7 @@ def main(arguments=None):
         "steps": STEPS,
         "batch": BATCH,
         "parameters": model.count_params(),
-        "scores": score(answer_of(model), validation),
+        "scores": score(answer, validation),
         "scores_of_mean": score(lambda image: np.full(image.shape, -DARKEST / 2), validation),
     }
     scoring.write(options.results / f"{name}.json", result)
