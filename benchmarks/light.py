@@ -80,6 +80,7 @@ class Run:
     """What the attention's gain starts at."""
     moving: bool = False
     """Whether batch norm uses its moving statistics in training."""
+    steps: int = STEPS
 
 
 def _attention(title: str, gain: float = 0.0, frequencies: int = 8, **arguments: Any) -> Run:
@@ -106,9 +107,11 @@ NETWORKS = {
     "gain_mean": _linear_softmax(1, 1.0),
     "gain_aspp": Run("ASPP, gain from 1", camvid.rival("aspp"), 1.0),
 }
-RUNS = NETWORKS | {
-    f"moving_{name}": dataclasses.replace(run, moving=True) for name, run in NETWORKS.items()
-}
+RUNS = (
+    NETWORKS
+    | {f"moving_{name}": dataclasses.replace(run, moving=True) for name, run in NETWORKS.items()}
+    | {f"long_{name}": dataclasses.replace(run, steps=2 * STEPS) for name, run in NETWORKS.items()}
+)
 
 
 def build(run: Run) -> keras_fsa.FsaNet:
@@ -139,19 +142,21 @@ def batches(images: list[np.ndarray], seed: int, step: int) -> Iterator[tuple]:
         step += 1
 
 
-def train(model: keras.Model, images: list[np.ndarray], seed: int, folder: Path) -> None:
+def train(
+    model: keras.Model, images: list[np.ndarray], seed: int, steps: int, folder: Path
+) -> None:
     """Train, or go on."""
-    rate = cosine_decay(LEARNING_RATE, 1e-5, STEPS, WARMUP_STEPS)
+    rate = cosine_decay(LEARNING_RATE, 1e-5, steps, WARMUP_STEPS)
     model.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), "mean_absolute_error", [])
     history = History(folder / "history.csv")
-    checkpoint = Checkpoint(folder / "checkpoint.npz", {"seed": seed, "steps": STEPS}, history)
+    checkpoint = Checkpoint(folder / "checkpoint.npz", {"seed": seed, "steps": steps}, history)
     step = checkpoint.restore(model)
     model.fit(
         batches(images, seed, step),
         steps_per_epoch=STEPS_PER_EPOCH,
         initial_epoch=step // STEPS_PER_EPOCH,
-        epochs=STEPS // STEPS_PER_EPOCH,
-        callbacks=[StopAtNonFinite(step), history, Report(history, STEPS), checkpoint],
+        epochs=steps // STEPS_PER_EPOCH,
+        callbacks=[StopAtNonFinite(step), history, Report(history, steps), checkpoint],
         shuffle=False,
         verbose=0,
     )
@@ -189,8 +194,9 @@ def main(arguments=None):
     )
     name = f"{options.run}_seed{options.seed}"
     keras.utils.set_random_seed(options.seed)
-    model = build(RUNS[options.run])
-    train(model, training, options.seed, options.output / name)
+    run = RUNS[options.run]
+    model = build(run)
+    train(model, training, options.seed, run.steps, options.output / name)
     save_model(model, options.output / name / "model.keras")
 
     def answer(image):
@@ -204,7 +210,7 @@ def main(arguments=None):
         "name": options.run,
         **scoring.circumstances(command),
         "seed": options.seed,
-        "steps": STEPS,
+        "steps": run.steps,
         "batch": BATCH,
         "parameters": model.count_params(),
         "scores": score(answer, validation),

@@ -237,7 +237,7 @@ def light(folder: Path) -> str:
         return NOTHING
     of_mean = results[0]["scores_of_mean"]
     figures = [f"{of_mean[figure]:.3f}" for figure in ("error", "angle")]
-    lines = [["", "the mean of all lights", "", "", *figures]]
+    lines = [["", "the mean of all lights", "", "", "", *figures]]
     for name, run in lighting.RUNS.items():
         own = [result for result in results if result["name"] == name]
         if own:
@@ -247,8 +247,10 @@ def light(folder: Path) -> str:
                 for figure in ("error", "angle")
             ]
             batch_norm = "moving" if run.moving else "of the batch"
-            lines.append([f"`{name}`", run.title, batch_norm, seeds, *figures])
-    head = ["run", "network", "batch norm", "seeds", "error of the logarithm", "angle in degrees"]
+            steps = own[0]["steps"]
+            lines.append([f"`{name}`", run.title, batch_norm, steps, seeds, *figures])
+    head = ["run", "network", "batch norm", "steps", "seeds"]
+    head += ["error of the logarithm", "angle in degrees"]
     return f"{table(head, lines)}\n\n{made(results)}"
 
 

@@ -306,7 +306,7 @@ def test_a_run_in_a_light(data_dir, monkeypatch, capsys):
     folder = data_dir / "results"
     run = ["--run", "mean", "--data-dir", str(data_dir), "--output", str(data_dir / "runs")]
     run += ["--results", str(folder / "light")]
-    monkeypatch.setattr(light, "STEPS", 4)
+    monkeypatch.setitem(light.RUNS, "mean", dataclasses.replace(light.RUNS["mean"], steps=4))
     light.main(run)
     file = folder / "light/mean_seed0.json"
     whole = json.loads(file.read_text())
@@ -320,6 +320,7 @@ def test_a_run_in_a_light(data_dir, monkeypatch, capsys):
         error += np.abs(answer - true).mean() / len(images)
     assert whole["scores"]["error"] == pytest.approx(error, rel=1e-5)
     assert whole["scores_of_mean"]["error"] != whole["scores"]["error"]
+    assert camvid.rows_of(data_dir / "runs/mean_seed0")[-1]["step"] == str(whole["steps"]) == "4"
 
     # What was trained to its end stays as it is.
     light.main(run)
@@ -335,8 +336,8 @@ def test_a_run_in_a_light(data_dir, monkeypatch, capsys):
     page = results.draw("{{ light }}", folder)
     figures = [f"{whole['scores'][name]:.3f}" for name in ("error", "angle")]
     title = light.RUNS["mean"].title
-    assert f"| `mean` | {title} | of the batch | 0 | {' | '.join(figures)} |" in page
-    assert f"| the mean of all lights |  |  | {whole['scores_of_mean']['error']:.3f} |" in page
+    assert f"| `mean` | {title} | of the batch | 4 | 0 | {' | '.join(figures)} |" in page
+    assert f"| the mean of all lights |  |  |  | {whole['scores_of_mean']['error']:.3f} |" in page
 
 
 def test_batches_in_a_light():
