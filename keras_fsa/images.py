@@ -12,7 +12,7 @@ library reads through `read_image` and `read_mask`. What becomes of each kind of
 | 16 bits per channel | the upper 8 bits, `value >> 8` | ids, which do not wrap around |
 | 32 bits per channel | an error | ids, if they are integers |
 | 1 bit | 0 and 255 | 0 and 1 |
-| palette | the colors it stands for | its indices |
+| palette | the colours it stands for | its indices |
 | grey | equal red, green and blue | ids |
 | CMYK, YCbCr | converted to RGB | an error |
 | alpha channel | dropped | an error |
@@ -40,6 +40,9 @@ __all__ = ["MAX_PIXELS", "ImageError", "read_image", "read_mask", "write_mask"]
 MAX_PIXELS = 2**30 // 12
 """Most pixels of an image by default, 89 million: a quarter of a gigabyte in RGB, as in Pillow."""
 
+MEAN_COLOUR = (124, 116, 104)
+"""ImageNet's mean colour, (123.675, 116.28, 103.53), in 8 bits: it fills what an image does not."""
+
 _ORIENTATION = 0x0112
 _limit = threading.Lock()
 
@@ -48,7 +51,7 @@ class ImageError(ValueError):
     """A file that is no image, or none that can be used.
 
     Attributes:
-        reason: What is wrong with it, without its name.
+        reason: what is wrong with it, without its name.
     """
 
     def __init__(self, kind: str, path: Any, reason: str) -> None:
@@ -72,21 +75,21 @@ class Decoded(NamedTuple):
 def read_image(
     path: types.Path | BinaryIO, channels: int = 3, max_pixels: int | None = MAX_PIXELS
 ) -> np.ndarray:
-    """Reads an image as people see it; the module's docstring has the rules.
+    """Read an image as people see it; the module's docstring has the rules.
 
     Args:
-        path: Path of the file, or a file open for reading bytes.
+        path: path of the file, or a file open for reading bytes.
         channels: 3 for RGB, or 1 for grey: `0.299 red + 0.587 green + 0.114 blue`.
-        max_pixels: Most pixels that it may have; `None` for any number.
+        max_pixels: most pixels that it may have; None for any number.
 
     Returns:
         uint8 array `(height, width, channels)`.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ImageError: A ValueError, for a file that is no image, is damaged, too large, or has 32
+        FileNotFoundError: if there is no such file.
+        ImageError: a ValueError, for a file that is no image, is damaged, too large, or has 32
             bits per channel.
-        ImportError: If Pillow is missing, with the pip command.
+        ImportError: if Pillow is missing, with the pip command.
     """
     return decode_image(path, channels, max_pixels).pixels
 
@@ -115,20 +118,20 @@ def decode_image(
 
 
 def read_mask(path: types.Path | BinaryIO, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:
-    """Reads the class ids of a mask as they are stored; the module's docstring has the rules.
+    """Read the class ids of a mask as they are stored; the module's docstring has the rules.
 
     Args:
-        path: Path of the file, or a file open for reading bytes.
-        max_pixels: Most pixels that it may have; `None` for any number.
+        path: path of the file, or a file open for reading bytes.
+        max_pixels: most pixels that it may have; None for any number.
 
     Returns:
         Integer array `(height, width)`, of the file's own depth: uint8, uint16 or int32.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ImageError: A ValueError, for a file that is no image, is damaged, too large, a JPEG, or not
+        FileNotFoundError: if there is no such file.
+        ImageError: a ValueError, for a file that is no image, is damaged, too large, a JPEG, or not
             one channel of ids.
-        ImportError: If Pillow is missing, with the pip command.
+        ImportError: if Pillow is missing, with the pip command.
     """
     with _opened("A mask", path, max_pixels) as file:
         if file.format in ("JPEG", "MPO"):
@@ -143,15 +146,15 @@ def read_mask(path: types.Path | BinaryIO, max_pixels: int | None = MAX_PIXELS) 
 
 
 def write_mask(path: types.Path, ids: np.ndarray) -> None:
-    """Writes class ids as an 8-bit grey image, complete or not at all.
+    """Write class ids as an 8-bit grey image, complete or not at all.
 
     Args:
-        path: A PNG or TIFF file. Missing folders are made.
+        path: a PNG or TIFF file. Missing folders are made.
         ids: uint8 `(height, width)`.
 
     Raises:
-        OSError: If it cannot be written.
-        ImportError: If Pillow is missing, with the pip command.
+        OSError: if it cannot be written.
+        ImportError: if Pillow is missing, with the pip command.
     """
     pillow = optional_import("PIL.Image", "tools")
     with whole_file(path) as unfinished:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_fsa.datasets.augment import MEAN_COLOR, _photometric, augment, training_batches
+from keras_fsa.datasets.augment import _photometric, augment, training_batches
 from keras_fsa.datasets.folder import folder_dataset
+from keras_fsa.images import MEAN_COLOUR
 
 pytestmark = pytest.mark.once
 
@@ -153,7 +154,7 @@ def test_a_small_image_is_padded():
     np.testing.assert_array_equal(part[:5, :8], image)
     np.testing.assert_array_equal(part_mask[:5, :8], mask)
     for empty in (np.s_[5:], np.s_[:, 8:]):
-        assert (part[empty] == MEAN_COLOR).all() and (part_mask[empty] == 255).all()
+        assert (part[empty] == MEAN_COLOUR).all() and (part_mask[empty] == 255).all()
 
 
 def test_scales_by_ratio_and_by_size():
@@ -268,13 +269,13 @@ def test_wrong_arguments(folder):
         ("base_size", 3),
         ("max_class_share", np.nan),
         ("flip", None),
-        ("pad_color", 3),
+        ("pad_colour", 3),
         ("scales", (2, 1)),
         ("scale_step", 0),
         ("base_size", (100, 200)),
         ("max_class_share", 0),
         ("flip", 1.5),
-        ("pad_color", (0, 0, 256)),
+        ("pad_colour", (0, 0, 256)),
     ):
         settings = {"crop": (7, 9), name: value}
         with pytest.raises(ValueError, match=rf"`{name}` must be .*Received: {name}="):
@@ -294,8 +295,7 @@ def test_wrong_pairs_and_earlier_names(folder):
     for wrong in ((image, mask[:5]), (image.astype("float64"), mask), (image[..., 0], mask)):
         with pytest.raises(ValueError, match=r"`image` must be .* of uint8,.*Received: image"):
             augment(*wrong, 0, (5, 5))
-    with pytest.warns(DeprecationWarning, match=r"`pad_colour`.*`pad_color`"):
-        padded, _ = augment(image[:3], mask[:3], 0, (5, 5), scales=(1, 1), pad_colour=(1, 2, 3))
+    padded, _ = augment(image[:3], mask[:3], 0, (5, 5), scales=(1, 1), pad_colour=(1, 2, 3))
     assert (padded[3:] == (1, 2, 3)).all()
     with pytest.warns(DeprecationWarning, match=r"`dataset`.*`examples`"):
         training_batches(dataset=folder, crop=(5, 5), batch=1, seed=0)

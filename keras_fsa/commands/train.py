@@ -15,7 +15,7 @@ is that of the class (`masks/road/0001.png`, `masks/wet/0001.png`).
 --images may also be a CSV file of images and masks; --masks a COCO file, or a folder of Labelme's
 JSON files (whose class 0 is the background). --colour-table is for masks that are coloured,
 --id-table for those with other ids. --channels reads TIFF, PNG or .npy files of any number of
-channels, 16 bits and floats, in the values that they store, and normalizes these by their mean and
+channels, 16 bits and floats, in the values that they store, and normalises these by their mean and
 standard deviation, which are saved with the model.
 
 A training that was killed, at any moment, resumes at its last epoch when the same command is given

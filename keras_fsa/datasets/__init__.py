@@ -6,7 +6,7 @@ from keras_fsa.datasets.augment import training_batches
 
 train = load("voc_aug", "train_aug", data_dir="data", manual_dir="archives")
 batches = training_batches(train, crop=(512, 512), batch=16, seed=0, base_size=(2048, 512))
-colors = describe("voc_aug").palette
+colours = describe("voc_aug").palette
 ```
 
 Both `load` and `folder_dataset` return `Examples`, which every backend trains on. Your folders,

@@ -28,10 +28,10 @@ class Source:
     """Files that a dataset is made of.
 
     Attributes:
-        files: Names of archives or unpacked folders in the folder for files given by hand, of
+        files: names of archives or unpacked folders in the folder for files given by hand, of
             which any one is enough; the first that is there is taken.
-        url: Where to get it.
-        by_hand: Whether it cannot be downloaded without logging in.
+        url: where to get it.
+        by_hand: whether it cannot be downloaded without logging in.
     """
 
     files: tuple
@@ -39,7 +39,7 @@ class Source:
     by_hand: bool = False
 
     def find(self, manual_dir: str | os.PathLike) -> Path | None:
-        """The path of the first of the files that is there, or `None`."""
+        """The path of the first of the files that is there, or None."""
         paths = (Path(manual_dir) / name for name in self.files)
         return next((path for path in paths if path.exists()), None)
 
@@ -59,7 +59,7 @@ class Source:
 
 
 def check_names(archive: Path) -> None:
-    """Raises a `ValueError` if a name in a zip or tar archive would leave the folder it goes to.
+    """Raise a `ValueError` if a name in a zip or tar archive would leave the folder it goes to.
 
     A damaged archive passes: unpacking says what is wrong with it.
     """
@@ -102,7 +102,7 @@ def instructions(sources: Sequence[Source]) -> str:
 
 
 def require_files(sources: Sequence[Source], manual_dir: Path, download: bool) -> None:
-    """Raises a `FileNotFoundError` that says where to get what is not there, and where to put it.
+    """Raise a `FileNotFoundError` that says where to get what is not there, and where to put it.
 
     With `download`, only what cannot be downloaded must be there.
     """
@@ -124,7 +124,7 @@ def require_files(sources: Sequence[Source], manual_dir: Path, download: bool) -
 def require_space(
     sources: Sequence[Source], manual_dir: Path, data_dir: Path, url_infos: dict
 ) -> None:
-    """Raises an `OSError` unless the disk has room to download, unpack and prepare.
+    """Raise an `OSError` unless the disk has room to download, unpack and prepare.
 
     Images hardly compress, so each of the three steps takes about the size of the archive.
     """

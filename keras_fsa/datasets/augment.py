@@ -1,4 +1,4 @@
-"""Random scale, crop, flip and colors for training, the same for an image and its mask.
+"""Random scale, crop, flip and colours for training, the same for an image and its mask.
 
 The steps and their order are those of mmsegmentation's pipelines (`Resize`, `RandomCrop`,
 `RandomFlip`, `PhotoMetricDistortion`, `Pad`), which the paper's experiments use. Those of its ccnet
@@ -9,7 +9,7 @@ batches = training_batches(train, (769, 769), 8, seed, base_size=(2049, 1025))  
 batches = training_batches(  # ccnet
     train, (849, 849), 8, seed,
     scales=(0.7, 2.1), scale_step=0.1, max_class_share=1, photometric=False,
-    pad_color=(123, 117, 104),
+    pad_colour=(123, 117, 104),
 )
 model.fit(batches, steps_per_epoch=500, epochs=120)
 ```
@@ -32,10 +32,8 @@ import numpy as np
 from keras_fsa import _deprecation
 from keras_fsa.arguments import boolean, integer, number, optional_import, positive_ints
 from keras_fsa.datasets.examples import Batches, Examples, Pair, threads
+from keras_fsa.images import MEAN_COLOUR
 from keras_fsa.metrics import IGNORE_LABEL
-
-MEAN_COLOR = (124, 116, 104)
-"""ImageNet's mean color, (123.675, 116.28, 103.53), in 8 bits."""
 
 PIPELINE = "keras_fsa.datasets.augment 2"
 """Changes whenever the same arguments give other batches than before, as in version 0.2: a training
@@ -44,7 +42,7 @@ that another pipeline began cannot resume exactly."""
 _TRIES = 10
 
 
-@_deprecation.renamed_arguments(dataset="examples", pad_colour="pad_color")
+@_deprecation.renamed_arguments(dataset="examples")
 def training_batches(
     examples: Examples,
     crop: tuple[int, int],
@@ -64,13 +62,13 @@ def training_batches(
     Args:
         examples: `Examples`, as `load` and `folder_dataset` return them.
         crop: `(height, width)` of the crops, in pixels.
-        batch: Number of crops in a batch.
-        seed: Int of at least 0; the same seed gives the same stream.
-        start_step: Number of batches to leave out at the start: the rest is exactly that of a
+        batch: number of crops in a batch.
+        seed: int of at least 0; the same seed gives the same stream.
+        start_step: number of batches to leave out at the start: the rest is exactly that of a
             stream from 0. What is left out is not read.
         part: `(i, n)` for the i-th of n equal parts of each batch, from 0: of several processes
             each reads its own. What belongs to other parts is not read.
-        **augmentation: Further arguments of `augment`.
+        **augmentation: further arguments of `augment`.
 
     Returns:
         A `keras.utils.PyDataset` without end: `batches[i]`, its i-th batch, and what iterating and
@@ -80,9 +78,9 @@ def training_batches(
         examples of the next batches ahead, one thread for each core.
 
     Raises:
-        ValueError: If an argument is out of its range; when a batch is read, if a file is damaged
+        ValueError: if an argument is out of its range; when a batch is read, if a file is damaged
             or a mask has ids that are no class. The error names the file and the ids.
-        ImportError: If OpenCV is missing, with the pip command.
+        ImportError: if OpenCV is missing, with the pip command.
     """
     _opencv()
     if not isinstance(examples, Examples):
@@ -151,7 +149,6 @@ class _Endless(Batches):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-@_deprecation.renamed_arguments(pad_colour="pad_color")
 def augment(
     image: np.ndarray,
     mask: np.ndarray,
@@ -166,36 +163,36 @@ def augment(
     - Crop: a window of the size `crop`, evenly among all. If more than `max_class_share` of its
       pixels, ignored ones left out, are of one class, another is drawn, up to 10 times.
     - Flip, left to right, with the probability `flip`.
-    - Colors, if `photometric`: each with even odds, brightness by -32 to 32, contrast by 0.5 to
+    - Colours, if `photometric`: each with even odds, brightness by -32 to 32, contrast by 0.5 to
       1.5, saturation by 0.5 to 1.5, hue by -36 to 36 degrees; contrast before or after the others.
-    - Where the scaled image is smaller than `crop`, `pad_color` and 255 fill right and bottom.
-      mmsegmentation fills the normalised image with 0 there, which is the mean color.
+    - Where the scaled image is smaller than `crop`, `pad_colour` and 255 fill right and bottom.
+      mmsegmentation fills the normalised image with 0 there, which is the mean colour.
 
     Images of other channels or types are filled with their own mean, and keep their type; their
-    colors do not vary. Of masks `(height, width, num_classes)` every window is taken.
+    colours do not vary. Of masks `(height, width, num_classes)` every window is taken.
 
-    Images are scaled bilinearly, without antialiasing, masks to the nearest neighbor: pixel `x` of
+    Images are scaled bilinearly, without antialiasing, masks to the nearest neighbour: pixel `x` of
     the scaled image shows the place `(x + 0.5) / scale - 0.5` of the image.
 
     Args:
         image: array `(height, width, channels)`, uint8, uint16 or float32.
         mask: uint8 array `(height, width)`, or `(height, width, num_classes)` of 0 and 1.
-        seed: Int, or a sequence of ints; the same seed does the same.
+        seed: int, or a sequence of ints; the same seed does the same.
         crop: `(height, width)` of the result.
-        scales: Smallest and largest ratio. Default: 0.5 and 2.
-        scale_step: If given, only ratios at this distance from each other, from the smallest on.
-        base_size: `(long side, short side)` in pixels, or `None`, the default.
-        max_class_share: Above 0 and at most 1, which takes every window. Default: 0.75.
-        flip: Probability of flipping. Default: 0.5.
-        photometric: Whether to change colors. Default: yes.
-        pad_color: RGB of what the image does not fill, 0 to 255. Default: `MEAN_COLOR`.
+        scales: smallest and largest ratio. Default: 0.5 and 2.
+        scale_step: if given, only ratios at this distance from each other, from the smallest on.
+        base_size: `(long side, short side)` in pixels, or None, the default.
+        max_class_share: above 0 and at most 1, which takes every window. Default: 0.75.
+        flip: probability of flipping. Default: 0.5.
+        photometric: whether to change colours. Default: yes.
+        pad_colour: RGB of what the image does not fill, 0 to 255. Default: ImageNet's mean.
 
     Returns:
         `(image, mask)`, such as uint8 `(*crop, 3)` and uint8 `crop`.
 
     Raises:
-        ValueError: If an argument is out of its range, or image and mask do not belong together.
-        ImportError: If OpenCV is missing, with the pip command.
+        ValueError: if an argument is out of its range, or image and mask do not belong together.
+        ImportError: if OpenCV is missing, with the pip command.
     """
     settings = _settings(crop, **augmentation)
     image, mask = np.asarray(image), np.asarray(mask)
@@ -237,7 +234,7 @@ def _settings(
     max_class_share=0.75,
     flip=0.5,
     photometric=True,
-    pad_color=MEAN_COLOR,
+    pad_colour=MEAN_COLOUR,
 ):
     """The arguments of `augment`, checked."""
     positive_ints("crop", crop, 2)
@@ -251,10 +248,10 @@ def _settings(
     number("max_class_share", max_class_share, above=0, maximum=1)
     number("flip", flip, 0, 1)
     boolean("photometric", photometric)
-    if not _numbers(pad_color, 3) or min(pad_color) < 0 or max(pad_color) > 255:
+    if not _numbers(pad_colour, 3) or min(pad_colour) < 0 or max(pad_colour) > 255:
         raise ValueError(
-            f"`pad_color` must be three numbers from 0 to 255. Received: pad_color={pad_color!r}. "
-            "Give red, green and blue."
+            "`pad_colour` must be three numbers from 0 to 255. Received: pad_colour="
+            f"{pad_colour!r}. Give red, green and blue."
         )
     return {
         "crop": tuple(crop),
@@ -264,7 +261,7 @@ def _settings(
         "max_class_share": max_class_share,
         "flip": flip,
         "photometric": photometric,
-        "pad_color": np.rint(pad_color).astype("uint8"),
+        "pad_colour": np.rint(pad_colour).astype("uint8"),
     }
 
 
@@ -288,7 +285,7 @@ def _numbers(values, count):
 def _augment(image, mask, random, settings):
     crop = settings["crop"]
     # All that may be drawn is drawn, so that each number has its place whatever the settings.
-    ratio, flip, *colors = random.random(11)
+    ratio, flip, *colours = random.random(11)
     places = random.random((_TRIES + 1, 2))
 
     old = mask.shape[:2]
@@ -303,12 +300,12 @@ def _augment(image, mask, random, settings):
     image = _window_of_image(image, old, new, size, offset)
     is_rgb = image.dtype == np.uint8 and image.shape[-1] == 3
     if settings["photometric"] and is_rgb:
-        image = _photometric(image, colors[:5], colors[5:])
+        image = _photometric(image, colours[:5], colours[5:])
     step = -1 if flip < settings["flip"] else 1
 
     height, width = size
     whole = np.empty((*crop, image.shape[-1]), image.dtype)
-    filling = settings["pad_color"] if is_rgb else image.mean(axis=(0, 1))
+    filling = settings["pad_colour"] if is_rgb else image.mean(axis=(0, 1))
     whole[height:] = whole[:height, width:] = filling
     whole[:height, :width] = image[:, ::step]
     labels = np.full((*crop, *mask.shape[2:]), IGNORE_LABEL, "uint8")
@@ -390,7 +387,7 @@ def _photometric(image, odds, amounts):
         if saturate:
             np.minimum(saturation * np.float32(0.5 + amounts[2]), 1, out=saturation)
         if turn:
-            # Whole steps of 2 degrees, as in OpenCV's 8-bit colors.
+            # Whole steps of 2 degrees, as in OpenCV's 8-bit colours.
             np.add(hue, np.float32(2 * int(amounts[3] * 36) - 36), out=hue)
             hue[hue < 0] += 360
             hue[hue >= 360] -= 360

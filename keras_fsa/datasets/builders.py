@@ -138,14 +138,14 @@ def _read_examples(
     """Yields the TFDS examples of pairs of files, each file decoded once and checked.
 
     Args:
-        pairs: List of `(image_path, mask_path)`.
-        num_classes: The ids of the masks are 0 to this number - 1, and 255.
-        left_out: List that gets what is wrong with bad pairs, which are then left out with a
-            warning; `None` makes the first an error.
-        ids_of: Function from the path of a mask to its ids, as `read_pair` takes it.
+        pairs: list of `(image_path, mask_path)`.
+        num_classes: the ids of the masks are 0 to this number - 1, and 255.
+        left_out: list that gets what is wrong with bad pairs, which are then left out with a
+            warning; None makes the first an error.
+        ids_of: function from the path of a mask to its ids, as `read_pair` takes it.
 
     Raises:
-        ValueError: For the first bad pair, or if no pair is good.
+        ValueError: for the first bad pair, or if no pair is good.
     """
     count = 0
     for image_path, mask_path in pairs:

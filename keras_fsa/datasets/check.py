@@ -45,22 +45,22 @@ def check(
     fail_fast: bool = False,
     activation: str = "softmax",
 ) -> Findings:
-    """Reads every example once, counts its pixels, and gathers what is wrong.
+    """Read every example once, count its pixels, and gather what is wrong.
 
     Problems are: a number of examples other than the expected one, an example that cannot be read
     (a broken file, sizes of image and mask that differ, ids that are no label), and a mask of
     which every pixel is ignored. On a terminal a progress bar shows for more than 200 examples.
 
     Args:
-        examples: What `load` or `folder_dataset` (with `check=False`) returned.
-        num_classes: Number of classes.
-        expected: Number of examples there should be; `None` for any.
-        fail_fast: Whether to stop after the first problem.
+        examples: what `load` or `folder_dataset` (with `check=False`) returned.
+        num_classes: number of classes.
+        expected: number of examples there should be; None for any.
+        fail_fast: whether to stop after the first problem.
         activation: `"softmax"`, for masks of ids; or `"sigmoid"`, for 0 and 1 for each class, see
             `keras_fsa.classes`.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: if an argument is out of its range.
     """
     positive_int("num_classes", num_classes)
     boolean("fail_fast", fail_fast)
@@ -108,7 +108,7 @@ def count_pixels(
     """The pixels of each class in a mask, and those that count for each; int64 `(num_classes,)`.
 
     Raises:
-        ValueError: For ids that are no label.
+        ValueError: for ids that are no label.
     """
     if activation == "softmax":
         # Ids are counted much faster than they are compared.

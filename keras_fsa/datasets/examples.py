@@ -57,11 +57,11 @@ class Examples(_AsBefore, Sequence):
     on `as_tf_dataset()`.
 
     Args:
-        count: Number of examples.
-        read: Function from a number, 0 to `count - 1`, to `(image, mask)`. It is called from
+        count: number of examples.
+        read: function from a number, 0 to `count - 1`, to `(image, mask)`. It is called from
             several threads.
-        name: Function from a number to what people know the example by, such as a file name.
-        size: `(height, width)` that all examples have, or `None` if they differ.
+        name: function from a number to what people know the example by, such as a file name.
+        size: `(height, width)` that all examples have, or None if they differ.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class Examples(_AsBefore, Sequence):
         """The examples after a function, which is called when one is read.
 
         Args:
-            function: Function of the NumPy arrays `(image, mask)` that returns two such arrays.
-            size: `(height, width)` of all that it returns, or `None` if they differ.
+            function: function of the NumPy arrays `(image, mask)` that returns two such arrays.
+            size: `(height, width)` of all that it returns, or None if they differ.
         """
         part = self._subset(self._numbers)
         part._read, part.size = lambda number: function(*self._read(number)), size
@@ -120,7 +120,7 @@ class Examples(_AsBefore, Sequence):
         """The examples, each read once and then kept: later epochs neither decode nor resize.
 
         Args:
-            gigabytes: Memory for them, in units of 1e9 bytes. Those that no longer fit are read
+            gigabytes: memory for them, in units of 1e9 bytes. Those that no longer fit are read
                 each time.
 
         Returns:
@@ -163,11 +163,11 @@ class Examples(_AsBefore, Sequence):
         """Batches for `fit`, `evaluate` and `predict`, on every backend.
 
         Args:
-            batch_size: Number of examples in a batch. They must be of one size.
-            drop_remainder: Whether a last, smaller batch is left out.
-            shuffle: Whether each epoch has another order, which depends on the seed and, between
+            batch_size: number of examples in a batch. They must be of one size.
+            drop_remainder: whether a last, smaller batch is left out.
+            shuffle: whether each epoch has another order, which depends on the seed and, between
                 TensorFlow and the others, on the backend.
-            seed: Int of at least 0.
+            seed: int of at least 0.
 
         Returns:
             What `fit` of the present backend reads best: under TensorFlow a `tf.data.Dataset`,
@@ -188,7 +188,7 @@ class Examples(_AsBefore, Sequence):
         """A `tf.data.Dataset` of `(image, mask)`, of known cardinality and in the same order.
 
         Raises:
-            ImportError: If TensorFlow is missing, with the pip command.
+            ImportError: if TensorFlow is missing, with the pip command.
         """
         return self._as_tf_dataset()
 
@@ -228,11 +228,11 @@ class Batches(_AsBefore, keras.utils.PyDataset):
     """Batches of examples for `fit`, `evaluate` and `predict` of Keras, on every backend.
 
     Args:
-        positions: Function from the number of a batch to the list of the positions of its examples.
-        example: Function from a position to `(image, mask)`, called from several threads.
-        num_batches: Number of batches, or `None` for endless ones.
-        name: Function from a position to what people know the example by, for errors.
-        workers: Number of threads of Keras that read batches ahead.
+        positions: function from the number of a batch to the list of the positions of its examples.
+        example: function from a position to `(image, mask)`, called from several threads.
+        num_batches: number of batches, or None for endless ones.
+        name: function from a position to what people know the example by, for errors.
+        workers: number of threads of Keras that read batches ahead.
     """
 
     def __init__(
@@ -249,7 +249,7 @@ class Batches(_AsBefore, keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int | None:
-        """Number of batches, `None` for endless ones."""
+        """Number of batches, None for endless ones."""
         return self._num_batches
 
     def __getitem__(self, index):

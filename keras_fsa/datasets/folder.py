@@ -26,22 +26,22 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif",
 
 
 def match_pairs(images: types.Path, masks: types.Path) -> list[tuple[Path, Path]]:
-    """Matches the images of one folder with the masks of another.
+    """Match the images of one folder with the masks of another.
 
     An image and its mask have the same name up to the extension: `images/0001.jpg` and
     `masks/0001.png`. Files whose ending is not in `EXTENSIONS`, hidden files and subfolders are
     ignored.
 
     Args:
-        images: Directory of the images.
-        masks: Directory of the masks.
+        images: directory of the images.
+        masks: directory of the masks.
 
     Returns:
         A list of `(image_path, mask_path)` tuples of `pathlib.Path`, sorted by name.
 
     Raises:
-        FileNotFoundError: If `images` or `masks` is not a directory.
-        ValueError: If a folder has no such file, holds two files of one name, or holds a file
+        FileNotFoundError: if `images` or `masks` is not a directory.
+        ValueError: if a folder has no such file, holds two files of one name, or holds a file
             without a partner in the other folder.
     """
     image_files, mask_files = _files("images", images), _files("masks", masks)
@@ -70,27 +70,27 @@ def check_pairs(
     image_reader: Callable | None = None,
     mask_reader: Callable | None = None,
 ) -> None:
-    """Opens every image and every mask once, and reports all that would break a training.
+    """Open every image and every mask once, and report all that would break a training.
 
     Problems are: a file that does not open or is cut short, an image and a mask of different sizes,
     a mask that is not one channel of ids (an RGB mask, say) or that is a JPEG, and ids that are
     neither a class nor the ignore label. A progress bar shows for more than 200 pairs.
 
     Args:
-        pairs: List of `(image_path, mask_path)`, as `match_pairs` returns it.
-        num_classes: Number of classes, at most 255. The ids of the masks are 0 to
+        pairs: list of `(image_path, mask_path)`, as `match_pairs` returns it.
+        num_classes: number of classes, at most 255. The ids of the masks are 0 to
             `num_classes - 1`.
-        ignore_label: Id of the pixels that belong to no class. It may lie among the classes, and
+        ignore_label: id of the pixels that belong to no class. It may lie among the classes, and
             is ignored then.
-        max_pixels: Most pixels that an image may have; `None` for any number.
-        image_reader, mask_reader: As in `folder_dataset`.
+        max_pixels: most pixels that an image may have; None for any number.
+        image_reader, mask_reader: as in `folder_dataset`.
 
     Raises:
-        ValueError: If any file is wrong: one error for all files, with the first ten problems and
+        ValueError: if any file is wrong: one error for all files, with the first ten problems and
             their number. Also if an argument is out of its range.
 
     Warns:
-        UserWarning: Once, if there are images that are not RGB with 8 bits per channel. They are
+        UserWarning: once, if there are images that are not RGB with 8 bits per channel. They are
             converted, as `keras_fsa.images` says.
     """
     optional_import("PIL", "tools")
@@ -152,19 +152,19 @@ def folder_dataset(
     ```
 
     Args:
-        images: Directory of the images; or a list of image files.
-        masks: Directory of the masks, matched with the images by `match_pairs`; or a list of
+        images: directory of the images; or a list of image files.
+        masks: directory of the masks, matched with the images by `match_pairs`; or a list of
             mask files, the mask of each image in turn.
-        num_classes: Number of classes, at most 255.
+        num_classes: number of classes, at most 255.
         size: `(height, width)` in pixels that all examples are resized to: images bilinear
-            with antialiasing, masks to the nearest neighbor. `None` keeps the size of each.
-        ignore_label: Id in the files of the pixels that belong to no class. It becomes 255.
-        check: Whether to call `check_pairs` at once.
-        max_pixels: Most pixels that an image may have; `None` for any number.
-        image_reader: Function from the path of an image to `(height, width, channels)`, such as
+            with antialiasing, masks to the nearest neighbour. None keeps the size of each.
+        ignore_label: id in the files of the pixels that belong to no class. It becomes 255.
+        check: whether to call `check_pairs` at once.
+        max_pixels: most pixels that an image may have; None for any number.
+        image_reader: function from the path of an image to `(height, width, channels)`, such as
             `lambda path: read_raster(path, channels=6)` of `keras_fsa.datasets.rasters`. Default:
             RGB in 8 bits.
-        mask_reader: Function from the path of a mask to its ids, such as those of
+        mask_reader: function from the path of a mask to its ids, such as those of
             `keras_fsa.datasets.masks`. Default: the ids that the file stores.
 
     Returns:
@@ -172,9 +172,9 @@ def folder_dataset(
         `(height, width, 3)`, and the mask, uint8 `(height, width)`, with the class ids and 255.
 
     Raises:
-        FileNotFoundError, ValueError: See `match_pairs` and `check_pairs`. With `check=False` a
+        FileNotFoundError, ValueError: see `match_pairs` and `check_pairs`. With `check=False` a
             bad file raises a ValueError, which names the file and what is wrong, when it is read.
-        ImportError: If Pillow is missing, with the pip command.
+        ImportError: if Pillow is missing, with the pip command.
     """
     check_settings(num_classes, size, ignore_label, check, max_pixels)
     return paired_examples(
@@ -234,7 +234,7 @@ def paired_examples(
 
 
 def resized(image: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> Pair:
-    """An image resized bilinearly with antialiasing, and its mask to the nearest neighbor."""
+    """An image resized bilinearly with antialiasing, and its mask to the nearest neighbour."""
     pillow = optional_import("PIL.Image", "tools")
 
     def one(pixels, method):
@@ -327,10 +327,10 @@ class FilePair(NamedTuple):
     """What `read_pair` finds in two files."""
 
     image: np.ndarray | None
-    """uint8 RGB `(height, width, 3)`; `None` for a bad file."""
+    """uint8 RGB `(height, width, 3)`; None for a bad file."""
     mask: np.ndarray | None
     """uint8 `(height, width)`, of several masks `(height, width, masks)`, with 255 for the ignore
-    label; `None` where anything is wrong."""
+    label; None where anything is wrong."""
     mode: str | None
     """Pillow's name of the kind of pixels that the image's file holds."""
     unchanged: bool
@@ -348,16 +348,16 @@ def read_pair(
     max_pixels: int | None = MAX_PIXELS,
     image_of: Callable | None = None,
 ) -> FilePair:
-    """Decodes an image and its mask; what is wrong is returned, not raised.
+    """Decode an image and its mask; what is wrong is returned, not raised.
 
     Args:
-        image_path: Path of the image.
-        mask_path: Path of the mask; or a tuple of several, which become its last axis.
-        num_classes: The ids of the mask are 0 to this number - 1, and `ignore_label`.
-        ignore_label: Id of the pixels of no class.
-        ids_of: Function from the path of a mask to its ids; `None` stands for `read_mask`.
-        max_pixels: Most pixels that an image may have; `None` for any number.
-        image_of: Function from the path of an image to its pixels; `None` stands for
+        image_path: path of the image.
+        mask_path: path of the mask; or a tuple of several, which become its last axis.
+        num_classes: the ids of the mask are 0 to this number - 1, and `ignore_label`.
+        ignore_label: id of the pixels of no class.
+        ids_of: function from the path of a mask to its ids; None stands for `read_mask`.
+        max_pixels: most pixels that an image may have; None for any number.
+        image_of: function from the path of an image to its pixels; None stands for
             `decode_image`.
     """
     image = mode = None

@@ -25,16 +25,16 @@ def folders_of_classes(
     ```
 
     Args:
-        images: Directory of the images.
-        masks: Directory of the masks of each class, which hold 1 where it is, 0 elsewhere.
-        size, ignore_label, check, max_pixels, image_reader: As in `folder_dataset`.
+        images: directory of the images.
+        masks: directory of the masks of each class, which hold 1 where it is, 0 elsewhere.
+        size, ignore_label, check, max_pixels, image_reader: as in `folder_dataset`.
 
     Returns:
         `Examples`: pairs of the image, and the mask, uint8 `(height, width, len(masks))` of 0, 1
         and 255.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError: As `folder_dataset`; ValueError also for no
+        FileNotFoundError, ValueError, ImportError: as `folder_dataset`; ValueError also for no
             folder of masks.
     """
     if isinstance(masks, (str, bytes)) or not isinstance(masks, Sequence) or not masks:

@@ -32,7 +32,7 @@ def read_colour_table(path: types.Path) -> tuple[list[str], list[tuple[int, int,
         The names, their colours, and the ignored colours.
 
     Raises:
-        ValueError: For a line that is none of these, a colour or name that comes twice, or no
+        ValueError: for a line that is none of these, a colour or name that comes twice, or no
             class.
     """
     names: list[str] = []
@@ -76,8 +76,8 @@ def colour_reader(colours: Sequence, ignored: Sequence = ()) -> Callable[[types.
     """A reader of masks that store the colour of each class.
 
     Args:
-        colours: Red, green and blue of each class, in the order of the ids.
-        ignored: Colours of what belongs to no class.
+        colours: red, green and blue of each class, in the order of the ids.
+        ignored: colours of what belongs to no class.
 
     Returns:
         A function from a path to ids, uint8. It raises a ValueError for a colour of neither.
@@ -115,8 +115,8 @@ def remap_reader(
     """A reader of masks whose ids are others than those wanted.
 
     Args:
-        table: From the id in the file to the one wanted. An id that it does not have stays.
-        reader: What reads the ids of the file.
+        table: from the id in the file to the one wanted. An id that it does not have stays.
+        reader: what reads the ids of the file.
     """
     for before, after in table.items():
         integer("table", before, -(2**31))
@@ -139,7 +139,7 @@ def read_id_table(path: types.Path, ignore_label: int = IGNORE_LABEL) -> dict[in
     headings.
 
     Raises:
-        ValueError: For a line of something else, or no line.
+        ValueError: for a line of something else, or no line.
     """
     table: dict[int, int] = {}
     with open(path, newline="") as file:

@@ -15,14 +15,14 @@ def read_pairs(path: types.Path) -> tuple[list[Path], list[Path]]:
     ```
 
     Args:
-        path: Path of the file: in each line an image and its mask, relative to the file's folder
+        path: path of the file: in each line an image and its mask, relative to the file's folder
             or absolute. A first line `image,mask` is a heading; further columns are not read.
 
     Returns:
         The images and the masks, in the order of the file.
 
     Raises:
-        ValueError: For a line without two names, a file that does not exist, or no line.
+        ValueError: for a line without two names, a file that does not exist, or no line.
     """
     path = Path(path)
     images, masks = [], []

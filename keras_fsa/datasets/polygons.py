@@ -36,20 +36,20 @@ def coco_dataset(
     What is marked as a crowd is ignored (255) where no other region is.
 
     Args:
-        images: Directory of the images.
-        annotations: Path of the JSON file. Images are those that it names, in the order of ids.
-        size: `(height, width)` that all are resized to; `None` keeps the size of each.
+        images: directory of the images.
+        annotations: path of the JSON file. Images are those that it names, in the order of ids.
+        size: `(height, width)` that all are resized to; None keeps the size of each.
         activation: `"softmax"` or `"sigmoid"`, see `keras_fsa.classes`.
-        max_pixels: Most pixels that an image may have; `None` for any number.
+        max_pixels: most pixels that an image may have; None for any number.
 
     Returns:
         `Examples`, and the names of the classes: `"background"` (softmax only), then the categories
         in the order of their ids.
 
     Raises:
-        ValueError: For a file that is no such JSON, or names images that do not exist; when read,
+        ValueError: for a file that is no such JSON, or names images that do not exist; when read,
             for an image of another size than the file says.
-        ImportError: If pycocotools is missing, with the pip command.
+        ImportError: if pycocotools is missing, with the pip command.
     """
     coder = optional_import("pycocotools.mask", "coco")
     data = _read_json(annotations)
@@ -101,18 +101,18 @@ def labelme_dataset(
     they mean there.
 
     Args:
-        folder: Directory of the JSON files.
-        class_names: The labels to be classes, in their order. Default: all, in that of the
+        folder: directory of the JSON files.
+        class_names: the labels to be classes, in their order. Default: all, in that of the
             alphabet.
-        size, activation, max_pixels: As in `coco_dataset`.
-        images: Directory of the images. Default: where the JSON files say.
+        size, activation, max_pixels: as in `coco_dataset`.
+        images: directory of the images. Default: where the JSON files say.
 
     Returns:
         `Examples`, and the names of the classes, as `coco_dataset`.
 
     Raises:
-        ValueError: For no or a wrong file, a label that is no class, or another kind of shape.
-        ImportError: If Pillow is missing, with the pip command.
+        ValueError: for no or a wrong file, a label that is no class, or another kind of shape.
+        ImportError: if Pillow is missing, with the pip command.
     """
     optional_import("PIL.Image", "tools")
     sheets = sorted(Path(folder).glob("*.json"))

@@ -16,23 +16,23 @@ from keras_fsa.large.images import open_image
 
 
 def read_raster(path: types.Path, channels: int, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:
-    """Reads an image with the values that its file stores.
+    """Read an image with the values that its file stores.
 
     Args:
-        path: Path of a TIFF, PNG, JPEG or JPEG 2000 file, or of a `.npy` file of an array
+        path: path of a TIFF, PNG, JPEG or JPEG 2000 file, or of a `.npy` file of an array
             `(height, width, channels)` or `(height, width)`. RGB and grey in 8 bits are read as
             `keras_fsa.images` does, with the orientation.
-        channels: Number of channels that it must have.
-        max_pixels: Most pixels that it may have; `None` for any number.
+        channels: number of channels that it must have.
+        max_pixels: most pixels that it may have; None for any number.
 
     Returns:
         `(height, width, channels)`, uint8 or uint16 where the file stores these, else float32.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ImageError: A ValueError, for a file that is no image or damaged, of another number of
+        FileNotFoundError: if there is no such file.
+        ImageError: a ValueError, for a file that is no image or damaged, of another number of
             channels, too large, or with values that are not finite.
-        ImportError: If rasterio is missing, with the pip command.
+        ImportError: if rasterio is missing, with the pip command.
     """
     positive_int("channels", channels)
     integer("max_pixels", max_pixels, optional=True)
@@ -80,7 +80,7 @@ def statistics(examples: types.Dataset, most: int = 200) -> tuple[list[float], l
 
     Args:
         examples: `Examples`.
-        most: How many of them are read, evenly spread.
+        most: how many of them are read, evenly spread.
 
     Returns:
         `(mean, std)`. Where a channel is constant, its std is 1.

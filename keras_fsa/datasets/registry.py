@@ -28,12 +28,12 @@ class Description:
     """What a dataset holds.
 
     Attributes:
-        name: Name of the dataset.
-        class_names: Tuple of the names of the classes, in the order of their ids.
+        name: name of the dataset.
+        class_names: tuple of the names of the classes, in the order of their ids.
         palette: uint8 array `(classes, 3)`, the RGB colour of each class.
-        splits: Dict of the names of the splits and the published number of examples in each; the
+        splits: dict of the names of the splits and the published number of examples in each; the
             first is the one to train on, the last the one to evaluate on.
-        ignore_label: Id in the masks of the pixels of no class.
+        ignore_label: id in the masks of the pixels of no class.
     """
 
     name: str
@@ -88,10 +88,10 @@ _UNKNOWN = 254
 
 
 def describe(name: str) -> Description:
-    """The `Description` of a dataset: class names, colors, splits. Reads no file.
+    """The `Description` of a dataset: class names, colours, splits. Reads no file.
 
     Raises:
-        ValueError: If `name` is none of `NAMES`.
+        ValueError: if `name` is none of `NAMES`.
     """
     one_of("name", name, NAMES)
     module = _MODULES[name]
@@ -119,14 +119,14 @@ def load(
 
     Args:
         name: `"cityscapes"`, `"ade20k"`, `"voc_aug"`, `"camvid"` or `"signal_harbor"`.
-        split: One of the splits in `describe(name).splits`.
-        data_dir: Folder of TFDS for prepared data; `None` is TFDS' own (`~/tensorflow_datasets`).
+        split: one of the splits in `describe(name).splits`.
+        data_dir: folder of TFDS for prepared data; None is TFDS' own (`~/tensorflow_datasets`).
             For CamVid the folder of its files, see `keras_fsa.datasets.camvid`.
-        download: Whether archives that are not there may be fetched. Cityscapes wants a login,
+        download: whether archives that are not there may be fetched. Cityscapes wants a login,
             hence archives given by hand. What is there is prepared in any case.
-        manual_dir: Folder of archives (or of what was in them) given by hand; `None` is
+        manual_dir: folder of archives (or of what was in them) given by hand; None is
             `downloads/manual` in `data_dir`.
-        skip_unreadable: Whether ADE20K and VOCaug leave out broken files, with a warning, when
+        skip_unreadable: whether ADE20K and VOCaug leave out broken files, with a warning, when
             they are prepared. Otherwise the first broken file is an error, and so is a split that
             was prepared without some.
 
@@ -135,13 +135,13 @@ def load(
         `(height, width)` with the class ids and 255.
 
     Raises:
-        ValueError: If there is no such dataset or split, or if what is prepared cannot be used;
+        ValueError: if there is no such dataset or split, or if what is prepared cannot be used;
             when an example is read, if its mask has ids that are no label or is of another size.
             The error names the example.
-        FileNotFoundError: If archives or files are missing; it says where to get them and where to
+        FileNotFoundError: if archives or files are missing; it says where to get them and where to
             put them.
-        OSError: If the disk is too full to prepare the dataset.
-        ImportError: If TensorFlow or TFDS is missing for a dataset that TFDS prepares, or Pillow,
+        OSError: if the disk is too full to prepare the dataset.
+        ImportError: if TensorFlow or TFDS is missing for a dataset that TFDS prepares, or Pillow,
             with the pip command.
     """
     description = describe(name)

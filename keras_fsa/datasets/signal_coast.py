@@ -46,12 +46,12 @@ RINGS = 2.0, 3.5
 def draw_coast(
     rng: np.random.Generator, size: tuple[int, int] = (2048, 8192), signal: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one coast and its mask.
+    """Draw one coast and its mask.
 
     Args:
-        rng: A `numpy.random.Generator`. The same state of it gives the same image.
-        size: Height and width, at least `LEAST`.
-        signal: `"green"` or `"red"` sets the colour of the lamp; `None` draws it with even odds.
+        rng: a `numpy.random.Generator`. The same state of it gives the same image.
+        size: height and width, at least `LEAST`.
+        signal: `"green"` or `"red"` sets the colour of the lamp; None draws it with even odds.
             Two calls that differ only in this differ only inside the lamp and in the labels of
             the signal and the boats.
 

@@ -116,21 +116,21 @@ PAINTS = np.array(
 
 
 def scene_rng(split: str, index: int) -> np.random.Generator:
-    """Returns the random number generator that example `index` of a split is drawn from.
+    """The random number generator that example `index` of a split is drawn from.
 
     Args:
         split: `"train"` or `"test"`.
-        index: Number of the example in its split, from 0.
+        index: number of the example in its split, from 0.
 
     Returns:
         A `numpy.random.Generator`.
 
     Raises:
-        ValueError: The split does not exist.
+        ValueError: if the split does not exist.
     """
     if split not in SPLITS:
         raise ValueError(
-            f"split must be one of {tuple(SPLITS)}. Received: split={split!r}. "
+            f"`split` must be one of {tuple(SPLITS)}. Received: split={split!r}. "
             "Pass the name of a split of the dataset."
         )
     return np.random.default_rng((list(SPLITS).index(split), index))
@@ -139,11 +139,11 @@ def scene_rng(split: str, index: int) -> np.random.Generator:
 def draw_scene(
     rng: np.random.Generator, signal: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one image of the harbour and its mask.
+    """Draw one image of the harbour and its mask.
 
     Args:
-        rng: A `numpy.random.Generator`. The same state of it gives the same image.
-        signal: `"green"` or `"red"` sets the colour of the lamp; `None` draws it with even odds.
+        rng: a `numpy.random.Generator`. The same state of it gives the same image.
+        signal: `"green"` or `"red"` sets the colour of the lamp; None draws it with even odds.
             Two calls that differ only in this differ only inside the lamp and in the labels of
             the signal and the boats.
 
@@ -193,7 +193,7 @@ def draw_scene(
 
 
 def check_signal(signal: str | None) -> None:
-    """Raises a `ValueError` if `signal` is no colour of the lamp and not None."""
+    """Raise a `ValueError` if `signal` is no colour of the lamp and not None."""
     if signal is not None and signal not in SIGNALS:
         raise ValueError(
             f"signal must be one of {tuple(SIGNALS)} or None. Received: signal={signal!r}. "
@@ -250,7 +250,7 @@ def _land(rng, lamp_x):
 
 
 def _landscape(rng, land, mood):
-    """Paints sky, hills, sea and beaches. Returns the image, the mask and the ripples."""
+    """Paint sky, hills, sea and beaches. Return the image, the mask and the ripples."""
     zenith, haze, deep, light = mood
     light = light / 255
     horizon = land["horizon"]
@@ -304,14 +304,14 @@ def _landscape(rng, land, mood):
 
 
 def _paint(things, light, supersample=SUPERSAMPLE, shape=(HEIGHT, WIDTH)):
-    """Paints polygons, later ones over earlier ones.
+    """Paint polygons, later ones over earlier ones.
 
     Args:
-        things: List of `(label, shapes)`; `shapes` is a list of `(points, colour)`. With the
-            label `None` a thing leaves the mask as it is.
-        light: Colour of the light, about 1.
-        supersample: Odd number of samples to a side of a pixel.
-        shape: Height and width of the image.
+        things: list of `(label, shapes)`; `shapes` is a list of `(points, colour)`. With the
+            label None a thing leaves the mask as it is.
+        light: colour of the light, about 1.
+        supersample: odd number of samples to a side of a pixel.
+        shape: height and width of the image.
 
     Returns:
         Colours `(height, width, 3)`, cover `(height, width, 1)` from 0 to 1, and the labels

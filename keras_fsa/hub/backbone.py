@@ -50,7 +50,7 @@ class FsaNetBackbone(Backbone):
             `keras_hub.models.Backbone`: `name`, `trainable`.
 
     Call arguments:
-        images: `(B, H, W, channels)`, RGB from 0 to 255; they are normalized here.
+        images: `(B, H, W, channels)`, RGB from 0 to 255; they are normalised here.
 
     Output:
         A dict: `"features"`, `(B, h, w, head_channels)`, and with an auxiliary head `"auxiliary"`,

@@ -17,7 +17,7 @@ ImageSegmenterPreprocessor: Any = keras_hub.models.ImageSegmenterPreprocessor
 class FsaNetImageConverter(ImageConverter):
     """Brings images to one size, where that is wanted; FsaNet itself takes images of any size.
 
-    Nothing is cropped, unless asked for, and nothing is scaled: the network normalizes.
+    Nothing is cropped, unless asked for, and nothing is scaled: the network normalises.
 
     Args:
         image_size: `(height, width)`, or None for images as they come.

@@ -96,8 +96,8 @@ class ImageNormalization(keras.layers.Layer):
     | `"efficientnet_lite"` | 127 | 128 | RGB | EfficientNet-Lite |
 
     Valid images have values from 0 to 255 for the named statistics. In float32 values beyond that
-    are normalized as they come. Under a float16 policy, where they would overflow in the network,
-    they are clipped first: to 0..255 for the named statistics; for others, the normalized image is
+    are normalised as they come. Under a float16 policy, where they would overflow in the network,
+    they are clipped first: to 0..255 for the named statistics; for others, the normalised image is
     clipped to float16's range.
 
     Args:

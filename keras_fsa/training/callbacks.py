@@ -55,14 +55,12 @@ from keras_fsa import types
 from keras_fsa.arguments import integer, optional_import, positive_ints
 from keras_fsa.classes import activation_of, answers, by_class
 from keras_fsa.files import whole_file
+from keras_fsa.images import MEAN_COLOUR
 from keras_fsa.metrics import IGNORE_LABEL
 from keras_fsa.resize import positions
 from keras_fsa.training import batch_norm
 from keras_fsa.training.checkpoint import check_finite, restore_latest, save_checkpoint
 from keras_fsa.training.devices import Devices, join_metrics, mean_of_processes
-
-MEAN_COLOUR = (124, 116, 104)
-"""ImageNet's mean colour in 8 bits, which fills what an image does not."""
 
 
 class StepCallback(keras.callbacks.Callback):
