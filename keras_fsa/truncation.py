@@ -258,13 +258,21 @@ def _copy_graph(model, copy, call):
 
 
 def _copy_fsanet(net, copy, pairs):
-    """An `FsaNet` with copies of backbone and attention; it builds the other layers itself."""
+    """An `FsaNet` with copies of backbone, attention and a head that it was given.
+
+    It builds the other layers itself.
+    """
     config = net.get_config()
+    built = ["auxiliary_head"]
+    if "head" in config:
+        config["head"] = copy(net.head)
+    else:
+        built.append("head")
     config["backbone"] = copy(net.backbone)
     attention = net.attention_layer()
     config["attention"] = None if attention is None else copy(attention)
     new = type(net).from_config(config)
-    for part in ("head", "auxiliary_head"):
+    for part in built:
         old_part, new_part = getattr(net, part), getattr(new, part)
         if old_part is not None:
             pairs.extend(zip(old_part.layers, new_part.layers, strict=True))

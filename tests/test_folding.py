@@ -155,6 +155,40 @@ def test_files_of_folded_networks(rng, tmp_path):
         assert largest_deviation(folded, serve) < 1e-5 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("settings", [{}, {"attention": "spatial"}, {"recurrence": 1}])
+def test_truncation_of_a_folded_network(rng, settings):
+    """Folding and truncating may come in either order."""
+    model = network(rng, **settings)
+    model.attention_layer().gain.assign(10.0)
+    images = rng.integers(0, 256, (1, 33, 47, 3)).astype("uint8")
+    want = keras_fsa.to_frequency(model, 2).predict_on_batch(images)
+    narrow = keras_fsa.to_frequency(fold_batch_norm(model), 2)
+    attention = narrow.attention_layer()
+    assert (attention.low_pass if settings.get("attention") else attention.frequencies) == 2
+    got = narrow.predict_on_batch(images)
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+    # What the truncation changes is a hundred times that.
+    assert np.abs(got - model.predict_on_batch(images)).max() > 1e-3 * np.abs(want).max()
+
+
+def test_a_folded_network_as_spatial_attention(rng):
+    folded = fold_batch_norm(network(rng))
+    images = rng.integers(0, 256, (1, 33, 47, 3)).astype("uint8")
+    want = folded.predict_on_batch(images)
+    spatial = keras_fsa.to_spatial(folded)
+    assert isinstance(spatial.attention_layer(), keras_fsa.layers.SpatialSelfAttention)
+    got = spatial.predict_on_batch(images)
+    np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+def test_a_folded_network_keeps_its_classes(rng, tmp_path):
+    path = tmp_path / "folded.keras"
+    fold_batch_norm(network(rng)).save(path)
+    with pytest.raises(ValueError, match=r"`head` must give .*, 5\), for num_classes=4.*before"):
+        keras_fsa.FsaNet.from_preset(path, num_classes=4)
+    assert keras_fsa.FsaNet.from_preset(path, dtype="mixed_bfloat16").num_classes == 5
+
+
 def test_errors():
     class Subclass(keras.Model):
         pass

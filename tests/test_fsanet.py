@@ -540,3 +540,34 @@ def test_attention_layer_and_its_features(rng):
         row = keras_fsa.attention_map.attention_at(layer, features[0], 1, 2)
         assert tuple(row.shape) == tuple(features.shape[1:3])
     assert tiny(attention=None).attention_layer() is None
+
+
+def test_a_head_of_ones_own(rng, tmp_path):
+    x, _ = pictures_and_masks(rng)
+    stage5 = keras.Input((None, None, 10))
+    plain = keras.Model(stage5, keras.layers.Conv2D(5, 1)(stage5))
+    own = keras_fsa.layers.FrequencySelfAttention(2, name="mine")
+    before = keras.layers.Conv2D(8, 1)(stage5)
+    attentive = keras.Model(stage5, keras.layers.Conv2D(5, 1)(own(before)))
+
+    model = tiny(head=attentive)
+    assert model.attention_layer() is own
+    features = model.backbone(model.normalize(x))["stage5"]
+    seen = keras.Model(stage5, before)(features)
+    np.testing.assert_array_equal(array(model.attention_features(x)), array(seen))
+    (got,) = predict_in_new_process({"model": model}, {"model": x}, tmp_path).values()
+    np.testing.assert_allclose(got, model.predict_on_batch(x), atol=1e-5)
+
+    without = tiny(head=plain)
+    assert without.attention_layer() is None
+    with pytest.raises(ValueError, match="needs a head with attention. Received: head="):
+        without.attention_features(x)
+    for head, rule in (
+        (keras.Sequential([keras.Input((None, None, 10)), keras.layers.Dense(5)]), "a functional"),
+        (5, "a functional Keras model .*Received: head=5"),
+        (keras.Model(stage5, {"logits": plain.output}), r"one map .*shape \(\)"),
+    ):
+        with pytest.raises(ValueError, match=f"`head` must (be|give) {rule}"):
+            tiny(head=head)
+    with pytest.raises(ValueError, match="`head` must give .*, 5.*, for num_classes=4"):
+        tiny(4, head=plain)

@@ -7,7 +7,7 @@ import keras
 from keras_fsa import affinities
 from keras_fsa.arguments import boolean, optional_import
 from keras_fsa.models.fsanet import FsaNet
-from keras_fsa.models.heads import seen_by_head
+from keras_fsa.models.heads import MAPS, seen_by_head
 from keras_fsa.models.speed import use_speed_paths
 from keras_fsa.types import DType, Path
 
@@ -78,7 +78,7 @@ class FsaNetBackbone(Backbone):
             num_classes=2,
             backbone=image_encoder,
             backbone_weights=encoder_weights,
-            head=head,
+            head=with_classifier(head, 2) if isinstance(head, keras.Model) else head,
             auxiliary_loss_weight=float(auxiliary),
             dtype=dtype,
             **own,
@@ -137,6 +137,12 @@ class FsaNetBackbone(Backbone):
         backbone = cls(**{**config, "dtype": policy})
         backbone.output_stride = output_stride
         return backbone
+
+
+def with_classifier(trunk: keras.Model, num_classes: int) -> keras.Model:
+    """The head of `FsaNet` whose part up to the last convolution this is, without dropout."""
+    x = keras.layers.Conv2D(num_classes, 1, **MAPS, name="logits")(trunk.output)
+    return keras.Model(trunk.input, x, name=trunk.name)
 
 
 def without_classifier(head: keras.Model) -> keras.Model:

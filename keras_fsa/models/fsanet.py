@@ -28,6 +28,7 @@ from keras_fsa.backbones.resnet import STAGES
 from keras_fsa.classes import checked_names, checked_palette, choose_activation
 from keras_fsa.compilation import announces_xla, warn_of_slow_xla
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
+from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models import exporting, quantizing
@@ -175,7 +176,7 @@ class FsaNet(keras.Model):
         integer("auxiliary_channels", auxiliary_channels, optional=True, maximum=MOST)
         boolean("auxiliary_use_bias", auxiliary_use_bias)
         finer = finer_stages(low_level)
-        _check_head(head, finer)
+        _check_head(head, finer, num_classes)
         self.activation = choose_activation(activation, num_classes)
         self.class_names = checked_names(class_names, num_classes)
         self.palette = checked_palette(palette, num_classes)
@@ -208,7 +209,6 @@ class FsaNet(keras.Model):
         layer = _build_attention(
             attention, frequencies, self.affinity, recurrence, num_heads, policy
         )
-        self._attention_name = getattr(layer, "name", None)
         self._given_head = head is not None
         self.head = head or fsa_head(
             shapes["stage5"],
@@ -220,6 +220,7 @@ class FsaNet(keras.Model):
             [(stage, shapes[stage]) for stage in finer],
             align_corners,
         )
+        self._attention_name = _attention_name(self.head, layer)
         # Behind the head, so that weights come in one order, whoever made the attention.
         self.attention = attention
         self.auxiliary_head = None
@@ -317,8 +318,20 @@ class FsaNet(keras.Model):
         self._check_images(images.shape)
         features = self.backbone(self.normalize(images), training=False)["stage5"]
         stage5 = self.head.input["stage5"] if self.low_level else self.head.input
-        before = keras.Model(stage5, self.head.get_layer("before_relu").output)
+        before = keras.Model(stage5, self._before_attention())
         return before(features, training=False)
+
+    def _before_attention(self):
+        # By name where it is FsaNet's own head: there may be no attention, or one that is shared.
+        layer = self.attention_layer()
+        if any(own.name == "before_relu" for own in self.head.layers):
+            return self.head.get_layer("before_relu").output
+        if layer is None:
+            raise ValueError(
+                "This needs a head with attention. Received: "
+                f"head={self.head.name!r} without. Leave `head` out for FsaNet's own."
+            )
+        return layer.input
 
     def build(self, input_shape):
         self._check_images(input_shape)
@@ -460,7 +473,7 @@ class FsaNet(keras.Model):
         leaves it open. An earlier file is replaced once the new one is complete.
 
         A SavedModel for 1 or 3 channels has a second signature, `serving_bytes`: it takes the bytes
-        of PNG or JPEG files, strings `(B,)`, and gives classes. Gray images become RGB, an alpha
+        of PNG or JPEG files, strings `(B,)`, and gives classes. Grey images become RGB, an alpha
         channel is dropped, marks of orientation are not read. The images of one call must have
         one size: send others one at a time.
 
@@ -602,22 +615,37 @@ class _FunctionLoss(keras.losses.Loss):
         return self.function(y_true, y_pred)
 
 
-def _check_head(head, finer):
+def _attention_name(head, layer):
+    """The name of the attention in a head: the layer that it was made with, or one of its own."""
+    names = [getattr(layer, "name", None)]
+    names += [own.name for own in head.layers if isinstance(own, SelfAttention)]
+    return next((name for name in names if name in {own.name for own in head.layers}), None)
+
+
+def _check_head(head, finer, num_classes):
     if head is None:
         return
-    if not isinstance(head, keras.Model):
+    if not isinstance(head, keras.Model) or not hasattr(head, "output"):
         raise ValueError(
-            "`head` must be a Keras model from stage 5 to logits, or None. Received: "
-            f"head={head!r}. Leave it out for FsaNet's own."
+            "`head` must be a functional Keras model from stage 5 to logits, or None. Received: "
+            f"head={head!r}. Leave it out for FsaNet's own; of a Sequential one write "
+            "keras.Model(head.inputs, head.outputs[0])."
         )
-    inputs = getattr(head, "input", None)
-    found = sorted(inputs) if isinstance(inputs, dict) else []
+    found = sorted(head.input) if isinstance(head.input, dict) else []
     wanted = sorted((*finer, "stage5")) if finer else []
     if found != wanted:
         raise ValueError(
             "`head` must take stage 5, or with `low_level` a dict of its stages and 'stage5'. "
             f"Received: head={head.name!r}, which takes {found or 'one map'}, with "
             f"low_level={finer or None}. Build it of keras.Input(..., name=stage) for each stage."
+        )
+    shape = getattr(head.output, "shape", ())
+    if len(shape) != 4 or shape[-1] != num_classes:
+        raise ValueError(
+            "`head` must give one map of a logit for each class. Received: "
+            f"head={head.name!r}, whose output has the shape {tuple(shape)}, for num_classes="
+            f"{num_classes}. Build it for as many; a folded network keeps its classes, so change "
+            "them before `fold_batch_norm`."
         )
 
 
