@@ -1,5 +1,6 @@
 """What Keras keeps of a functional model's graph: which operation makes a tensor, and from what."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -95,6 +96,31 @@ def sources(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
     `keras.utils.get_source_inputs` walks each path, and every residual block doubles their number.
     """
     return [found for found in ancestors([tensor]) if not maker(found)[1]]
+
+
+@contextlib.contextmanager
+def left_as_it_was(outputs: Any) -> Iterator[None]:
+    """Within, models may be made of parts of the graph that leads to these tensors.
+
+    For a part that begins in the middle, Keras repeats the calls of its layers and keeps them with
+    the layers, where they add up. It even repeats those of input layers, whose tensors then belong
+    to the last of them, and the model that they were made for could not be saved (Keras 3.15).
+    """
+    tensors = list(ancestors(keras.tree.flatten(outputs)))
+    histories = [tensor._keras_history for tensor in tensors]
+    operations = {id(history.operation): history.operation for history in histories}
+    calls = [
+        (nodes, len(nodes))
+        for operation in operations.values()
+        for nodes in (operation._inbound_nodes, operation._outbound_nodes)
+    ]
+    try:
+        yield
+    finally:
+        for tensor, history in zip(tensors, histories, strict=True):
+            tensor._keras_history = history
+        for nodes, count in calls:
+            del nodes[count:]
 
 
 def pointwise(operation: Any, rank: int) -> bool:

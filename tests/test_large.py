@@ -13,9 +13,10 @@ from keras_fsa.large import geometry, segment
 from keras_fsa.large.network import Network
 from keras_fsa.layers import FrequencySelfAttention
 from keras_fsa.layers.resize_like import ResizeLike
+from keras_fsa.models.folding import fold_batch_norm
 from keras_fsa.models.heads import finer_stages
 from tests import tiling
-from tests.helpers import BACKEND, randomize, run_python
+from tests.helpers import BACKEND, predict_in_new_process, randomize, run_python
 from tests.tiling import small_model
 
 # Sums of some thousand float32 products, in another order.
@@ -255,6 +256,30 @@ def test_attention_in_several_places(rng):
     want = np.asarray(keras_fsa.resize.resize_bilinear(want[None], 41, 90))[0]
     got = segment(model, image, tile=16, output="logits", verbose=False)
     assert np.abs(got - want).max() < EXACT * np.abs(want).max()
+
+
+def beside_its_input(rng):
+    """A graph whose input is read again behind the attention."""
+    image = keras.Input((None, None, 2))
+    x = layers.Conv2D(4, 3, padding="same")(image)
+    x = layers.Concatenate()([image, FrequencySelfAttention(3)(x)])
+    return randomize(keras.Model(image, layers.Conv2D(4, 1)(x)), rng)
+
+
+@pytest.mark.parametrize("make", [beside_its_input, lambda rng: fold_batch_norm(small_model())])
+def test_the_model_stays_as_it_was(rng, tmp_path, make):
+    """Parts of its graph are models of their own, yet it can be saved, and nothing adds up."""
+    model = make(rng)
+    channels = model.input_shape[-1] if hasattr(model, "output") else 3
+    image = tiling.image_of(rng, 33, 47, channels)
+    want = model.predict_on_batch(image[None])
+    graph = getattr(model, "head", model)
+    calls = [(len(o._inbound_nodes), len(o._outbound_nodes)) for o in graph.operations]
+    for _ in range(2):
+        segment(model, image, tile=16, verbose=False)
+    assert calls == [(len(o._inbound_nodes), len(o._outbound_nodes)) for o in graph.operations]
+    (got,) = predict_in_new_process({"it": model}, {"it": image[None]}, tmp_path).values()
+    np.testing.assert_allclose(got, want, atol=EXACT * np.abs(want).max())
 
 
 def test_outputs(rng):

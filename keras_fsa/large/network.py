@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_fsa.classes import activation_of
-from keras_fsa.graphs import maker
+from keras_fsa.graphs import left_as_it_was, maker
 from keras_fsa.large import geometry
 from keras_fsa.layers import FrequencyBands, SpatialSelfAttention
 from keras_fsa.layers.resize_like import ResizeLike
@@ -155,8 +155,9 @@ def _part(known, output):
     if any(output is tensor for tensor in known):
         index = next(i for i, tensor in enumerate(known) if tensor is output)
         return lambda tensors, training: tensors[index]
-    part = keras.Model(list(known), output)
-    free_early(part)
+    with left_as_it_was(output):
+        part = keras.Model(list(known), output)
+        free_early(part)
     return part
 
 

@@ -639,11 +639,11 @@ def _check_head(head, finer, num_classes):
             f"Received: head={head.name!r}, which takes {found or 'one map'}, with "
             f"low_level={finer or None}. Build it of keras.Input(..., name=stage) for each stage."
         )
-    shape = getattr(head.output, "shape", ())
+    shape = tuple(getattr(head.output, "shape", ()))
     if len(shape) != 4 or shape[-1] != num_classes:
         raise ValueError(
             "`head` must give one map of a logit for each class. Received: "
-            f"head={head.name!r}, whose output has the shape {tuple(shape)}, for num_classes="
+            f"head={head.name!r}, whose output has the shape {shape}, for num_classes="
             f"{num_classes}. Build it for as many; a folded network keeps its classes, so change "
             "them before `fold_batch_norm`."
         )
