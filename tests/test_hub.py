@@ -12,6 +12,7 @@ import pytest
 
 import keras_fsa
 from keras_fsa import hub, registration
+from keras_fsa.commands.models import load_keras_model, load_model
 from tests.helpers import BACKEND, array, randomize, run_python
 from tests.test_fsanet import tiny_backbone
 
@@ -218,6 +219,14 @@ def test_fsanet_from_a_preset(preset, rng):
         keras_fsa.FsaNet.from_preset(folder, frequencies=5)
     with pytest.raises(ValueError, match=r"`preset` must "):
         keras_fsa.FsaNet.from_preset(str(folder.parent))
+
+
+@pytest.mark.parametrize("load", [load_model, load_keras_model])
+def test_commands_open_a_preset(preset, rng, load):
+    model, folder = preset
+    images = rng.integers(0, 256, (1, 24, 32, 3)).astype("uint8")
+    want = array(model(images))
+    np.testing.assert_array_equal(array(load(folder)(images)), want)
 
 
 def test_handles_are_keras_hubs_to_read(preset, monkeypatch):

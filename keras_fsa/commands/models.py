@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import keras
 
 from keras_fsa.models.exporting import load_exported
-from keras_fsa.models.presets import preset_file, trained_presets
+from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.models.presets import is_hub_preset, preset_file, trained_presets
 from keras_fsa.models.trained import load_keras_file
 from keras_fsa.settings import Exists
 
@@ -46,12 +47,14 @@ def load_keras_model(path: Path) -> keras.Model:
     """The segmentation model in a `.keras` file, not compiled.
 
     Args:
-        path: the file, or what `model_file` takes for one.
+        path: the file, or what `model_file` takes for one; or the folder of a preset of KerasHub.
 
     Raises:
         ValueError: for a file that is no complete `.keras` file, or another kind of model.
     """
     path = model_file(path)
+    if is_hub_preset(path):
+        return FsaNet.from_preset(path)
     if path.suffix != ".keras":
         raise ValueError(
             f"`--model` must be a .keras file. Received: {path}. Write one with "
@@ -74,13 +77,13 @@ def load_model(path: Path) -> keras.Model | Callable:
 
     Args:
         path: a `.keras` file, a SavedModel's folder, or an `.onnx`, `.tflite` or `.xml` file; or
-            what `model_file` takes for one.
+            what else `load_keras_model` takes.
 
     Raises:
         ValueError: for anything else, and for files that do not load.
     """
     path = model_file(path)
-    if path.suffix == ".keras":
+    if path.suffix == ".keras" or is_hub_preset(path):
         return load_keras_model(path)
     if path.is_dir() and not (path / "saved_model.pb").exists():
         raise ValueError(
