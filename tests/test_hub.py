@@ -13,7 +13,7 @@ import pytest
 import keras_fsa
 from keras_fsa import hub, registration
 from keras_fsa.commands.models import load_keras_model, load_model
-from tests.helpers import BACKEND, array, randomize, run_python
+from tests.helpers import BACKEND, array, default_dtype, randomize, run_python
 from tests.test_fsanet import tiny_backbone
 
 SMALL = {"head_channels": 8, "frequencies": 3, "normalization": "imagenet"}
@@ -121,6 +121,15 @@ def test_an_auxiliary_head_adds_to_the_loss(rng):
     assert both == pytest.approx(alone[0] + 0.4 * alone[1], rel=1e-5)
     with pytest.raises(ValueError, match=r"Masks must have the height and width of their images"):
         task.compute_loss(images, masks[:, 1:], outputs)
+
+
+@pytest.mark.parametrize("floatx", ["float64", "float16"])
+def test_a_task_trains_under_another_default_dtype(rng, floatx):
+    images, masks = images_and_masks(rng)
+    with default_dtype(floatx):
+        task = hub.from_fsanet(network(rng, dtype="float32"))
+        history = task.fit(images, masks, batch_size=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
 
 
 def test_a_model_around_a_task_trains_the_logits(rng):

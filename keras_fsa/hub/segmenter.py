@@ -14,7 +14,7 @@ from keras_fsa.hub.preprocessing import FsaNetImageSegmenterPreprocessor
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
-from keras_fsa.models.fsanet import as_loss, check_loss, check_masks
+from keras_fsa.models.fsanet import as_loss, check_loss, check_masks, with_auxiliary
 from keras_fsa.models.heads import MAPS
 from keras_fsa.models.speed import use_speed_paths
 from keras_fsa.portable import portable_config
@@ -167,7 +167,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
         auxiliary = self._auxiliary_loss(y, y_pred["auxiliary"], sample_weight)
-        return loss + self.auxiliary_loss_weight * auxiliary
+        return with_auxiliary(loss, auxiliary, self.auxiliary_loss_weight)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred

@@ -409,8 +409,7 @@ class FsaNet(keras.Model):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
         auxiliary = self._auxiliary_loss(y, y_pred["auxiliary"], sample_weight)
-        # Keras' loss has the default dtype, ours is float32.
-        return loss + self.auxiliary_loss_weight * ops.cast(auxiliary, loss.dtype)
+        return with_auxiliary(loss, auxiliary, self.auxiliary_loss_weight)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train: see `keras.Model.fit`.
@@ -596,6 +595,12 @@ def check_loss(loss: Any, activation: str) -> None:
                 f"{type(part).__name__}(activation={found!r}) for a model with activation="
                 f"{activation!r}. Pass activation={activation!r} to the loss."
             )
+
+
+def with_auxiliary(loss: Tensor, auxiliary: Tensor, weight: float) -> Tensor:
+    """The loss of a training with an auxiliary head."""
+    # Keras' loss has the default dtype, ours is float32.
+    return loss + weight * ops.cast(auxiliary, loss.dtype)
 
 
 def as_loss(loss: Any) -> keras.losses.Loss:
