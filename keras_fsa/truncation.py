@@ -140,7 +140,8 @@ def _check_model(model, kinds):
         raise ValueError(
             "`model` must be a Functional or Sequential model or an FsaNet: how others call their "
             f"layers is unknown. Received: model={model!r}. Build the attention "
-            "into a functional model: keras.Model(inputs, outputs)."
+            "into a functional model: keras.Model(inputs, outputs); of a task of KerasHub pass "
+            "keras_fsa.hub.to_fsanet(task)."
         )
     if not model.built:
         raise ValueError(

@@ -132,6 +132,27 @@ def test_a_task_trains_under_another_default_dtype(rng, floatx):
     assert np.isfinite(history["loss"]).all()
 
 
+def test_wrong_data_is_refused_before_a_step(preset, rng):
+    """Within one, under JAX, an error would leave the task without weights."""
+    task = keras_hub.models.ImageSegmenter.from_preset(str(preset[1]))
+    images, masks = images_and_masks(rng)
+    before = [array(weight) for weight in task.weights]
+    for wrong, rule in (
+        ({"y": masks[:, 1:]}, "Masks must have the height and width of their images"),
+        ({"y": masks, "class_weight": {0: 2.0}}, "`class_weight` must be left out"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            task.fit(images, batch_size=2, verbose=0, **wrong)
+    for mine, was in zip(task.weights, before):
+        np.testing.assert_array_equal(array(mine), was)
+    # Masks that the preprocessor does not resize have the new size.
+    converter = hub.FsaNetImageConverter((16, 24))
+    preprocessor = hub.FsaNetImageSegmenterPreprocessor(converter, resize_output_mask=False)
+    task = hub.from_fsanet(network(rng), preprocessor)
+    small = np.zeros((len(images), 16, 24), "uint8")
+    assert np.isfinite(task.fit(images, small, batch_size=2, verbose=0).history["loss"]).all()
+
+
 def test_a_model_around_a_task_trains_the_logits(rng):
     task = hub.from_fsanet(network(rng, dropout=0.0))
     images = images_and_masks(rng)[0].astype("float32")

@@ -14,7 +14,13 @@ from keras_fsa.hub.preprocessing import FsaNetImageSegmenterPreprocessor
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
-from keras_fsa.models.fsanet import as_loss, check_loss, check_masks, with_auxiliary
+from keras_fsa.models.fsanet import (
+    as_loss,
+    check_data,
+    check_loss,
+    check_masks,
+    with_auxiliary,
+)
 from keras_fsa.models.heads import MAPS
 from keras_fsa.models.speed import use_speed_paths
 from keras_fsa.portable import portable_config
@@ -160,6 +166,17 @@ class FsaNetImageSegmenter(ImageSegmenter):
 
     def get_compile_config(self):
         return portable_config(super().get_compile_config())
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train: see KerasHub's `Task.fit`.
+
+        Raises:
+            ValueError: as `FsaNet.fit`, unless the preprocessor leaves masks as they are.
+        """
+        together = self.preprocessor is None or self.preprocessor.resize_output_mask
+        classes = self.num_classes, self.activation
+        check_data(x, y if together else None, kwargs.get("class_weight"), *classes)
+        return super().fit(x, y, *args, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         check_masks(y, x, self.num_classes, self.activation)

@@ -191,7 +191,7 @@ def _nodes(graph):
                 raise ValueError(
                     "Attention and ResizeLike must be in the model itself, not in a model within "
                     f"it. Received: {inside[0].name!r} in {operation.name!r}. Call its layers one "
-                    "by one."
+                    "by one; of a task of KerasHub pass keras_fsa.hub.to_fsanet(task)."
                 )
         pending.append((tensor, True))
         pending += [(source, False) for source in sources]

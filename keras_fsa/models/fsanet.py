@@ -419,16 +419,7 @@ class FsaNet(keras.Model):
                 step has begun, an error would leave the model without weights under JAX. And for a
                 `class_weight`, which Keras applies to images that have one class each.
         """
-        if kwargs.get("class_weight") is not None:
-            raise ValueError(
-                "`class_weight` must be left out: Keras looks for the one class of an image. "
-                f"Received: class_weight={kwargs['class_weight']!r}. Give the weights to the loss, "
-                "model.compile(loss=keras_fsa.losses.CrossEntropy(class_weights=[...]))."
-            )
-        # Of a `tf.data.Dataset`.
-        spec = None if isinstance(x, keras.utils.PyDataset) else getattr(x, "element_spec", None)
-        images, masks = spec[:2] if isinstance(spec, tuple) and len(spec) > 1 else (x, y)
-        check_masks(masks, images, self.num_classes, self.activation)
+        check_data(x, y, kwargs.get("class_weight"), self.num_classes, self.activation)
         return super().fit(x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -665,6 +656,20 @@ def _check_image_shape(image_shape):
             "`image_shape` must be (height, width, channels) in positive ints, of which height and "
             f"width may be None. Received: image_shape={image_shape!r}. Write (None, None, 3)."
         )
+
+
+def check_data(x: Any, y: Any, class_weight: Any, num_classes: int, activation: str) -> None:
+    """Raise a `ValueError` for data of `fit` that cannot be right, as far as shapes are known."""
+    if class_weight is not None:
+        raise ValueError(
+            "`class_weight` must be left out: Keras looks for the one class of an image. "
+            f"Received: class_weight={class_weight!r}. Give the weights to the loss, "
+            "model.compile(loss=keras_fsa.losses.CrossEntropy(class_weights=[...]))."
+        )
+    # Of a `tf.data.Dataset`.
+    spec = None if isinstance(x, keras.utils.PyDataset) else getattr(x, "element_spec", None)
+    images, masks = spec[:2] if isinstance(spec, tuple) and len(spec) > 1 else (x, y)
+    check_masks(masks, images, num_classes, activation)
 
 
 def check_masks(masks: Any, images: Any, num_classes: int, activation: str) -> None:
