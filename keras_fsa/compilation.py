@@ -1,12 +1,14 @@
 """Whether XLA compiles what is being traced: some sums are then better written differently.
 
 JAX always compiles with XLA and PyTorch never does. TensorFlow may or may not, and does not tell a
-layer, so somebody has to: the user by `xla_scope`, or a model's class by `announces_xla`.
+layer, so somebody has to: the user by `xla_scope`, or a model's class by `announces_xla`. And one
+thread at a time may run what is compiled: `model_in_use`.
 """
 
 import contextlib
 import contextvars
 import functools
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import TypeVar
@@ -16,6 +18,10 @@ import keras
 Model = TypeVar("Model", bound=type[keras.Model])
 
 _DEPTHWISE = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
+
+model_in_use = threading.Lock()
+"""Held while Keras predicts. Under JAX that changes the model, so that threads would spoil each
+other's calls, also those of models that share layers."""
 
 _in_xla_scope = contextvars.ContextVar("in_xla_scope", default=False)
 

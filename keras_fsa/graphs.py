@@ -1,6 +1,7 @@
 """What Keras keeps of a functional model's graph: which operation makes a tensor, and from what."""
 
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -35,6 +36,9 @@ _POINTWISE_OPERATIONS = set(
     "Tanh Relu Relu6 LeakyRelu Elu Selu Gelu Silu Sigmoid HardSigmoid HardSilu HardTanh Softplus "
     "Softsign Clip Cast".split()
 )
+
+
+_one_at_a_time = threading.Lock()
 
 
 def is_graph(layer: Any) -> bool:
@@ -106,21 +110,22 @@ def left_as_it_was(outputs: Any) -> Iterator[None]:
     the layers, where they add up. It even repeats those of input layers, whose tensors then belong
     to the last of them, and the model that they were made for could not be saved (Keras 3.15).
     """
-    tensors = list(ancestors(keras.tree.flatten(outputs)))
-    histories = [tensor._keras_history for tensor in tensors]
-    operations = {id(history.operation): history.operation for history in histories}
-    calls = [
-        (nodes, len(nodes))
-        for operation in operations.values()
-        for nodes in (operation._inbound_nodes, operation._outbound_nodes)
-    ]
-    try:
-        yield
-    finally:
-        for tensor, history in zip(tensors, histories, strict=True):
-            tensor._keras_history = history
-        for nodes, count in calls:
-            del nodes[count:]
+    with _one_at_a_time:
+        tensors = list(ancestors(keras.tree.flatten(outputs)))
+        histories = [tensor._keras_history for tensor in tensors]
+        operations = {id(history.operation): history.operation for history in histories}
+        calls = [
+            (nodes, len(nodes))
+            for operation in operations.values()
+            for nodes in (operation._inbound_nodes, operation._outbound_nodes)
+        ]
+        try:
+            yield
+        finally:
+            for tensor, history in zip(tensors, histories, strict=True):
+                tensor._keras_history = history
+            for nodes, count in calls:
+                del nodes[count:]
 
 
 def pointwise(operation: Any, rank: int) -> bool:

@@ -5,7 +5,6 @@ An image passes through the model whole or in windows, at one or several scales,
 """
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from keras_fsa._deprecation import renamed_arguments
 from keras_fsa.arguments import one_of, positive_int, positive_ints
 from keras_fsa.classes import ACTIVATIONS, activation_of, decide
+from keras_fsa.compilation import model_in_use
 from keras_fsa.views import Views, mean_probabilities
 
 __all__ = ["class_map", "probabilities"]
@@ -23,8 +23,6 @@ __all__ = ["class_map", "probabilities"]
 _STRIP = 64
 # Of a resized image or a result: 16384 x 16384. Beyond it is a mistyped number.
 _MOST_PIXELS = 2**28
-# Keras' predict changes the model that it runs, so that threads spoil each other's calls under JAX.
-_model_in_use = threading.Lock()
 
 
 @renamed_arguments(pictures="images")
@@ -249,7 +247,7 @@ def _combine(x, taps, axis):
 
 def _one_at_a_time(model):
     def run(images):
-        with _model_in_use:
+        with model_in_use:
             return model.predict_on_batch(images)
 
     return run

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_fsa.inference import class_map
 from keras_fsa.large import open_image, overview, save_classes, segment, workers
 from tests import tiling
 from tests.helpers import randomize
@@ -162,6 +163,22 @@ def test_threads(case):
     with concurrent.futures.ThreadPoolExecutor(2) as executor:
         got = segment(model, image, executor=executor, **settings)
     np.testing.assert_array_equal(got, want)
+
+
+def test_many_threads_at_once(case):
+    """Each segments an image of its own with the same model, beside others that predict."""
+    model, image, settings, want = case
+    classes = class_map(model, image)
+
+    def one(number):
+        if number % 2:
+            return class_map(model, image)
+        return segment(model, image, **settings)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as executor:
+        found = list(executor.map(one, range(8)))
+    for number, got in enumerate(found):
+        np.testing.assert_array_equal(got, classes if number % 2 else want)
 
 
 def test_cluster_and_a_worker_that_is_killed(case):

@@ -21,6 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fsa.compilation import model_in_use
 from keras_fsa.large.network import Network, SumModel, TileModel
 
 
@@ -47,8 +48,6 @@ class Engine:
     def __init__(self, model: keras.Model) -> None:
         self.network = Network(model)
         self.compiled = functools.lru_cache(maxsize=None)(self._compiled)
-        # Keras' JAX backend takes calls of one thread at a time.
-        self.lock = threading.Lock()
 
     def _compiled(self, task):
         if task.shape is None:
@@ -62,7 +61,7 @@ class Engine:
         """The output of a pass for one tile, as NumPy arrays."""
         if "image" in inputs:
             inputs = {**inputs, "image": inputs["image"].astype("float32")}
-        with self.lock:
+        with model_in_use:
             return self.compiled(task).predict_on_batch(inputs)
 
 
