@@ -174,8 +174,9 @@ class FsaNetImageSegmenter(ImageSegmenter):
             ValueError: as `FsaNet.fit`, unless the preprocessor leaves masks as they are.
         """
         together = self.preprocessor is None or self.preprocessor.resize_output_mask
-        classes = self.num_classes, self.activation
-        check_data(x, y if together else None, kwargs.get("class_weight"), *classes)
+        images, masks = (x, y) if together else (None, None)
+        weight = kwargs.get("class_weight")
+        check_data(images, masks, weight, self.num_classes, self.activation)
         return super().fit(x, y, *args, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -613,9 +613,9 @@ class _FunctionLoss(keras.losses.Loss):
 
 def _attention_name(head, layer):
     """The name of the attention in a head: the layer that it was made with, or one of its own."""
-    names = [getattr(layer, "name", None)]
-    names += [own.name for own in head.layers if isinstance(own, SelfAttention)]
-    return next((name for name in names if name in {own.name for own in head.layers}), None)
+    inside = [own.name for own in head.layers]
+    own = [own.name for own in head.layers if isinstance(own, SelfAttention)]
+    return next((name for name in (getattr(layer, "name", None), *own) if name in inside), None)
 
 
 def _check_head(head, finer, num_classes):
