@@ -109,6 +109,7 @@ def left_as_it_was(outputs: Any) -> Iterator[None]:
     For a part that begins in the middle, Keras repeats the calls of its layers and keeps them with
     the layers, where they add up. It even repeats those of input layers, whose tensors then belong
     to the last of them, and the model that they were made for could not be saved (Keras 3.15).
+    Threads take turns, or one would take away what another has added.
     """
     with _one_at_a_time:
         tensors = list(ancestors(keras.tree.flatten(outputs)))

@@ -323,9 +323,9 @@ class FsaNet(keras.Model):
 
     def _before_attention(self):
         # By name where it is FsaNet's own head: there may be no attention, or one that is shared.
-        layer = self.attention_layer()
         if any(own.name == "before_relu" for own in self.head.layers):
             return self.head.get_layer("before_relu").output
+        layer = self.attention_layer()
         if layer is None:
             raise ValueError(
                 "This needs a head with attention. Received: "
