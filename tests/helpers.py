@@ -31,6 +31,8 @@ def weights_by_name(layer):
 @contextlib.contextmanager
 def default_dtype(floatx):
     """Keras' default dtype within the block."""
+    # Whoever asks for the policy first fixes it, to the default dtype of that moment.
+    keras.config.dtype_policy()
     before = keras.config.floatx()
     keras.config.set_floatx(floatx)
     try:

@@ -110,9 +110,10 @@ def test_backbone_rates():
 VALIDATION = Examples(2, lambda number: tiny.example(1000 + number), size=tiny.CROP)
 
 
-def run(output, steps=6, stop_at=None, rate=0.05, patience=None):
+def run(output, steps=6, stop_at=None, rate=0.05, patience=None, frozen=False):
     """A training with rates, averages and accumulation; killed before a step, where asked."""
     model = network()
+    model.backbone.trainable = not frozen
     # Figures stand still where the rate is zero.
     use_moving_statistics(model, rate == 0)
     model.compile(
@@ -184,6 +185,33 @@ def test_averages_and_resume(tmp_path):
     for variable, own in zip(resumed.trainable_variables, last, strict=True):
         # JAX and TensorFlow may fuse a step of another compilation in another order.
         np.testing.assert_allclose(array(variable), own, rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_backbone_stays(tmp_path):
+    """Also behind the saves that a training makes, and when it resumes."""
+    model = run(tmp_path / "whole", frozen=True)
+    assert not model.backbone.trainable_variables
+    for variable, old in zip(model.backbone.variables, network().backbone.variables, strict=True):
+        np.testing.assert_array_equal(array(variable), array(old))
+    saved = keras.saving.load_model(tmp_path / "whole/model.keras")
+    assert not saved.backbone.trainable_variables and saved.head.trainable_variables
+    with pytest.raises(BaseException):  # noqa: B017
+        run(tmp_path / "parts", stop_at=2, frozen=True)
+    assert 0 < stored(tmp_path / "parts")[0]["step"] < 6
+    resumed = run(tmp_path / "parts", frozen=True)
+    for variable, own in zip(resumed.variables, model.variables, strict=True):
+        # As above, of another compilation.
+        np.testing.assert_allclose(array(variable), array(own), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("moving", [True, False])
+def test_moving_statistics_leave_what_is_frozen(moving):
+    model = network()
+    model.backbone.trainable = False
+    learned = len(model.trainable_variables)
+    use_moving_statistics(model, moving)
+    assert not model.backbone.trainable_variables
+    assert len(model.trainable_variables) == learned
 
 
 def test_early_stop(tmp_path):

@@ -295,6 +295,21 @@ def test_the_dtype_policy_is_the_readers(preset):
     assert wide.backbone.head.get_layer("attention").dtype_policy.name == "float32"
 
 
+def test_a_preset_of_mixed_precision_opens(preset, tmp_path):
+    """KerasHub's own are refused: "Invalid dtype: mixed_bfloat16"."""
+    model, folder = preset
+    task = keras_hub.models.ImageSegmenter.from_preset(str(folder), dtype="mixed_bfloat16")
+    task.save_to_preset(tmp_path / "mixed")
+    reloaded = keras_hub.models.ImageSegmenter.from_preset(str(tmp_path / "mixed"))
+    assert reloaded.backbone.dtype_policy.name == "float32"
+    images = np.full((1, 24, 32, 3), 99, "uint8")
+    network = keras_fsa.FsaNet.from_preset(tmp_path / "mixed")
+    for one in (reloaded, network):
+        np.testing.assert_allclose(
+            one.predict(images, verbose=0), model.predict(images, verbose=0), atol=1e-5
+        )
+
+
 def test_a_file_of_a_task(preset, rng, tmp_path):
     model, folder = preset
     task = keras_hub.models.ImageSegmenter.from_preset(str(folder))

@@ -1,5 +1,7 @@
 """FsaNet as a task of KerasHub."""
 
+import json
+import os
 from collections import OrderedDict
 from typing import Any
 
@@ -8,6 +10,7 @@ import keras
 from keras_fsa.arguments import integer, number, optional_import
 from keras_fsa.classes import checked_names, checked_palette, choose_activation
 from keras_fsa.compilation import announces_xla
+from keras_fsa.files import whole_file
 from keras_fsa.hub.backbone import FsaNetBackbone
 from keras_fsa.hub.card import write_card
 from keras_fsa.hub.preprocessing import FsaNetImageSegmenterPreprocessor
@@ -209,6 +212,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
             licence: of the weights, by its SPDX name such as `"apache-2.0"`, for the card.
         """
         super().save_to_preset(str(preset_dir), max_shard_size=max_shard_size)
+        _record_dtype_of_weights(self.backbone, preset_dir)
         write_card(self, preset_dir, trained_on, figures, licence)
 
     def get_config(self):
@@ -232,3 +236,16 @@ class FsaNetImageSegmenter(ImageSegmenter):
             # A preset that is loaded for other classes, see `keras_fsa.models.trained.adapted`.
             config |= {"class_names": None, "palette": None}
         return super().from_config(config)
+
+
+def _record_dtype_of_weights(backbone, folder):
+    """KerasHub opens a preset in the policy that Keras is set to, but not one saved as mixed."""
+    policy = backbone.dtype_policy
+    if policy.name.startswith("mixed_"):
+        path = os.path.join(folder, "config.json")
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+        stored = keras.DTypePolicy(policy.variable_dtype)
+        config["config"]["dtype"] = keras.dtype_policies.serialize(stored)
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(config, indent=4), encoding="utf-8")

@@ -19,8 +19,9 @@ def use_moving_statistics(model: keras.Model, enabled: bool = True) -> None:
     """Let batch norm normalise by its moving statistics in training; scale and shift still learn.
 
     With small batches and a pretrained backbone, the statistics of ImageNet serve better than those
-    of eight crops. Keras' `layer.trainable = False` alone would freeze scale and shift too. No
-    image then depends on the others of its batch, so several devices agree with one.
+    of eight crops. Keras' `layer.trainable = False` alone would freeze scale and shift too; layers
+    frozen by it stay so. No image then depends on the others of its batch, so several devices agree
+    with one.
 
     Call it before `compile`. `trainable` is part of a layer's configuration: save the model within
     `plain` if others are to train it.
@@ -67,7 +68,7 @@ def synchronize(model: keras.Model, enabled: bool = True) -> None:
 def plain(model: keras.Model) -> Iterator[None]:
     """While the block runs, batch norm is as Keras creates it: trainable, not synchronised.
 
-    A model that is saved in it loads on every backend and trains as usual.
+    A model that is saved in it loads on every backend and trains as usual. What is frozen stays so.
 
     Args:
         model: any Keras model. It is as before when the block ends.
@@ -91,7 +92,9 @@ def _set(layer, trainable, synchronized):
 
 
 def _set_moving(layer, enabled):
+    learned = [variable for variable in (layer.gamma, layer.beta) if variable is not None]
+    if not layer.trainable and learned and not any(v.trainable for v in learned):
+        return  # Frozen as a whole, by `trainable = False` of the layer or of what it is part of.
     layer.trainable = not enabled
-    for variable in (layer.gamma, layer.beta):
-        if variable is not None:
-            variable.trainable = True
+    for variable in learned:
+        variable.trainable = True
