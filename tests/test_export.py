@@ -14,8 +14,10 @@ from keras import layers
 
 import keras_fsa
 from keras_fsa import files
+from keras_fsa.commands.export import main
 from keras_fsa.models import exporting
 from keras_fsa.models.exporting import largest_deviation, load_exported
+from keras_fsa.models.trained import in_float32
 from tests.helpers import BACKEND, randomize, run_python
 
 # Logits are of the order of one; each backend rounds in its own order.
@@ -144,6 +146,30 @@ class Unsaved(layers.Layer):
 
     def call(self, x):
         return self.function(x)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow writes all formats")
+@pytest.mark.parametrize("format", PATHS)
+def test_half_precision(rng, tmp_path, format):
+    """A SavedModel computes as the model; other files, which could not be read, in float32."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = randomize(tiny(), rng)
+    keras.config.set_dtype_policy(before)
+    wide = in_float32(model)
+    assert in_float32(wide) is wide
+    path = tmp_path / PATHS[format]
+    model.export(path, format=format, verbose=False)
+    deviation = largest_deviation(wide, load_exported(path))
+    if format != "tf_saved_model":
+        assert deviation < CLOSE
+        return
+    # A logit of one has eight bits in bfloat16.
+    assert 1e-4 < deviation < 0.1
+    # The command compares to 1e-4, and computes in float32 for it.
+    model.save(tmp_path / "model.keras")
+    main(["--model", str(tmp_path / "model.keras"), "--output", str(path)])
+    assert largest_deviation(wide, load_exported(path)) < CLOSE
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="TensorFlow and JAX write SavedModels")

@@ -15,10 +15,11 @@
 A model that was trained under torch or JAX loads under TensorFlow: set KERAS_BACKEND=tensorflow.
 
 The file takes images (batch, height, width, channels) of 0 to 255, float32 or with --uint8 uint8,
-of any size where the model does. It gives logits, or with --classes the class of each pixel. A
-SavedModel also takes PNG and JPEG files (signature serving_bytes), and can have sliding windows,
-scales and mirror images inside: --window, --scales, --flip, --fit; its logits are then logarithms
-of probabilities, see `keras_fsa/segmenter.py`.
+of any size where the model does. It gives logits, or with --classes the class of each pixel, and
+computes in float32, also where the model was trained in mixed precision. A SavedModel also takes
+PNG and JPEG files (signature serving_bytes), and can have sliding windows, scales and mirror images
+inside: --window, --scales, --flip, --fit; its logits are then logarithms of probabilities, see
+`keras_fsa/segmenter.py`.
 
 Afterwards it is loaded in its own runtime and compared with the model at sizes that it was not
 traced with; the command fails where they differ by more than 1e-4 of the largest logit, or of 1.
@@ -42,6 +43,7 @@ from keras_fsa.commands.data import read_images
 from keras_fsa.commands.models import TrainedModel, load_keras_model
 from keras_fsa.models.exporting import SIZES, deviation, largest_deviation, load_exported
 from keras_fsa.models.quantizing import INT8_FORMATS
+from keras_fsa.models.trained import in_float32
 from keras_fsa.segmenter import Segmenter
 from keras_fsa.settings import Count, ExistingFolder, OutputPath, Pixels, Scale, Share
 
@@ -138,6 +140,8 @@ def export(settings: Export) -> None:
             f"`--model` must be an FsaNet. Received: {settings.model}, a {type(model).__name__}. "
             "Export other models by their own method."
         )
+    # In which alone the comparison tells a wrong file from rounding.
+    model = in_float32(model)
     if settings.int8:
         _export_int8(model, settings)
         return

@@ -36,7 +36,7 @@ from keras_fsa.models.heads import auxiliary_head, finer_stages, fsa_head, seen_
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
 from keras_fsa.models.presets import PRESETS, is_hub_preset, preset_arguments, preset_file
 from keras_fsa.models.speed import neutral_twins, use_speed_paths
-from keras_fsa.models.trained import adapted, load_keras_file
+from keras_fsa.models.trained import adapted, in_float32, load_keras_file
 from keras_fsa.portable import portable_config
 from keras_fsa.resize import resize_bilinear
 from keras_fsa.spectral import parse_frequencies
@@ -467,6 +467,9 @@ class FsaNet(keras.Model):
         channel is dropped, marks of orientation are not read. The images of one call must have
         one size: send others one at a time.
 
+        A SavedModel computes in the model's dtype policy. The other formats' runtimes refuse half
+        precision, or most of it: these files compute in float32.
+
         A JSON file beside it (`.json` behind its name; in a SavedModel's folder `assets.extra`)
         says the activation, names and colours of the classes, for `load_exported`.
 
@@ -502,19 +505,19 @@ class FsaNet(keras.Model):
         with exporting.written_at_once(filepath) as path:
             if format == "tf_saved_model":
                 exporting.write_saved_model(path, self, images, output, **kwargs)
-            elif format == "litert" and batches is not None:
-                whole = exporting.with_classes(self, images) if output == "classes" else self
-                quantizing.write_litert(path, whole, images, batches)
             else:
-                # Past this method where the model is this one.
-                write = super().export
-                if output == "classes":
-                    write = exporting.with_classes(self, images).export
-                with neutral_twins(self):
-                    write(path, format=format, verbose=False, input_signature=[images], **kwargs)
-                if batches is not None and format == "onnx":
+                model = in_float32(self)
+                whole = exporting.with_classes(model, images) if output == "classes" else model
+                if format == "litert" and batches is not None:
+                    quantizing.write_litert(path, whole, images, batches)
+                else:
+                    settings = {"format": format, "input_signature": [images], **kwargs}
+                    with neutral_twins(model):
+                        # Past this method, where the model is an FsaNet.
+                        keras.Model.export(whole, path, verbose=False, **settings)
+                if format == "onnx" and batches is not None:
                     quantizing.quantize_onnx(path, batches)
-                elif batches is not None:
+                elif format == "openvino" and batches is not None:
                     quantizing.quantize_openvino(path, batches, self._attention_name)
             exporting.write_description(path, self)
         if verbose or verbose is None:

@@ -79,3 +79,10 @@ def adapted(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
         if new.shape == old.shape:
             new.assign(old)
     return copy
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """A trained `FsaNet`, or where any layer computes in half precision, a copy in float32."""
+    half = ("float16", "bfloat16")
+    is_half = any(layer.compute_dtype in half for layer in model._flatten_layers())
+    return adapted(model, "float32") if is_half else model
