@@ -347,6 +347,40 @@ def test_by_the_command_line(folders, capsys):  # noqa: F811
     assert set(model.optimizer.rates.values()) == {0.1}
 
 
+@pytest.mark.once
+def test_a_trained_model_by_the_command_line(folders):  # noqa: F811
+    backbone = tiny.backbone()
+    stages = {**backbone.output, "stage3": backbone.get_layer("conv4").output}
+    keras.Model(backbone.input, stages).save(folders / "backbone.keras")
+    data = ["--images", folders / "images", "--size", 16, 24, "--batch", 2, "--epochs", 2]
+    first = [
+        "--masks", folders / "binary", "--num-classes", 1, "--backbone", folders / "backbone.keras",
+        "--normalization", "imagenet", "--head-channels", 4, "--frequencies", 2, "--recurrence", 1,
+        "--low-level", "stage3", "--auxiliary-loss-weight", 0, "--learning-rate", 0.1,
+        "--final-learning-rate", 0.05, "--weight-decay", 0.001, "--devices", "all",
+        "--mixed-precision", "mixed_bfloat16", "--tensorboard", "--cache-gigabytes", 0,
+        "--output", folders / "first",
+    ]  # fmt: skip
+    train.main([str(flag) for flag in data + first], "test")
+    model = keras.saving.load_model(folders / "first/best.keras")
+    assert model.low_level == "stage3" and model.recurrence == 1 and model.auxiliary_head is None
+    assert model.dtype_policy.name == "mixed_bfloat16" and any(folders.glob("first/**/events*"))
+    last = keras.saving.load_model(folders / "first/model.keras").optimizer
+    assert 0.05 <= float(array(last.learning_rate)) < 0.1 and last.l2 == 0.001
+    second = [
+        "--masks", folders / "masks", "--num-classes", 2, "--activation", "sigmoid",
+        "--init", folders / "first/best.keras", "--freeze-backbone", "--output", folders / "second",
+    ]  # fmt: skip
+    train.main([str(flag) for flag in data + second], "test")
+    tuned = keras.saving.load_model(folders / "second/model.keras")
+    assert tuned.num_classes == 2 and tuned.low_level == "stage3"
+    assert tuned.dtype_policy.name == "float32"
+    for new, old in zip(tuned.backbone.variables, model.backbone.variables, strict=True):
+        np.testing.assert_array_equal(array(new), array(old))
+    attention = [one.attention_layer().get_weights() for one in (tuned, model)]
+    assert any(np.any(new != old) for new, old in zip(*attention, strict=True))
+
+
 def test_class_weights(folders, monkeypatch, capsys):  # noqa: F811
     """Balanced ones are counted and said; the loss has them, or the numbers that are given."""
     tiny.backbone().save(folders / "backbone.keras")

@@ -402,6 +402,24 @@ def test_command(rng, tmp_path, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.once
+def test_flags_of_the_command(rng, tmp_path, monkeypatch):
+    model = randomize(small_model(), rng)
+    model.save(tmp_path / "model.keras")
+    image = rng.integers(0, 256, (40, 50, 5)).astype("int16")
+    image[:9] = -3
+    geotiff(tmp_path / "scene.tif", image)
+    arguments = ["--model", tmp_path / "model.keras", "--input", tmp_path / "scene.tif"]
+    arguments += ["--bands", 5, 1, 2, "--tile", 16, "--halo", 4, "--nodata", -3]
+    arguments += ["--keep-features", "--workers", 2, "--class-names", "a,b,c,d,e"]
+    run(monkeypatch, *arguments, "--output", tmp_path / "out.npy")
+    seen = image[:, :, [4, 0, 1]]
+    want = segment(model, seen, tile=16, halo=4, nodata=-3, keep_features=True, verbose=False)
+    assert (want[:9] == 255).all() and (want[9:] < 5).all()
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), want)
+    assert not (tmp_path / "out.npy.work").exists()
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_command_with_answers_to_each_class(count, rng, tmp_path, monkeypatch):
     import rasterio

@@ -30,7 +30,7 @@ from keras_fsa.commands.models import TrainedModel, load_keras_model, num_classe
 from keras_fsa.commands.predict import Names, class_table
 from keras_fsa.large.images import check_output
 from keras_fsa.metrics import IGNORE_LABEL
-from keras_fsa.settings import Count, ExistingPath, OutputPath, Pixels, Whole
+from keras_fsa.settings import Count, ExistingPath, OutputPath, Pixels, Real, Whole
 from keras_fsa.visualize import as_rgb, default_palette, plot_overlay
 from keras_fsa.visualize.figure import can_draw
 
@@ -51,7 +51,7 @@ class Segment:
     """Side of the tiles in pixels: memory grows with it."""
     halo: Annotated[int, Whole(0)] | None = None
     """Pixels around a tile; none: exact. Fewer are an approximation."""
-    nodata: Literal["nan"] | float | None = None
+    nodata: Literal["nan"] | Annotated[float, Real()] | None = None
     """Value of pixels that were not seen; none: the file's."""
     keep_features: bool = False
     """Keep them in OUTPUT.work: the backbone runs once."""
