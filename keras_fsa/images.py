@@ -218,4 +218,4 @@ def _check_sums(file):
 
 
 def _too_large(size, max_pixels):
-    return f"has too many pixels ({size}, and {max_pixels} are allowed), raise max_pixels"
+    return f"has too many pixels ({size}, and {max_pixels} are allowed), raise `max_pixels`"

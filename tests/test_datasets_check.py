@@ -163,6 +163,7 @@ def test_what_cannot_be_loaded_is_a_problem(tmp_path, capsys):
     assert run("--dataset", "ade20k", "--data-dir", tmp_path) == 1
     printed = capsys.readouterr().out
     assert printed.count("PROBLEM: The archives of a dataset must be there") == 2
+    assert "name its folder with `--manual-dir`" in printed
 
 
 @pytest.mark.parametrize(

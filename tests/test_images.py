@@ -158,7 +158,7 @@ def test_an_image_without_height(tmp_path):
 
 def test_the_limit_of_pixels(monkeypatch):
     with pytest.raises(
-        ImageError, match=r"too many pixels \(7 x 5, and 34 are allowed\), raise ma"
+        ImageError, match=r"too many pixels \(7 x 5, and 34 are allowed\), raise `ma"
     ):
         read_image(stored(RGB), max_pixels=34)
     with pytest.raises(ImageError, match=r"too many pixels"):

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from keras_fsa.classes import choose_activation
-from keras_fsa.commands.command import command
+from keras_fsa.commands.command import command, named_by_flags
 from keras_fsa.commands.data import Source, class_names, raster_reader
 from keras_fsa.commands.predict import Names
 from keras_fsa.images import MAX_PIXELS
@@ -125,12 +125,14 @@ def check(settings: Check) -> None:
         try:
             examples = read()
         except (ValueError, OSError) as error:
-            print(f"{title}:\n  PROBLEM: {error}")
+            print(f"{title}:\n  PROBLEM: {named_by_flags(str(error), settings)}")
             count += 1
         else:
             found = look_through(examples, len(names), expected, settings.fail_fast, activation)
             count += len(found.problems)
             _print(title, len(examples), found, names, activation)
+            for problem in found.problems:
+                print(f"  PROBLEM: {named_by_flags(problem, settings)}")
         if count and settings.fail_fast:
             break
     print(f"{count} problem{'s' * (count != 1)}")
@@ -184,15 +186,13 @@ def _parts(settings) -> Iterator[tuple[str, Sequence[str], str, int | None, Call
 
 
 def _print(title, count, found, names, activation):
-    """What was found in a part of the data."""
+    """What is in a part of the data."""
     sizes = sorted(found.sizes, key=lambda size: size[0] * size[1])
     ends = [f"{height} x {width}" for height, width in dict.fromkeys(sizes[:1] + sizes[-1:])]
     of = f" of {' to '.join(ends)} pixels" if ends else ""
     print(f"{title}: {count} examples{of}")
     if ends:
         _print_classes(found, names, activation)
-    for problem in found.problems:
-        print(f"  PROBLEM: {problem}")
 
 
 def _print_classes(found, names, activation):

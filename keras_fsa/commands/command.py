@@ -93,7 +93,12 @@ def _brief(error, settings, lines=3, length=900):
     text = "\n".join(found)
     if len(text) > length:
         text = f"{text[:length]}..."
-    names = {item.name for item in dataclasses.fields(settings)} if settings else ()
+    return named_by_flags(text, settings) if settings else text
+
+
+def named_by_flags(text: str, settings: Any) -> str:
+    """A message in which arguments that are settings, in backquotes, have the names of flags."""
+    names = {item.name for item in dataclasses.fields(settings)}
     return re.sub(r"`(\w+)`", lambda m: f"`{flag(m[1])}`" if m[1] in names else m[0], text)
 
 

@@ -112,7 +112,7 @@ def require_files(sources: Sequence[Source], manual_dir: Path, download: bool) -
         if source.find(manual_dir) is None and (source.by_hand or not download)
     ]
     if missing:
-        fix = f"Put it into {manual_dir}, or name its folder with manual_dir"
+        fix = f"Put it into {manual_dir}, or name its folder with `manual_dir`"
         if not any(source.by_hand for source in sources):
             fix += ", or pass download=True"
         raise FileNotFoundError(

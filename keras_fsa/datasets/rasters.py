@@ -48,7 +48,7 @@ def read_raster(path: types.Path, channels: int, max_pixels: int | None = MAX_PI
             if max_pixels is not None and height * width > max_pixels:
                 raise ValueError(
                     f"has too many pixels ({width} x {height}, and {max_pixels} are allowed), "
-                    "raise max_pixels"
+                    "raise `max_pixels`"
                 )
             pixels = np.asarray(image[:, :]).reshape(height, width, channels)
         if pixels.dtype.kind not in "buif":
