@@ -210,4 +210,4 @@ def test_an_image_of_too_many_pixels(place, monkeypatch, tmp_path):
     (tmp_path / "large.png").write_bytes(image)
     arguments = [str(tmp_path / "large.png"), "--model", "model.keras", "--output", str(tmp_path)]
     code, lines = outcome(predict.Predict, predict.predict, arguments)
-    assert code == 2 and len(lines) <= 2 and "max_pixels" in lines[0]
+    assert code == 2 and len(lines) <= 2 and "--max-pixels" in lines[0]
