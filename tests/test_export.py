@@ -17,7 +17,7 @@ from keras_fsa import files
 from keras_fsa.commands.export import main
 from keras_fsa.models import exporting
 from keras_fsa.models.exporting import largest_deviation, load_exported
-from keras_fsa.models.trained import in_float32
+from keras_fsa.models.trained import adapted, in_float32
 from tests.helpers import BACKEND, randomize, run_python
 
 # Logits are of the order of one; each backend rounds in its own order.
@@ -152,11 +152,8 @@ class Unsaved(layers.Layer):
 @pytest.mark.parametrize("format", PATHS)
 def test_half_precision(rng, tmp_path, format):
     """A SavedModel computes as the model; other files, which could not be read, in float32."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    model = randomize(tiny(), rng)
-    keras.config.set_dtype_policy(before)
-    wide = in_float32(model)
+    wide = randomize(tiny(), rng)
+    model = adapted(wide, "mixed_bfloat16")
     assert in_float32(wide) is wide
     path = tmp_path / PATHS[format]
     model.export(path, format=format, verbose=False)
