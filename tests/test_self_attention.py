@@ -185,6 +185,20 @@ def test_heads_equal_the_reference(rng, name, value_dim):
     assert np.abs(wrong - expected).max() > 0.01 * scale
 
 
+@pytest.mark.parametrize("initializer", ["glorot_uniform", keras.initializers.HeNormal()])
+def test_each_kernel_is_drawn_for_itself(initializer):
+    """Queries equal to keys would make a Gram matrix of the affinity."""
+    layer = FrequencySelfAttention(
+        3, key_dim=8, value_dim=8, kernel_initializer=initializer, residual=None
+    )
+    layer.build((None, 5, 7, 8))
+    kernels = [array(weight) for weight in layer.weights]
+    assert len(kernels) == 4
+    for i, kernel in enumerate(kernels):
+        for other in kernels[:i]:
+            assert abs(np.corrcoef(kernel.ravel(), other.ravel())[0, 1]) < 0.6
+
+
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_without_a_residual(rng, use_bias):
     """Keras' own attention between all positions, with the weights of ours."""

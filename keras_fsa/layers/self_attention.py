@@ -146,10 +146,14 @@ class SelfAttention(keras.layers.Layer):
             self.norm.build((None, None, channels))
 
     def _kernel(self, name, shape):
+        initializer = self.kernel_initializer
+        if isinstance(initializer, keras.initializers.Initializer):
+            # One object draws the same values each time: queries would begin equal to keys.
+            initializer = initializer.clone()
         return self.add_weight(
             name=name,
             shape=shape,
-            initializer=self.kernel_initializer,
+            initializer=initializer,
             regularizer=self.kernel_regularizer,
             autocast=False,
         )
