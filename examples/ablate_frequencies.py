@@ -30,11 +30,13 @@ import numpy as np
 from quickstart import harbor, train
 
 import keras_fsa
+from keras_fsa.classes import activation_of, names_of
 from keras_fsa.commands.command import command
+from keras_fsa.commands.data import Source
 from keras_fsa.commands.evaluate import class_iou
 from keras_fsa.commands.models import TrainedModel, load_keras_model
 from keras_fsa.commands.predict import attention_layer
-from keras_fsa.datasets import folder_dataset, load
+from keras_fsa.datasets import load
 from keras_fsa.files import whole_file
 from keras_fsa.flops import attention_flops
 from keras_fsa.layers import SpatialSelfAttention
@@ -99,8 +101,10 @@ def ablate(settings):
         with whole_file(settings.output / "model.keras") as unfinished:
             model.save(unfinished)
     if settings.images:
-        classes, label = model.num_classes, settings.ignore_label
-        data = folder_dataset(settings.images, settings.masks, classes, settings.size, label)
+        source = Source(
+            settings.images, settings.masks, activation_of(model), settings.ignore_label
+        )
+        data = source.open(names_of(model, model.num_classes), settings.size)
     else:
         data = load("signal_harbor", "test", settings.data_dir)
     data = data.batch(settings.batch)
@@ -129,7 +133,7 @@ def ablate(settings):
 
 def measure(model, data, images, height, width):
     """Mean IoU, millions of operations of the attention, milliseconds for an image."""
-    iou = class_iou(model.predict_on_batch, data, model.num_classes)
+    iou = class_iou(model.predict_on_batch, data, model.num_classes, activation_of(model))
     flops = attention_flops(attention_layer(model), height, width)
     seconds = []
     # The scoring has warmed it up.

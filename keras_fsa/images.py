@@ -43,7 +43,7 @@ MAX_PIXELS = 2**30 // 12
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's mean colour, (123.675, 116.28, 103.53), in 8 bits: it fills what an image does not."""
 
-_ORIENTATION = 0x0112
+_ORIENTATION, _BITS, _PLANES = 0x0112, 258, 284
 _limit = threading.Lock()
 
 
@@ -104,6 +104,9 @@ def decode_image(
     with _opened("An image", path, max_pixels) as file:
         mode, upright = file.mode, file.getexif().get(_ORIENTATION, 1) == 1
         wanted = {1: "L", 3: "RGB"}[channels]
+        if mode == "RGB" and has_16_bits(file) and getattr(file, "tag_v2", {}).get(_PLANES) == 2:
+            # Pillow takes their bytes for pixels.
+            raise ValueError("has 16 bits in a plane for each channel, save it interleaved")
         image = file if upright else ops.exif_transpose(file)
         # Older versions of Pillow open 16-bit PNG files in mode "I".
         if mode.startswith("I;16") or (mode == "I" and file.format == "PNG"):
@@ -115,6 +118,13 @@ def decode_image(
         image.info.pop("transparency", None)
         pixels = np.asarray(image if image.mode == wanted else image.convert(wanted))
     return Decoded(pixels.reshape(*pixels.shape[:2], channels), mode, upright)
+
+
+def has_16_bits(file: Any) -> bool:
+    """Whether a PNG or TIFF file, which Pillow has opened, has 16 bits per channel."""
+    if file.format == "TIFF":
+        return np.max(file.tag_v2.get(_BITS, 1)) == 16
+    return any(";16" in str(part[3]) for part in file.tile)
 
 
 def read_mask(path: types.Path | BinaryIO, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:

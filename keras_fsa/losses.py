@@ -497,7 +497,7 @@ class SumOfLosses(keras.losses.Loss):
             )
         for weight in weights or ():
             number("weights", weight, above=0)
-        activations = {getattr(loss, "activation", "softmax") for loss in losses}
+        activations = _activations(losses)
         if len(activations) > 1:
             raise ValueError(
                 "`losses` must be of one activation. Received: losses of "
@@ -530,6 +530,17 @@ class SumOfLosses(keras.losses.Loss):
             for loss in config["losses"]
         ]
         return cls(**{**config, "losses": losses})
+
+
+def _activations(losses):
+    """Those that the losses are made for; others' losses do not say."""
+    found: set[str] = set()
+    for loss in losses:
+        if isinstance(loss, SumOfLosses):
+            found |= _activations(loss.losses)
+        elif isinstance(loss, CrossEntropy):
+            found.add(loss.activation)
+    return found
 
 
 def _weight_of_pixels(sample_weight, y_pred):

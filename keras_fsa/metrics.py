@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_fsa.arguments import integer, number, one_of, optional_import, positive_int
-from keras_fsa.classes import ACTIVATIONS, by_class, decide
+from keras_fsa.classes import ACTIVATIONS, by_class
 
 __all__ = [
     "IGNORE_LABEL",
@@ -34,6 +34,12 @@ __all__ = [
 
 IGNORE_LABEL = 255
 """The label of pixels that belong to no class, in every mask that this library makes."""
+
+PARTS = 16
+"""In how many sums the pixels of a batch are counted, each of less than 2**24."""
+
+MOST_PIXELS = 2**30
+"""Of one cell of a confusion matrix: half of what an int32 holds."""
 
 
 def is_class(ids: Any, num_classes: int) -> Any:
@@ -90,6 +96,10 @@ class MeanIoU(keras.metrics.MeanIoU):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Of the confusion matrix, what an int32 would overflow with.
+        self.carried = self.add_variable(
+            (self.num_classes, self.num_classes), "zeros", dtype="float32", name="carried"
+        )
         # Apart from the confusion matrix, whose dtype is an integer by default.
         self.unscored = self.add_variable((), "zeros", dtype="float32", name="unscored")
 
@@ -114,24 +124,35 @@ class MeanIoU(keras.metrics.MeanIoU):
         y_true, y_pred, known, counts = (
             ops.reshape(y, (-1,)) for y in (y_true, y_pred, known, counts)
         )
+        nothing = ops.zeros_like(counts)
         if self.ignore_class is not None:
-            counts = ops.where(y_true == self.ignore_class, 0.0, counts)
+            counts = ops.where(y_true == self.ignore_class, nothing, counts)
         known = ops.logical_and(known, is_class(y_true, n))
         wrong = ops.logical_and(ops.logical_not(known), counts != 0)
-        counts = ops.where(known, counts, 0.0)
+        counts = ops.where(known, counts, nothing)
         y_true, y_pred = (ops.cast(ops.where(known, y, 0), "int32") for y in (y_true, y_pred))
-        confusion = ops.segment_sum(counts, y_true * n + y_pred, num_segments=n * n)
-        self.total_cm.assign_add(ops.reshape(ops.cast(confusion, self.dtype), (n, n)))
+        # Under torch Keras sums in float32, where a sum of ones stops at 2**24.
+        part = ops.arange(ops.shape(y_true)[0], dtype="int32") % PARTS
+        cells = (part * n + y_true) * n + y_pred
+        sums = ops.segment_sum(counts, cells, num_segments=PARTS * n * n)
+        confusion = ops.sum(ops.reshape(sums, (PARTS, n, n)), axis=0)
+        total = self.total_cm + ops.cast(confusion, self.total_cm.dtype)
+        nothing, full = ops.zeros_like(total), total >= MOST_PIXELS
+        self.carried.assign_add(ops.cast(ops.where(full, total, nothing), "float32"))
+        self.total_cm.assign(ops.where(full, nothing, total))
         self.unscored.assign_add(ops.sum(ops.cast(wrong, "float32")))
 
     def result(self):
         """Mean IoU over the classes that occurred; NaN where pixels could not be scored."""
-        mean = super().result()
-        return ops.where(self.unscored > 0, ops.cast(float("nan"), mean.dtype), mean)
+        confusion = ops.cast(self.total_cm, "float32") + self.carried
+        hits = ops.diagonal(confusion)
+        union = ops.sum(confusion, 0) + ops.sum(confusion, 1) - hits
+        return _mean_of_scored(hits, union, self.unscored)
 
     def reset_state(self):
         """Forget all pixels."""
         super().reset_state()
+        self.carried.assign(ops.zeros(self.carried.shape))
         self.unscored.assign(0.0)
 
     def class_iou(self) -> np.ndarray:
@@ -148,7 +169,8 @@ class MeanIoU(keras.metrics.MeanIoU):
                 "id or with NaN logits since `reset_state`. Check the masks with "
                 "`confusion_matrix`, which names the ids, and the model's output for NaN."
             )
-        return confusion_scores(ops.convert_to_numpy(self.total_cm))["class_iou"]
+        counts, carried = map(ops.convert_to_numpy, (self.total_cm, self.carried))
+        return confusion_scores(counts.astype("float64") + carried)["class_iou"]
 
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
@@ -222,10 +244,7 @@ class MeanBinaryIoU(keras.metrics.Metric):
     def result(self):
         """Mean IoU over the classes that occurred; NaN where pixels could not be scored."""
         hits, true, predicted = (self.counts[i] for i in range(3))
-        union = true + predicted - hits
-        occurs = ops.cast(union > 0, "float32")
-        mean = ops.divide_no_nan(ops.sum(ops.divide_no_nan(hits, union)), ops.sum(occurs))
-        return ops.where(self.unscored > 0, ops.cast(float("nan"), mean.dtype), mean)
+        return _mean_of_scored(hits, true + predicted - hits, self.unscored)
 
     def get_config(self):
         return {
@@ -258,6 +277,13 @@ def has_largest(logits: Any, axis: int = -1) -> Any:
         return ops.ones_like(ops.max(logits, axis=axis), dtype="bool")
     nan = ops.any(ops.isnan(logits), axis=axis)
     return ops.logical_and(ops.logical_not(nan), ops.isfinite(ops.max(logits, axis=axis)))
+
+
+def _mean_of_scored(hits, union, unscored):
+    """Mean of `hits / union` where there is any union; NaN where a pixel was not scored."""
+    occurs = ops.cast(union > 0, "float32")
+    mean = ops.divide_no_nan(ops.sum(ops.divide_no_nan(hits, union)), ops.sum(occurs))
+    return ops.where(unscored > 0, ops.cast(float("nan"), mean.dtype), mean)
 
 
 def _wide(y):
@@ -417,13 +443,14 @@ def calibration_counts(
             f"probabilities of dtype {p.dtype} and shape {p.shape}. Pass those of "
             "keras_fsa.inference.probabilities."
         )
-    answers = decide(p, activation)
+    one_of("activation", activation, ACTIVATIONS)
     if activation == "softmax":
+        answers = p.argmax(-1)
         masks, answers = _known_ids(masks, answers, p.shape[-1], ignore_label)
         confidence = p.max(-1)
     else:
-        masks, answers = (by_class(ids, p.shape[-1]) for ids in (masks, answers))
-        masks, answers = _known_ids(masks, answers, 2, ignore_label)
+        answers = (p >= 0.5).astype("uint8")
+        masks, answers = _known_ids(by_class(masks, p.shape[-1]), answers, 2, ignore_label)
         confidence = np.maximum(p, 1 - p)
     valid = masks != ignore_label
     confidence, right = confidence[valid].astype("float64"), (masks == answers)[valid]

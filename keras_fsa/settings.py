@@ -133,7 +133,7 @@ def check(settings: Any) -> None:
             raise ValueError(f"`{name}` must be one or more. Received: none. Give some.")
         rules, choices = _rules(hint), _choices(hint)
         for item in value if isinstance(value, (tuple, list)) else (value,):
-            if item is not None and str(item) in ("", "."):
+            if item == "":
                 raise ValueError(f"`{name}` must not be empty. Received: {item!r}. Name it.")
             # Beside a choice such as "balanced" there may be numbers.
             if choices and item is not None and (item in choices or not rules):

@@ -239,6 +239,9 @@ def test_calibration(rng, activation):
     certain = np.eye(3)[masks % 3] if activation == "softmax" else (masks == 1).astype(float)
     assert calibration_error(calibration_counts(masks, certain, activation)) == 0
     assert np.isnan(calibration_error(np.zeros((3, 5))))
+    pixels = masks.reshape(-1, *masks.shape[2:]), p.reshape(-1, 3)
+    flat = calibration_counts(*pixels, activation, bins=7)
+    np.testing.assert_allclose(flat, counts, rtol=1e-12)
     with pytest.raises(ValueError, match="`probabilities` must lie in 0 to 1"):
         calibration_counts(masks, 3 * p, activation)
     with pytest.raises(ValueError, match=r"`counts` must be numbers of the shape \(3, bins\)"):

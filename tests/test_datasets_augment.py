@@ -170,6 +170,8 @@ def test_scales_by_ratio_and_by_size():
     assert 10 <= free[0][0] < 14 and 36 < free[-1][0] <= 40 and len(free) > 15
     steps = heights(120, scales=(0.7, 2.1), scale_step=0.1)
     assert steps == [(2 * n, 5 * n) for n in range(7, 22)]
+    # The next step would be beyond the largest scale.
+    assert heights(scales=(0.5, 1.0), scale_step=0.3) == [(10, 25), (16, 40)]
     # 100x30 holds 50x20 at the scale 1.5; the long side decides with 60x60.
     assert heights(3, scales=(1, 1), base_size=(100, 30)) == [(30, 75)]
     assert heights(3, scales=(1, 1), base_size=(60, 60)) == [(24, 60)]

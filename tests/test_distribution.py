@@ -24,6 +24,22 @@ def train(output, devices, batch_norm):
         validation_batch=2, devices=devices, batch_norm=batch_norm,
     )
 """
+STATISTICS = """
+import keras
+from keras_fsa.training import fit
+from keras_fsa.training.devices import find_devices
+
+def batches(step, part):
+    while True:
+        yield 2 * (np.full((2, 4, 4, 3), 1.0 + 2 * part[0], "float32"),)
+
+norm = keras.layers.BatchNormalization(momentum=0.9)
+model = keras.Sequential([keras.Input((4, 4, 3)), norm])
+model.compile("sgd", "mean_squared_error")
+found = find_devices("all")
+fit(model, batches, "{0}/statistics", 2, checkpoint_every=2, devices=found)
+np.save("{0}/mean" + str(found.process), keras.ops.convert_to_numpy(norm.moving_mean))
+"""
 TWO_DEVICES = {
     "jax": "",
     "tensorflow": """
@@ -65,7 +81,7 @@ def test_two_processes_equal_one(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     both = tmp_path / "all"
-    code = TRAIN + f"train({str(both)!r}, 'all', 'moving')\n"
+    code = TRAIN + f"train({str(both)!r}, 'all', 'moving')\n" + STATISTICS.format(str(tmp_path))
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
@@ -83,6 +99,10 @@ def test_two_processes_equal_one(tmp_path):
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     assert_same(tmp_path / "one", both)
+    means = [np.load(tmp_path / f"mean{rank}.npy") for rank in "01"]
+    np.testing.assert_array_equal(*means)
+    # Two steps, each of whose means is 1 in one process and 3 in the other.
+    np.testing.assert_allclose(means[0], 2 * (1 - 0.9**2), rtol=1e-6)
 
 
 def test_a_batch_that_does_not_divide(tmp_path, monkeypatch):

@@ -199,7 +199,13 @@ def test_submission_to_cityscapes(run, tmp_path, rng, capsys):
     (tmp_path / "images/bonn/berlin_000000_000019_leftImg8bit.png").write_bytes(
         (tmp_path / f"images/{names[0]}.png").read_bytes()
     )
-    assert "images of one name in subfolders" in fails(run, capsys, "evaluate.py", *arguments)
+    assert "images of one name in several folders" in fails(run, capsys, "evaluate.py", *arguments)
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.zeros((20, 40), "uint8")).save(mask)
+    pairs = [path for path in (tmp_path / "images").rglob("*.png") if "berlin" in path.name]
+    (tmp_path / "pairs.csv").write_text("".join(f"{path},{mask}\n" for path in pairs))
+    arguments = (*arguments[:2], "--images", tmp_path / "pairs.csv", *arguments[4:])
+    assert "images of one name in several folders" in fails(run, capsys, "evaluate.py", *arguments)
 
 
 def fails(run, capsys, *arguments):

@@ -63,15 +63,6 @@ def test_images_become_rgb(file, expected):
     np.testing.assert_array_equal(image, expected)
 
 
-def test_sixteen_bits_of_rgb_and_of_grey_follow_one_rule():
-    import cv2
-
-    deep = RNG.integers(0, 65536, (5, 7, 3)).astype("uint16")
-    ok, content = cv2.imencode(".png", deep[..., ::-1])
-    assert ok
-    np.testing.assert_array_equal(read_image(io.BytesIO(content.tobytes())), deep >> 8)
-
-
 def test_one_channel():
     assert read_image(stored(GREY), channels=1).shape == (5, 7, 1)
     np.testing.assert_array_equal(read_image(stored(GREY), channels=1)[..., 0], GREY)

@@ -225,6 +225,18 @@ def test_a_sum_is_that_of_its_losses(rng):
     np.testing.assert_allclose(array(SumOfLosses(losses)(masks, logits)), sum(each), rtol=1e-6)
 
 
+def test_a_sum_with_losses_of_others_or_sums(rng):
+    yes = rng.integers(0, 2, (2, 5, 7, 3)).astype("uint8")
+    logits = rng.standard_normal((2, 5, 7, 3)).astype("float32")
+    keras_own = keras.losses.BinaryCrossentropy(from_logits=True)
+    inner = SumOfLosses([TverskyLoss(activation="sigmoid")])
+    found = array(SumOfLosses([keras_own, inner])(yes, logits))
+    each = [array(loss(yes, logits)) for loss in (keras_own, inner)]
+    np.testing.assert_allclose(found, sum(each), rtol=1e-5)
+    with pytest.raises(ValueError, match="of one activation. Received: losses of sigmoid and soft"):
+        SumOfLosses([CrossEntropy(), inner])
+
+
 def boundary_reference(truth, p, valid, tolerance, class_weights):
     """Pixel by pixel. All of shape `(B, H, W, C)`."""
     _, height, width, classes = truth.shape

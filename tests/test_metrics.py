@@ -36,6 +36,34 @@ def test_equals_keras(rng, sparse, weighted):
     np.testing.assert_allclose(np.nanmean(iou), float(ours.result()), rtol=1e-6)
 
 
+def test_counts_beyond_24_and_31_bits():
+    """Float32 stops at 2**24 ones, int32 at 2**31; the state is set where counting takes long."""
+    metric = MeanIoU(2, ignore_class=255)
+    masks = np.zeros((4200, 4200), "uint8")
+    predictions = masks.copy()
+    masks[:42], predictions[:84] = 1, 1
+    metric.update_state(masks, predictions)
+    expected = confusion_matrix(masks, predictions, 2)
+    assert expected.max() > 2**24
+    np.testing.assert_array_equal(array(metric.total_cm), expected)
+    before = np.array([[2**30 - 9, 2**20], [0, 2**30 - 9]])
+    metric.total_cm.assign(before.astype("int32"))
+    masks, predictions = masks[:90, :7], predictions[:90, :7]
+    expected = confusion_matrix(masks, predictions, 2)
+    times = 8
+    for _ in range(times):
+        metric.update_state(masks, predictions)
+        # As if it had counted for an hour.
+        metric.total_cm.assign_add(np.diag(np.diag(before)).astype("int32"))
+    total = before + times * (expected + np.diag(np.diag(before)))
+    assert total.max() > 2**33
+    iou = np.diag(total) / (total.sum(0) + total.sum(1) - np.diag(total))
+    np.testing.assert_allclose(metric.class_iou(), iou, rtol=1e-6)
+    np.testing.assert_allclose(float(metric.result()), iou.mean(), rtol=1e-6)
+    metric.reset_state()
+    assert not array(metric.carried).any()
+
+
 CASES = {
     # name: mask ids, predicted ids or logits; the first two pixels are right
     "true id": ([0, 1, 3], [0, 1, 1]),

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -10,24 +11,26 @@ from PIL import Image
 from pycocotools import mask as coder
 
 from keras_fsa.commands import evaluate, predict, train
+from keras_fsa.commands.data import takes_stored_values
 from keras_fsa.datasets import folder_dataset
 from keras_fsa.datasets.masks import colour_reader, read_colour_table, read_id_table, remap_reader
 from keras_fsa.datasets.pairs import read_pairs
 from keras_fsa.datasets.polygons import coco_dataset, labelme_dataset
 from keras_fsa.datasets.rasters import read_raster, statistics
-from keras_fsa.images import ImageError
+from keras_fsa.images import ImageError, read_image
 
 pytestmark = pytest.mark.once
 
 SIZE = (13, 17)
 
 
-def write_tiff(path, pixels):
+def write_tiff(path, pixels, **settings):
     """As GDAL does it: planar bands, compressed by LZW."""
     height, width, count = pixels.shape
+    settings = {"compress": "lzw", "interleave": "band", **settings}
     with rasterio.open(
         path, "w", driver="GTiff", height=height, width=width, count=count, dtype=pixels.dtype,
-        compress="lzw", interleave="band",
+        **settings,
     ) as file:  # fmt: skip
         file.write(np.moveaxis(pixels, -1, 0))
 
@@ -44,6 +47,20 @@ def test_rasters(rng, tmp_path, dtype, channels, ending):
     np.testing.assert_array_equal(found, pixels)
     with pytest.raises(ImageError, match=f"image.{ending}: has {channels} channels, and 2 are wan"):
         read_raster(path, 2)
+
+
+def test_16_bits_that_pillow_takes_for_rgb(rng, tmp_path):
+    deep = rng.integers(0, 65536, (*SIZE, 3)).astype("uint16")
+    cv2.imwrite(str(tmp_path / "deep.png"), deep[..., ::-1])
+    for interleave in ("pixel", "band"):
+        settings = {"photometric": "RGB", "interleave": interleave, "compress": "none"}
+        write_tiff(tmp_path / f"{interleave}.tif", deep, **settings)
+    for name in ("deep.png", "pixel.tif", "band.tif"):
+        np.testing.assert_array_equal(read_raster(tmp_path / name, 3), deep)
+    for name in ("deep.png", "pixel.tif"):
+        np.testing.assert_array_equal(read_image(tmp_path / name), deep >> 8)
+    with pytest.raises(ImageError, match="band.tif: has 16 bits in a plane for each channel"):
+        read_image(tmp_path / "band.tif")
 
 
 def test_other_rasters(rng, tmp_path):
@@ -96,7 +113,9 @@ def test_resized_rasters_keep_type_and_range(rng, tmp_path):
 
 def test_colours(tmp_path):
     table = tmp_path / "colours.txt"
-    table.write_text("r g b name\n128 64 0 road side\n0,0,255,sea\n\nignored 9 9 9\nsky; 1; 2; 3\n")
+    table.write_text(
+        "\ufeffr g b name\n128 64 0 road side\n0,0,255,sea\n\nignored 9 9 9\nsky; 1; 2; 3\n"
+    )
     names, colours, ignored = read_colour_table(table)
     assert names == ["road side", "sea", "sky"]
     assert (colours, ignored) == ([(128, 64, 0), (0, 0, 255), (1, 2, 3)], [(9, 9, 9)])
@@ -121,7 +140,7 @@ def test_colours(tmp_path):
 
 
 def test_ids(tmp_path):
-    (tmp_path / "ids.csv").write_text("from,to\n7,0\n11, 1\n255,ignored\n")
+    (tmp_path / "ids.csv").write_text("7,0\n11, 1\n255,ignored\n", "utf-8-sig")
     table = read_id_table(tmp_path / "ids.csv", 19)
     assert table == {7: 0, 11: 1, 255: 19}
     Image.fromarray(np.array([[7, 11], [255, 2]], "uint8")).save(tmp_path / "mask.png")
@@ -221,6 +240,19 @@ def test_coco(images, tmp_path):
     mask = data[0][1][::2, ::2]
     np.testing.assert_array_equal(mask[..., 0], np.where(big, 1, np.where(crowd, 255, 0)))
     np.testing.assert_array_equal(mask[..., 1], np.where(small, 1, np.where(crowd, 255, 0)))
+    # Detections have no outline, and two corners enclose nothing.
+    plain = [
+        {"image_id": 1, "category_id": 9, "segmentation": code}
+        for code in ([], [[2, 1, 14, 1]], [[2, 1, 14, 1], [2, 1, 14, 1, 14, 11, 2, 11]])
+    ]
+    coco_file(file, annotations=plain)
+    np.testing.assert_array_equal(coco_dataset(images, file)[0][0][1], np.where(big, 2, 0))
+    coco_file(file, annotations=[{**plain[0], "segmentation": [[1, 2, 3, 4, 5, "x"]]}])
+    with pytest.raises(ValueError, match="The regions of an image must be .*a.png"):
+        coco_dataset(images, file)[0][0]
+    coco_file(file, categories=[{"id": i, "name": f"{i}"} for i in range(255)], annotations=[])
+    with pytest.raises(ValueError, match="at most 255 classes.*Received: 255 classes"):
+        coco_dataset(images, file)
     for changes, message in (
         ({"categories": []}, "`annotations` must be a COCO file.*KeyError"),
         ({"annotations": [{"image_id": 1, "category_id": 4}]}, "KeyError: 'segmentation'"),
@@ -276,6 +308,11 @@ def test_labelme(images, tmp_path):
     data, names = labelme_dataset(folder, ["sea", "boat"], activation="sigmoid", images=images)
     assert names == ["sea", "boat"] and data[0][1].shape == (*SIZE, 2)
     assert data[0][1][5, 6].tolist() == [1, 1]  # sea behind the boat
+    labelme_file(folder / "a.json", ("sea", None, [[2, 1]]), image="..\\images\\a.png")
+    data, _ = labelme_dataset(folder)
+    with pytest.raises(ValueError, match="The regions of an image must be .*a.png"):
+        data[0]
+    labelme_file(folder / "a.json", ("boat", "rectangle", [[8, 6], [4, 3]]))
     for names, shape, message in (
         (["sea"], None, "`class_names` must have every label. Received: 'boat' in .*a.json"),
         (None, ("sea", "line", [[0, 0], [1, 1]]), "Shapes must be polygons.* a line in .*a.json"),
@@ -334,6 +371,44 @@ def test_six_channels_by_the_command_line(rng, tmp_path, capsys):
     run(predict, "--model", file, tmp_path / "images/0.tif", "--output", tmp_path / "p")
     assert (tmp_path / "p/0_overlay.png").exists()
     assert "sea" in capsys.readouterr().out
+
+
+def test_training_reads_what_prediction_will_read(rng, tmp_path, monkeypatch, capsys):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 65536, SIZE).astype("uint16")).save(
+            tmp_path / f"images/{i}.png"
+        )
+        Image.fromarray(rng.integers(0, 2, SIZE).astype("uint8")).save(tmp_path / f"masks/{i}.png")
+    # What an exporter left behind is no polygon.
+    (tmp_path / "masks/dataset.json").write_text("{}")
+    fitted = []
+
+    def fit(model, batches, *_, **__):
+        model.save(tmp_path / "model.keras")
+        fitted.append((model, next(iter(batches(0, (0, 1))))[0]))
+
+    monkeypatch.setattr("keras_fsa.training.fit", fit)
+    monkeypatch.setattr(train, "_report", lambda *_: None)
+    data = ["--images", tmp_path / "images", "--masks", tmp_path / "masks", "--num-classes", 2]
+    settings = common(tmp_path, channels=1)
+    settings[settings.index("--normalization") + 1] = "tf"
+    run(train, *data, "--channels", 1, *settings)
+    tuned = ["--size", 16, 24, "--batch", 2, "--epochs", 1, "--output", tmp_path / "tuned"]
+    monkeypatch.chdir(tmp_path / "images")
+    data[1] = "."
+    run(train, *data, "--init", tmp_path / "model.keras", *tuned)
+    for model, images in fitted:
+        assert tuple(model.normalization) == (127.5, 127.5) and takes_stored_values(model)
+        assert images.dtype == "uint16" and images.shape[-1] == 1 and images.max() > 999
+    for flags, message in (
+        (["--channels", 1, "--init", tmp_path / "model.keras", *tuned], "network is that of the f"),
+        (["--channels", 3, *settings, "--normalization", "caffe"], "keep the order of the channel"),
+    ):
+        with pytest.raises(SystemExit):
+            run(train, *data, *flags)
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["pairs", "coco", "labelme"])

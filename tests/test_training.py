@@ -498,6 +498,12 @@ def test_weights_for_other_classes(tmp_path):
         (lambda: poly_decay(0.1, 0, 0), r"`steps` must be a positive int. Received: steps=0"),
         (lambda: cosine_decay(0, 0, 5), r"`start` must be a finite .* above 0. Received: start=0"),
         (lambda: cosine_decay(1, -1, 5), r"`end` must be a finite number .* Received: end=-1"),
+        (lambda: cosine_decay(1, 2, 5), r"`end` must be .* at most 1.* Received: end=2"),
+        (
+            lambda: Recipe("a", optimizer="adamw", learning_rate=6e-5),
+            r"from which the rate falls. Received: final_learning_rate=0.0001, learning_rate=6e-05",
+        ),
+        (lambda: Recipe("a", class_weights=(1, 0)), r"`class_weights` must be .* above 0"),
         (lambda: cosine_decay(1, 0, 5, 5), r"`warmup_steps` must be .* at most 4.* Received: .*=5"),
         (lambda: Recipe("a", warmup_steps=3), r"optimizer='adamw'. Received: warmup_steps=3, opt"),
         (
@@ -512,6 +518,14 @@ def test_weights_for_other_classes(tmp_path):
 def test_wrong_settings(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_figure_that_never_comes(tmp_path):
+    model = tiny_training.build(tiny_training.recipe(tmp_path), tiny_training.CLASSES)
+    model.compile("sgd", metrics=[])
+    examples = [tiny_training.example(0)]
+    with pytest.raises(ValueError, match=r"`monitor` .* Received: 'val_mean_iou', .* loss, val_lo"):
+        fit(model, tiny_training.batches, tmp_path, 1, 1, validation=examples)
 
 
 def test_data_that_ends(tmp_path):

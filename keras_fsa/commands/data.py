@@ -42,7 +42,8 @@ class Source:
         if self.is_polygons():
             return self._polygons(None, None)[1]
         if self.activation == "sigmoid" and self.masks is not None and self.masks.is_dir():
-            return sorted(path.name for path in self.masks.iterdir() if path.is_dir()) or None
+            folders = [path.name for path in self.masks.iterdir() if path.is_dir()]
+            return sorted(name for name in folders if not name.startswith(".")) or None
         return None
 
     def check(self, names: list[str]) -> None:
@@ -130,14 +131,24 @@ class Source:
         masks = self.masks
         if masks is None:
             return False
-        return masks.suffix == ".json" if masks.is_file() else any(masks.glob("*.json"))
+        if masks.is_file():
+            return masks.suffix == ".json"
+        from keras_fsa.datasets.folder import EXTENSIONS
+
+        # Labelme's lie beside the images; beside masks, a file of JSON tells something about them.
+        suffixes = {path.suffix.lower() for path in masks.iterdir()}
+        beside_masks = suffixes & set(EXTENSIONS) and masks.resolve() != self.images.resolve()
+        return ".json" in suffixes and not beside_masks
 
     def _polygons(self, names, size):
         from keras_fsa.datasets.polygons import BACKGROUND, coco_dataset, labelme_dataset
 
         settings: dict[str, Any] = {"activation": self.activation, "max_pixels": self.max_pixels}
         if self.image_reader:
-            raise ValueError("Polygons are for RGB images. Received: --channels. Leave it out.")
+            raise ValueError(
+                "Polygons are for RGB images in 8 bits. Received: --channels, or another model. "
+                "Leave it out."
+            )
         masks: Any = self.masks
         if masks.is_file():
             return coco_dataset(self.images, masks, size, **settings)
@@ -179,15 +190,25 @@ def raster_reader(channels: int, max_pixels: int = MAX_PIXELS) -> Callable:
     return lambda path: read_raster(path, channels, max_pixels)
 
 
-def image_reader(model: Any, max_pixels: int = MAX_PIXELS) -> Callable:
-    """A function from a path to what a model takes, `(H, W, channels)`.
+def channels_of(model: Any) -> int:
+    """Number of channels of a model's images: 3 where it does not say."""
+    whole = getattr(model, "image_shape", None) or getattr(model, "input_shape", None)
+    return (whole[-1] if isinstance(whole, tuple) else None) or 3
 
-    A model whose normalization is a pair of numbers, or of other than 1 or 3 channels, takes the
-    values that files store; others RGB or grey in 8 bits.
+
+def takes_stored_values(model: Any) -> bool:
+    """Whether a model takes the values that files store; else RGB or grey in 8 bits.
+
+    That is one whose normalization is a pair of numbers, or of other than 1 or 3 channels.
     """
-    channels = (getattr(model, "image_shape", None) or (None, None, 3))[-1]
-    stored = isinstance(getattr(model, "normalization", None), (tuple, list))
-    if stored or channels not in (1, 3):
+    numbers = isinstance(getattr(model, "normalization", None), (tuple, list))
+    return numbers or channels_of(model) not in (1, 3)
+
+
+def image_reader(model: Any, max_pixels: int = MAX_PIXELS) -> Callable:
+    """A function from a path to what a model takes, `(H, W, channels)`."""
+    channels = channels_of(model)
+    if takes_stored_values(model):
         return raster_reader(channels, max_pixels)
     return lambda path: read_image(path, channels, max_pixels)
 

@@ -269,14 +269,14 @@ def _open_data(settings, split, names, model) -> tuple[Iterator, int, bool]:
     limit = settings.max_pixels
     if settings.images and settings.images.is_dir() and not settings.masks:
         folder, read = settings.images, image_reader(model, limit)
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+        files = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+        )
         if not files:
             raise ValueError(f"`--images` must hold images. Received: {folder} without one.")
-        if len({path.stem for path in files}) < len(files):
-            raise ValueError(
-                f"`--images` must hold one image of a name. Received: {folder} with images of one "
-                "name in subfolders. Rename one."
-            )
+        _check_names(files, folder)
         return ((read(path), None, path.stem) for path in files), len(files), False
     if settings.images:
         source = Source(
@@ -299,11 +299,22 @@ def _open_data(settings, split, names, model) -> tuple[Iterator, int, bool]:
             manual_dir=settings.manual_dir,
             skip_unreadable=settings.skip_unreadable,
         )
+    if settings.submission:
+        _check_names([Path(data.name(i)) for i in range(len(data))], settings.images or "the split")
     stream = (
         (image, mask, Path(data.name(i)).stem if settings.submission else None)
         for i, (image, mask) in enumerate(data)
     )
     return stream, len(data), True
+
+
+def _check_names(files, where):
+    """Each becomes a file of its name."""
+    if len({path.stem for path in files}) < len(files):
+        raise ValueError(
+            f"A submission must have one image of a name. Received: {where} with images of one "
+            "name in several folders, or of several endings. Rename one."
+        )
 
 
 def _write_submission(folder, name, ids, dataset):

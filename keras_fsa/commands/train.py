@@ -49,11 +49,19 @@ import keras_fsa
 from keras_fsa import losses
 from keras_fsa.classes import answers, by_class, choose_activation
 from keras_fsa.commands.command import command, in_bytes
-from keras_fsa.commands.data import Source, class_names, raster_reader
+from keras_fsa.commands.data import (
+    Source,
+    channels_of,
+    class_names,
+    image_reader,
+    raster_reader,
+    takes_stored_values,
+)
 from keras_fsa.commands.evaluate import class_iou
 from keras_fsa.commands.models import TrainedModel, load_keras_model
 from keras_fsa.commands.predict import Names
 from keras_fsa.files import whole_file
+from keras_fsa.models.preprocessing import as_numbers
 from keras_fsa.models.trained import adapted, load_keras_file
 from keras_fsa.settings import (
     Classes,
@@ -77,7 +85,7 @@ MAY_CHANGE = (
 )  # fmt: skip
 # What a model of --init brings along.
 ARCHITECTURE = (
-    "backbone", "weights", "normalization", "output_stride", "attention", "affinity",
+    "channels", "backbone", "weights", "normalization", "output_stride", "attention", "affinity",
     "frequencies", "recurrence", "head_channels", "auxiliary_loss_weight", "low_level",
 )  # fmt: skip
 
@@ -241,31 +249,38 @@ def train(settings: Train) -> None:
 
     activation = choose_activation(settings.activation, settings.num_classes)
 
-    def source(images, masks):
-        return Source(
-            images,
-            masks,
-            activation,
-            settings.ignore_label,
-            settings.colour_table,
-            settings.id_table,
-            raster_reader(settings.channels) if settings.channels else None,
-        )
+    def source(images, masks, reader=None):
+        tables = settings.colour_table, settings.id_table
+        return Source(images, masks, activation, settings.ignore_label, *tables, reader)
 
-    given = source(settings.images, settings.masks)
+    def examples(images, masks):
+        return source(images, masks, reader).open(names, settings.size)
+
+    folders = settings.images, settings.masks
+    reader = raster_reader(settings.channels) if settings.channels else None
+    given = source(*folders, reader)
     names = class_names(given, settings.class_names, settings.num_classes)
     devices = find_devices(settings.devices)
-    training = measured = None
-    if settings.channels and settings.normalization == "auto" and not settings.init:
-        training = given.open(names, settings.size)
-        measured = statistics(training)
+    if settings.batch % devices.count:
+        raise ValueError(
+            f"`batch` must be a multiple of the number of devices. Received: {settings.batch} on "
+            f"{devices.count} devices. Change one of them."
+        )
+    training = numbers = None
+    if reader and settings.normalization == "auto":
+        training = examples(*folders)
+        numbers = statistics(training)
+    elif reader:
+        numbers = as_numbers(settings.normalization)
     # Whatever is wrong with the model shows before thousands of images are read.
     with devices.scope():
         keras.utils.set_random_seed(settings.seed)
-        model = build_model(settings, names, measured)
-    training = training or given.open(names, settings.size)
+        model = build_model(settings, names, numbers)
+    if settings.init and (takes_stored_values(model) or channels_of(model) != 3):
+        reader = image_reader(model)
+    training = training or examples(*folders)
     if settings.val_images:
-        validation = source(settings.val_images, settings.val_masks).open(names, settings.size)
+        validation = examples(settings.val_images, settings.val_masks)
     else:
         training, validation = split_examples(training, settings.val_fraction, settings.seed)
     if settings.cache_gigabytes:
@@ -294,7 +309,7 @@ def train(settings: Train) -> None:
             photometric=False,
         )
 
-    share = max(1, settings.batch // devices.count)
+    share = settings.batch // devices.count
     with devices.scope():
         optimizer = _optimizer(settings, settings.epochs * steps, model)
         model.compile(optimizer, _loss(settings.loss, activation, weights))
@@ -326,15 +341,14 @@ def train(settings: Train) -> None:
 
 
 def build_model(
-    settings: Train, names: Sequence[str] | None = None, statistics: tuple | None = None
+    settings: Train, names: Sequence[str] | None = None, numbers: tuple | None = None
 ) -> keras_fsa.FsaNet:
     """The network that the settings describe, or that of --init with their classes.
 
     Args:
         settings: the settings.
         names: of the classes.
-        statistics: mean and standard deviation of the images, in place of the normalization that
-            the settings name.
+        numbers: mean and standard deviation, in place of the normalization that the settings name.
     """
     if settings.init:
         model = _with_classes(load_keras_model(settings.init), settings, names)
@@ -352,7 +366,7 @@ def build_model(
             backbone=backbone,
             backbone_weights=settings.weights,
             image_shape=(None, None, settings.channels or 3),
-            normalization=settings.normalization if statistics is None else statistics,
+            normalization=settings.normalization if numbers is None else numbers,
             output_stride=settings.output_stride,
             attention=settings.attention,
             affinity=settings.affinity,
@@ -401,11 +415,12 @@ def _optimizer(settings, steps, model):
 
 def _balanced(examples, names, say):
     """Class weights by how rare the classes are in the masks, said in a line where wanted."""
-    from keras_fsa.datasets.check import balanced_weights, check
+    from keras_fsa.datasets.check import NOTHING_COUNTS, balanced_weights, check
 
     found = check(examples, len(names))
-    if found.problems:
-        raise ValueError(f"Masks must be right to be counted. Received: {found.problems[0]}.")
+    wrong = [problem for problem in found.problems if not problem.endswith(NOTHING_COUNTS)]
+    if wrong:
+        raise ValueError(f"Masks must be right to be counted. Received: {wrong[0]}.")
     weights = balanced_weights(found)
     if say:
         pairs = zip(names, weights, strict=True)

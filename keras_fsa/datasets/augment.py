@@ -319,7 +319,7 @@ def _scaled_size(old, ratio, settings):
     if step is None:
         ratio = low + ratio * (high - low)
     else:
-        ratio = low + int(ratio * int((high - low) / step + 1.5)) * step
+        ratio = low + int(ratio * int((high - low) / step + 1 + 1e-6)) * step
     if settings["base_size"] is not None:
         long, short = (int(side * ratio) for side in settings["base_size"])
         ratio = min(long / max(old), short / min(old))

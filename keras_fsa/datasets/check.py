@@ -12,6 +12,9 @@ from keras_fsa.classes import ACTIVATIONS, by_class
 from keras_fsa.datasets.examples import Examples, in_order
 from keras_fsa.metrics import IGNORE_LABEL
 
+NOTHING_COUNTS = "every pixel of the mask is ignored"
+"""A problem, though not one that ends a training."""
+
 
 @dataclasses.dataclass
 class Findings:
@@ -74,7 +77,7 @@ def check(
             _, mask = examples[index]
             pixels, counted = count_pixels(mask, num_classes, activation)
             if not counted.any():
-                raise ValueError("every pixel of the mask is ignored")
+                raise ValueError(NOTHING_COUNTS)
         except Exception as error:  # decoders raise errors of many kinds
             reason = str(getattr(error, "reason", error))
             name, words = examples.name(index), " ".join(reason.split())[:300]

@@ -368,7 +368,8 @@ def read_pair(
         else:
             image, mode, upright = decode_image(image_path, max_pixels=max_pixels)
             unchanged = upright and mode in ("RGB", "L")
-    except (ValueError, OSError) as error:
+    # As below, for those who pass `image_of`.
+    except Exception as error:
         problems.append(f"{image_path}: {_reason(error)}")
     paths = mask_path if isinstance(mask_path, tuple) else (mask_path,)
     masks = []

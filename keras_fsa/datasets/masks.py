@@ -38,7 +38,7 @@ def read_colour_table(path: types.Path) -> tuple[list[str], list[tuple[int, int,
     names: list[str] = []
     colours: list[tuple[int, int, int]] = []
     ignored: list[tuple[int, int, int]] = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_text("utf-8-sig").splitlines(), start=1):
         if not re.search(r"\d", line):
             continue
         separated = r"\s*[,;\s]\s*"
@@ -142,7 +142,7 @@ def read_id_table(path: types.Path, ignore_label: int = IGNORE_LABEL) -> dict[in
         ValueError: for a line of something else, or no line.
     """
     table: dict[int, int] = {}
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         for number, row in enumerate(csv.reader(file), start=1):
             if not any(re.search(r"\d", cell) for cell in row):
                 continue

@@ -8,7 +8,7 @@ the classes follow, and where regions overlap the smaller one is on top (COCO) o
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,11 @@ def coco_dataset(
         for item in of_image[entries[index]["id"]]:
             code = item["segmentation"]
             if isinstance(code, list):
-                code = coder.merge(coder.frPyObjects(code, *size))
+                # Fewer than three corners enclose nothing; of detections there are none.
+                outlines = [outline for outline in code if len(outline) >= 6]
+                if not outlines:
+                    continue
+                code = coder.merge(coder.frPyObjects(outlines, *size))
             elif isinstance(code["counts"], list):
                 code = coder.frPyObjects(code, *size)
             inside = coder.decode(code).astype(bool)
@@ -126,7 +130,8 @@ def labelme_dataset(
     for sheet in sheets:
         data = _read_json(sheet)
         try:
-            where = sheet.parent / data["imagePath"]
+            # Of Windows, too.
+            where = sheet.parent / PureWindowsPath(data["imagePath"]).as_posix()
             files.append(where if images is None else Path(images, where.name))
             sizes.append((int(data["imageHeight"]), int(data["imageWidth"])))
             shapes.append(
@@ -195,6 +200,11 @@ def _examples(
 ) -> tuple[Examples, list[str]]:
     one_of("activation", activation, ACTIVATIONS)
     positive_ints("size", size, 2, optional=True)
+    if activation == "softmax" and len(names) > IGNORE_LABEL - 1:
+        raise ValueError(
+            f"A mask has at most {IGNORE_LABEL} classes, the background included. Received: "
+            f"{len(names)} classes. Take activation='sigmoid', or fewer."
+        )
     missing = [file for file in files if not file.is_file()]
     if missing or not files or not names:
         found = f"{len(missing)} that do not, such as {missing[0]}" if missing else "nothing"
@@ -212,7 +222,13 @@ def _examples(
                 f"of {image.shape[0]} x {image.shape[1]} for {known[0]} x {known[1]}. Annotate the "
                 "image as it is stored, without an orientation."
             )
-        mask = _composed(regions(index, known), known, len(names), activation)
+        try:
+            mask = _composed(regions(index, known), known, len(names), activation)
+        except Exception as error:  # of several kinds, from two libraries
+            raise ValueError(
+                "The regions of an image must be such as can be drawn. Received: those of "
+                f"{files[index]} ({type(error).__name__}: {error}). Correct them."
+            ) from error
         return resized(image, mask, size) if size else (image, mask)
 
     examples = Examples(

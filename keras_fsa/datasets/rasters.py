@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_fsa import types
 from keras_fsa.arguments import integer, optional_import, positive_int
-from keras_fsa.images import MAX_PIXELS, ImageError, read_image
+from keras_fsa.images import MAX_PIXELS, ImageError, has_16_bits, read_image
 from keras_fsa.large.images import open_image
 
 
@@ -69,7 +69,9 @@ def _is_ordinary(path, channels):
     pillow = optional_import("PIL.Image", "tools")
     try:
         with pillow.open(path) as file:
-            return {"L": 1, "RGB": 3}.get(file.mode) == channels
+            if file.format == "JPEG2000":
+                return False  # Pillow does not say how many bits there are
+            return {"L": 1, "RGB": 3}.get(file.mode) == channels and not has_16_bits(file)
     except Exception:
         # Not one of Pillow's; what is wrong with it, the other reader says.
         return False

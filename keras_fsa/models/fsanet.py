@@ -581,14 +581,15 @@ class FsaNet(keras.Model):
 
 def check_loss(loss: Any, activation: str) -> None:
     """Raise a `ValueError` for a loss of this library that is of another activation."""
-    for part in getattr(loss, "losses", (loss,)):
-        found = getattr(part, "activation", activation)
-        if isinstance(part, CrossEntropy) and found != activation:
-            raise ValueError(
-                "`loss` must be of the model's activation. Received: "
-                f"{type(part).__name__}(activation={found!r}) for a model with activation="
-                f"{activation!r}. Pass activation={activation!r} to the loss."
-            )
+    for part in getattr(loss, "losses", ()):
+        check_loss(part, activation)
+    found = getattr(loss, "activation", activation)
+    if isinstance(loss, CrossEntropy) and found != activation:
+        raise ValueError(
+            "`loss` must be of the model's activation. Received: "
+            f"{type(loss).__name__}(activation={found!r}) for a model with activation="
+            f"{activation!r}. Pass activation={activation!r} to the loss."
+        )
 
 
 def with_auxiliary(loss: Tensor, auxiliary: Tensor, weight: float) -> Tensor:

@@ -76,6 +76,21 @@ def choose_normalization(
     return normalization
 
 
+def as_numbers(normalization: str | None) -> tuple:
+    """A normalization by name as a pair `(mean, std)`, for images in other values than 8 bits.
+
+    Raises:
+        ValueError: for a name whose channels begin with blue, which numbers do not say.
+    """
+    mean, std, reverse = STATISTICS[normalization] if normalization else (0.0, 1.0, False)
+    if reverse:
+        raise ValueError(
+            "`normalization` must keep the order of the channels where files are read in the "
+            f"values that they store. Received: normalization={normalization!r}. Leave it out."
+        )
+    return mean, std
+
+
 def _ends_with(weights, suffix):
     return isinstance(weights, (str, os.PathLike)) and os.fspath(weights).endswith(suffix)
 

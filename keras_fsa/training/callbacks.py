@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | `StopAtStep` | stops after a number of steps | |
 | `StopAtNonFinite` | raises where the loss is NaN or infinite | |
-| `JoinMetrics` | | makes the figures those of all processes |
+| `JoinProcesses` | | makes figures and statistics those of all processes |
 | `Validation` | | adds `val_...` to the figures |
 | `DrawPredictions` | | draws images with their truth and prediction |
 | `SwapAverages` | | exchanges the weights and their moving averages |
@@ -60,7 +60,12 @@ from keras_fsa.metrics import IGNORE_LABEL
 from keras_fsa.resize import positions
 from keras_fsa.training import batch_norm
 from keras_fsa.training.checkpoint import check_finite, restore_latest, save_checkpoint
-from keras_fsa.training.devices import Devices, join_metrics, mean_of_processes
+from keras_fsa.training.devices import (
+    Devices,
+    join_metrics,
+    join_statistics,
+    mean_of_processes,
+)
 
 
 class StepCallback(keras.callbacks.Callback):
@@ -149,8 +154,8 @@ class StopAtNonFinite(StepCallback):
             )
 
 
-class JoinMetrics(keras.callbacks.Callback):
-    """Makes the figures of an epoch those of all torch processes; others join them themselves.
+class JoinProcesses(keras.callbacks.Callback):
+    """Makes an epoch's figures and statistics those of all torch processes; others do themselves.
 
     Args:
         devices: those that the model trains on.
@@ -161,6 +166,7 @@ class JoinMetrics(keras.callbacks.Callback):
         self.devices = devices
 
     def on_epoch_end(self, epoch, logs=None):
+        join_statistics(self.model, self.devices)
         logs.update(join_metrics(self.model, self.devices))
 
 
@@ -180,10 +186,12 @@ class Validation(StepCallback):
         devices: those that the model trains on.
         batch: number of images that each device takes at a time. Where a process takes
             several, all must be of one size.
+        monitor: name in the logs of a figure that others wait for; None for no such.
 
     Raises:
         ValueError: for a wrong argument; for images of several sizes in a batch, at the beginning
-            of the training where the first batch has them.
+            of the training where the first batch has them; for a `monitor` that is no figure, at
+            the first validation.
     """
 
     def __init__(
@@ -194,11 +202,13 @@ class Validation(StepCallback):
         start_step: int = 0,
         devices: Devices | None = None,
         batch: int = 1,
+        monitor: str | None = None,
     ) -> None:
         super().__init__(start_step, every)
         positive_ints("size", size, 2, optional=True)
         integer("batch", batch)
         check_examples("examples", examples)
+        self.monitor = monitor
         self.examples, self.size = examples, size
         self.devices = devices or Devices()
         self.batch = batch
@@ -215,6 +225,12 @@ class Validation(StepCallback):
             self.model.evaluate(self._data(), steps=steps, verbose=0)
             figures = join_metrics(self.model, self.devices)
             logs.update({f"val_{name}": value for name, value in figures.items()})
+            if self.monitor is not None and self.monitor not in logs:
+                raise ValueError(
+                    f"`monitor` must be a figure of the training. Received: {self.monitor!r}, and "
+                    f"the figures are {', '.join(sorted(logs))}. Name one, or give `compile` the "
+                    "metric."
+                )
 
     def _data(self):
         if keras.backend.backend() != "tensorflow":

@@ -12,7 +12,8 @@ first, JAX over the whole batch.
 
 Under torch each process trains its own copy of the model. `join_gradients` averages each weight's
 gradient over the processes as soon as backpropagation has accumulated it, in a hook that PyTorch
-provides for that, so the optimizers see equal gradients and the copies stay equal.
+provides for that, so the optimizers see equal gradients and the copies stay equal. Moving
+statistics of batch norm, which each process takes of its own part, are averaged after each epoch.
 (`DistributedDataParallel` does the same around a module's `forward`, past which Keras' `train_step`
 calls the model.)
 
@@ -139,6 +140,22 @@ def join_gradients(model: keras.Model, devices: Devices) -> None:
             torch.distributed.broadcast(variable.value, src=0)
     for variable in model.trainable_variables:
         variable.value.register_post_accumulate_grad_hook(average)
+
+
+def join_statistics(model: keras.Model, devices: Devices) -> None:
+    """Give torch's processes the mean of what they keep beside trained weights, in floats.
+
+    That is the moving statistics of batch norm, which each takes of its own part of the batches.
+    """
+    if not _joins(devices):
+        return
+    import torch
+
+    with torch.no_grad():
+        for variable in model.non_trainable_variables:
+            if keras.backend.is_float_dtype(variable.dtype):
+                torch.distributed.all_reduce(variable.value)
+                variable.value.div_(devices.processes)
 
 
 def join_metrics(model: keras.Model, devices: Devices) -> dict[str, float]:

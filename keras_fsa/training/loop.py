@@ -14,9 +14,10 @@ import numpy as np
 
 from keras_fsa import types
 from keras_fsa.arguments import integer, number
+from keras_fsa.classes import activation_of
 from keras_fsa.files import locked_folder
 from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
-from keras_fsa.metrics import IGNORE_LABEL, mean_iou
+from keras_fsa.metrics import mean_iou
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.presets import preset_arguments
 from keras_fsa.settings import write_recipe
@@ -131,7 +132,8 @@ def fit(
     Raises:
         ValueError: for a wrong argument; an output that is not writable, that another process
             holds, or that holds a trained model but no checkpoint; a checkpoint of other settings
-            or another architecture; data without examples, or that ends.
+            or another architecture; data without examples, or that ends; a `monitor` that is no
+            figure, at the first validation.
         OSError: for a disk without room for the files.
         FloatingPointError: if the loss or a weight is not finite. It names the step; files are
             left as they were.
@@ -205,7 +207,9 @@ def train(
             model = build(recipe, num_classes)
         use_moving_statistics(model, recipe.batch_norm == "moving")
         synchronize(model, recipe.batch_norm == "batch" and devices.count > 1)
-        model.compile(build_optimizer(recipe), build_loss(recipe), [mean_iou(num_classes)])
+        activation = activation_of(model)
+        loss, metric = build_loss(recipe, activation), mean_iou(num_classes, activation)
+        model.compile(build_optimizer(recipe), loss, [metric])
         plan = _Plan(
             output=Path(recipe.output),
             steps=recipe.steps,
@@ -317,16 +321,16 @@ def build_optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
     return SGD(rate, recipe.momentum, l2=recipe.weight_decay)
 
 
-def build_loss(recipe: Recipe) -> keras.losses.Loss:
-    """The loss of a recipe."""
+def build_loss(recipe: Recipe, activation: str = "softmax") -> keras.losses.Loss:
+    """The loss of a recipe, for a model of an activation."""
     if recipe.loss == "ohem":
         return OhemCrossEntropy(
             recipe.ohem_threshold,
             recipe.ohem_keep,
             class_weights=recipe.class_weights,
-            ignore_label=IGNORE_LABEL,
+            activation=activation,
         )
-    return CrossEntropy(recipe.class_weights, ignore_label=IGNORE_LABEL)
+    return CrossEntropy(recipe.class_weights, activation=activation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -378,7 +382,7 @@ def _fit(model, batches, plan, devices):
     callbacks = [
         duties.StopAtStep(plan.steps, step),
         duties.StopAtNonFinite(step, devices),
-        duties.JoinMetrics(devices),
+        duties.JoinProcesses(devices),
     ]
     over = False
     if plan.validation is not None:
@@ -428,8 +432,8 @@ def _averages(model):
 def _validation_callbacks(plan, step, devices):
     """Callbacks that run the model on the validation images."""
     every = {"every": plan.validate_every, "start_step": step, "devices": devices}
-    size, batch = plan.validation_size, plan.validation_batch
-    callbacks = [duties.Validation(plan.validation, size, batch=batch, **every)]
+    size, more = plan.validation_size, {"batch": plan.validation_batch, "monitor": plan.monitor}
+    callbacks = [duties.Validation(plan.validation, size, **more, **every)]
     # Under JAX with several hosts, no single one holds a whole prediction.
     whole = keras.backend.backend() != "jax" or devices.processes == 1
     if plan.drawn and devices.process == 0 and whole:

@@ -183,7 +183,8 @@ def cosine_decay(
     Keras' `CosineDecay` with the arguments of `poly_decay`: `steps` counts the warm-up, too.
 
     Args:
-        start, end: learning rates, finite numbers of at least 0; `start` above 0.
+        start, end: learning rates, finite numbers of at least 0; `start` above 0, `end` not above
+            `start`.
         steps: number of all steps.
         warmup_steps: number of those in which the rate rises.
 
@@ -191,7 +192,7 @@ def cosine_decay(
         ValueError: if an argument is out of its range.
     """
     number("start", start, above=0)
-    number("end", end, minimum=0)
+    number("end", end, minimum=0, maximum=start)
     integer("steps", steps)
     integer("warmup_steps", warmup_steps, 0, maximum=steps - 1)
     warmup = {"warmup_target": start, "warmup_steps": warmup_steps} if warmup_steps else {}

@@ -104,7 +104,7 @@ class Recipe:
     """Pixels of a lower probability are hard."""
     ohem_keep: Annotated[int, Whole(1)] = 100_000
     """The least number of pixels that count."""
-    class_weights: tuple[NotNegative, ...] | None = None
+    class_weights: tuple[Annotated[float, Real(above=0, maximum=1e6)], ...] | None = None
     """Of the loss, a number for each class; none: equal."""
     auxiliary_loss_weight: NotNegative = 0.4
     """Weight of the head on stage 4; 0: no such head."""
@@ -144,6 +144,12 @@ class Recipe:
             raise ValueError(
                 "`warmup_steps` is for optimizer='adamw'. Received: warmup_steps="
                 f"{self.warmup_steps}, optimizer={self.optimizer!r}. Change one of them."
+            )
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                "`final_learning_rate` must be at most `learning_rate`, from which the rate falls. "
+                f"Received: final_learning_rate={self.final_learning_rate:g}, learning_rate="
+                f"{self.learning_rate:g}. Lower it."
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(
