@@ -390,7 +390,7 @@ def main(arguments=None):
         print(table(RUNS, options.results, _mean_iou), "\n* not at its end")
         return
     if options.time:
-        there = [n for n in RUNS if any(options.results.glob(f"{n}_seed*.json"))]
+        there = [n for n in RUNS if any(options.results.rglob(f"{n}_seed*.json"))]
         seconds = {name: step_seconds(RUNS[name]) for name in there}
         command = f"KERAS_BACKEND={keras.backend.backend()} python -m benchmarks.camvid --time"
         found = {**scoring.circumstances(command), "seconds": seconds}

@@ -117,28 +117,30 @@ def _mean_and_spread(values):
     return mean if len(values) == 1 else f"{mean} ({max(values) - min(values):.3f})"
 
 
-def _camvid_runs(folder):
-    """`{name: results of its seeds}` of the runs that there are."""
-    found: dict[str, list] = {}
-    for result in read(folder / "camvid", "*_seed*.json"):
-        found.setdefault(result["name"], []).append(result)
-    return {name: found[name] for name in RUNS if name in found}
+def _runs(folder, names):
+    """`(name, mark, results of its seeds)` of the runs that there are, in the order of names.
+
+    Those in `tied` have a dagger: their queries and keys began equal.
+    """
+    places = (("", folder), (" †", folder / "tied"))
+    found = [(n, mark, read(place, f"{n}_seed*.json")) for n in names for mark, place in places]
+    return [run for run in found if run[-1]]
 
 
 def camvid(folder: Path) -> str:
     """The matrix: one line for each run that there is, and the names of those that are missing."""
-    runs = _camvid_runs(folder)
+    runs = _runs(folder / "camvid", RUNS)
     if not runs:
         return NOTHING
     steps = folder / "camvid/steps.json"
     seconds = json.loads(steps.read_text())["seconds"] if steps.exists() else {}
     lines, notes = [], []
-    for name, results in runs.items():
+    for name, mark, results in runs:
         scores = [result["scores"] for result in results]
         memory = [result["memory"] / 2**30 for result in results if result["memory"]]
         lines.append(
             [
-                RUNS[name].title,
+                RUNS[name].title + mark,
                 ", ".join(str(result["seed"]) for result in results),
                 _mean_and_spread([score["mean_iou"] for score in scores]),
                 _mean_and_spread([score["mean_boundary_f"] for score in scores]),
@@ -153,31 +155,31 @@ def camvid(folder: Path) -> str:
             if not result["finished"]
         ]
     head = ["run", "seeds", "mean IoU", "boundary F1", "CPU seconds a step", "GiB"]
-    done = {name: [result["seed"] for result in runs.get(name, [])] for name in RUNS}
-    left = {name: [str(seed) for seed in SEEDS if seed not in done[name]] for name in RUNS}
+    done = {(name, result["seed"]) for name, mark, results in runs for result in results if not mark}
+    left = {name: [str(seed) for seed in SEEDS if (name, seed) not in done] for name in RUNS}
     missing = [f"`{name}` ({', '.join(seeds)})" for name, seeds in left.items() if seeds]
     parts = [table(head, lines), *notes]
     if missing:
         parts.append(f"Not run yet, with their seeds: {', '.join(missing)}.")
-    parts.append(made(result for results in runs.values() for result in results))
+    parts.append(made(result for *_, results in runs for result in results))
     return "\n\n".join(parts)
 
 
 def camvid_classes(folder: Path) -> str:
     """IoU of each class of each run, the mean of its seeds."""
-    runs = _camvid_runs(folder)
+    runs = _runs(folder / "camvid", RUNS)
     if not runs:
         return NOTHING
-    names = list(next(iter(runs.values()))[0]["scores"]["classes"])
+    names = list(runs[0][-1][0]["scores"]["classes"])
     lines = [
         [
-            RUNS[name].title,
+            RUNS[name].title + mark,
             *(
                 _mean_and_spread([r["scores"]["classes"][label]["iou"] for r in results])
                 for label in names
             ),
         ]
-        for name, results in runs.items()
+        for name, mark, results in runs
     ]
     return table(["IoU", *names], lines)
 
@@ -232,26 +234,26 @@ def truncation(folder: Path) -> str:
 
 def light(folder: Path) -> str:
     """Experiment (f)."""
-    results = read(folder / "light", "*_seed*.json")
-    if not results:
+    runs = _runs(folder / "light", lighting.RUNS)
+    if not runs:
         return NOTHING
-    of_mean = results[0]["scores_of_mean"]
+    of_mean = runs[0][-1][0]["scores_of_mean"]
     figures = [f"{of_mean[figure]:.3f}" for figure in ("error", "angle")]
     lines = [["", "the mean of all lights", "", "", "", *figures]]
-    for name, run in lighting.RUNS.items():
-        own = [result for result in results if result["name"] == name]
-        if own:
-            seeds = ", ".join(str(result["seed"]) for result in own)
-            figures = [
-                _mean_and_spread([result["scores"][figure] for result in own])
-                for figure in ("error", "angle")
-            ]
-            batch_norm = "moving" if run.moving else "of the batch"
-            steps = own[0]["steps"]
-            lines.append([f"`{name}`", run.title, batch_norm, steps, seeds, *figures])
+    for name, mark, results in runs:
+        seeds = ", ".join(str(result["seed"]) for result in results)
+        figures = [
+            _mean_and_spread([result["scores"][figure] for result in results])
+            for figure in ("error", "angle")
+        ]
+        run = lighting.RUNS[name]
+        batch_norm = "moving" if run.moving else "of the batch"
+        steps = results[0]["steps"]
+        lines.append([f"`{name}`{mark}", run.title, batch_norm, steps, seeds, *figures])
     head = ["run", "network", "batch norm", "steps", "seeds"]
     head += ["error of the logarithm", "angle in degrees"]
-    return f"{table(head, lines)}\n\n{made(results)}"
+    every = made(result for *_, results in runs for result in results)
+    return f"{table(head, lines)}\n\n{every}"
 
 
 def presets(folder: Path) -> str:
