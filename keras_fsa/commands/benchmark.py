@@ -66,7 +66,8 @@ def benchmark(settings: Benchmark) -> None:
     """Measure, and print a line for each figure."""
     keep_tensorflow_off_gpus()
     model = _open(settings.model)
-    channels = (getattr(model, "image_shape", None) or (None, None, 3))[-1]
+    known = getattr(model, "image_shape", None) or getattr(model, "input_shape", None)
+    channels = 3 if known is None else known[-1]
     shape = (settings.batch, *settings.size, channels)
     images = np.random.default_rng(0).integers(0, 256, shape).astype("float32")
     run: Any = model.predict_on_batch if isinstance(model, keras.Model) else model
