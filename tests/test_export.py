@@ -343,7 +343,7 @@ def test_errors(path, settings, message, tmp_path, monkeypatch):
         tiny().export(path, **settings)
 
 
-@pytest.mark.once(engine="tensorflow")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="one engine is enough")
 @pytest.mark.parametrize(
     ("shape", "flags"),
     [

@@ -54,7 +54,7 @@ def test_one_graph_for_any_size(rng, tmp_path, name):
     np.testing.assert_allclose(probabilities(serve, x), scores, atol=CLOSE)
 
 
-@pytest.mark.once(engine="tensorflow")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX has no float64 by default")
 def test_a_model_in_float64(rng, tmp_path):
     model = randomize(small_model(dtype="float64"), rng)
     predict = Segmenter(model, window=17, stride=9, blend="hann")
