@@ -337,11 +337,15 @@ def _to_numpy(value):
         value = value.detach().cpu()
         value = (value.float() if value.is_floating_point() else value).numpy()
     array = np.asarray(value)
+    if array.dtype.name == "bfloat16":  # of ml_dtypes
+        array = array.astype("float32")
     return array if array.dtype.kind in "fiub" else None
 
 
 def _read_safetensors(path):
     numpy_reader = optional_import("safetensors.numpy", "weights")
+    # Keras' own, which teaches NumPy bfloat16.
+    optional_import("ml_dtypes", "weights")
     try:
         return numpy_reader.load_file(path)
     except Exception as error:

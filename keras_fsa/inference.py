@@ -68,8 +68,9 @@ def probabilities(
     Returns:
         float32 `(H, W, num_classes)`, or `(B, H, W, num_classes)` for a batch.
 
-    Threads may call this at once, for serving: they take turns at the model, whose engine uses all
-    cores by itself, and work side by side on everything else.
+    Threads may call this at once, for serving: they take turns at a Keras model, whose engine uses
+    all cores by itself, and work side by side on everything else. Threads may share what
+    `load_exported` returns, too; any other function must allow it.
 
     Memory: besides what the model takes for a window, one float32 array of the result's shape, a
     second one where there are several views, and the window's logits.

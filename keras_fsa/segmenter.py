@@ -190,6 +190,8 @@ def _tensorflow_engine(classes):
         @staticmethod
         def add(total, x, rows, top, columns, left):
             (first, stop, row_taps), (start, end, column_taps) = rows.part(top), columns.part(left)
+            # A float64 model gives float64.
+            x = tf.cast(x, tf.float32)
             x = tf.add_n([tf.gather(x, i, axis=1) * w[:, None, None] for i, w in row_taps])
             x = tf.add_n([tf.gather(x, i, axis=2) * w[:, None] for i, w in column_taps])
             around = [

@@ -33,6 +33,13 @@ def test_times():
     assert (first, times, next(calls)) == (9, [1, 4, 2], 4)
 
 
+def test_a_model_of_other_channels(tmp_path, capsys):
+    image = keras.Input((None, None, 5))
+    keras.Model(image, keras.layers.Conv2D(2, 1)(image)).save(tmp_path / "model.keras")
+    run("--model", tmp_path / "model.keras", "--size", 8, 9, "--runs", 1)
+    assert figures(capsys)["images"] == "1 of 8 x 9 x 5"
+
+
 def test_a_model_file(tmp_path, monkeypatch, capsys):
     model = keras_fsa.FsaNet(
         3, tiny.backbone(), frequencies=2, head_channels=6, normalization="imagenet"

@@ -166,7 +166,7 @@ def safetensors_bytes(arrays):
     header, body = {}, b""
     for name, value in arrays.items():
         data = np.ascontiguousarray(value).tobytes()
-        kind = {"float32": "F32", "int64": "I64"}[str(value.dtype)]
+        kind = {"float32": "F32", "int64": "I64", "bfloat16": "BF16"}[str(value.dtype)]
         offsets = [len(body), len(body) + len(data)]
         header[name] = {"dtype": kind, "shape": value.shape, "data_offsets": offsets}
         body += data
@@ -204,7 +204,7 @@ def test_forms_of_a_checkpoint(ccnet, checkpoint, tmp_path, form):
     assert not any((value == 0.5).all() for value in values(ccnet))
 
 
-def test_half_precision(ccnet, checkpoint):
+def test_half_precision(ccnet, checkpoint, tmp_path):
     import torch
 
     entries = {name: torch.tensor(value) for name, value in checkpoint.items()}
@@ -212,6 +212,11 @@ def test_half_precision(ccnet, checkpoint):
     keras_fsa.load_pytorch_weights(ccnet, entries)
     bias = array(ccnet.backbone.get_layer("conv1_bn").beta)
     np.testing.assert_allclose(bias, checkpoint["bn1.bias"], rtol=2**-8)
+    reset(ccnet)
+    halves = {**checkpoint, "bn1.bias": checkpoint["bn1.bias"].astype("bfloat16")}
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(halves))
+    keras_fsa.load_pytorch_weights(ccnet, tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(array(ccnet.backbone.get_layer("conv1_bn").beta), bias)
 
 
 def test_every_entry_that_does_not_fit_is_listed_at_once(ccnet, checkpoint):

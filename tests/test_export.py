@@ -1,5 +1,6 @@
 """Exported files in their own runtimes, at sizes that were not traced."""
 
+import concurrent.futures
 import contextlib
 import importlib.util
 import os
@@ -15,6 +16,7 @@ from keras import layers
 import keras_fsa
 from keras_fsa import files
 from keras_fsa.commands.export import main
+from keras_fsa.inference import probabilities
 from keras_fsa.models import exporting
 from keras_fsa.models.exporting import largest_deviation, load_exported
 from keras_fsa.models.trained import adapted, in_float32
@@ -76,7 +78,7 @@ def test_a_tensorflow_too_old_for_jax(tmp_path, monkeypatch):
 @pytest.mark.parametrize("format", PATHS)
 def test_files_are_right_or_refused(rng, tmp_path, format):
     """Each format under this backend: right at any size, or an error that names the way round."""
-    model = randomize(tiny(), rng)
+    model = randomize(tiny(align_corners=True), rng)
     path = tmp_path / PATHS[format]
     writers = exporting.FORMATS[format][1]
     one_size_only = (BACKEND, format) == ("jax", "onnx")
@@ -87,7 +89,7 @@ def test_files_are_right_or_refused(rng, tmp_path, format):
         assert not list(tmp_path.iterdir())
         if not one_size_only:
             return
-        model = randomize(tiny(image_shape=(40, 52, 3)), rng)
+        model = randomize(tiny(image_shape=(40, 52, 3), align_corners=True), rng)
     missing = [name for name in writers[BACKEND] if importlib.util.find_spec(name) is None]
     if missing:
         command = rf'no working \'{missing[0]}\'. Run: pip install "keras_fsa\[export\]"'
@@ -95,6 +97,9 @@ def test_files_are_right_or_refused(rng, tmp_path, format):
             model.export(path, format=format)
         assert not list(tmp_path.iterdir())
         return
+    any_dtype = [keras.InputSpec(shape=(None, *model.image_shape))]
+    spec = exporting.image_spec(model, path, format, any_dtype, "logits", "uint8")
+    assert spec.dtype == "uint8"
     for output, dtype in (("logits", "float32"), ("classes", "uint8")):
         # The second file takes the place of the first.
         model.export(path, format=format, output=output, input_dtype=dtype, verbose=False)
@@ -110,6 +115,7 @@ def test_files_are_right_or_refused(rng, tmp_path, format):
             assert served.dtype == np.float32
             logits = model.predict_on_batch(pictures)
             np.testing.assert_allclose(served, logits, atol=CLOSE)
+            check_threads_and_sizes(serve, model, rng, pictures[0])
         deviation = largest_deviation(model, serve)
         print(f"{BACKEND} {format} {output} from {dtype}: {deviation:.1e}")
         assert deviation < CLOSE
@@ -118,6 +124,18 @@ def test_files_are_right_or_refused(rng, tmp_path, format):
             largest_deviation(randomize(tiny(image_shape=model.image_shape), rng), serve)
             > 100 * CLOSE
         )
+
+
+def check_threads_and_sizes(serve, model, rng, picture):
+    """Threads get the answers to their own images; logits are resized as the model does."""
+    # Large enough that one thread begins before another ends.
+    size = (160, 208) if model.image_shape[0] is None else model.image_shape[:2]
+    images = rng.integers(0, 256, (24, 1, *size, 3)).astype("uint8")
+    want = list(map(serve, images))
+    with concurrent.futures.ThreadPoolExecutor(6) as executor:
+        np.testing.assert_allclose(list(executor.map(serve, images)), want, atol=CLOSE)
+    smaller = [probabilities(it, picture, size=(29, 31)) for it in (serve, model)]
+    np.testing.assert_allclose(*smaller, atol=CLOSE)
 
 
 def test_saved_model_of_one_size(rng, tmp_path):
@@ -287,8 +305,23 @@ def test_a_folder_replaced_while_it_is_read(tmp_path, monkeypatch):
         load_exported(target)
     assert len(loads) == 3
     monkeypatch.setattr(tf.saved_model, "load", lambda path: write())
-    with pytest.raises(OSError, match="must stay as it is while.*was replaced 10 times"):
+    with pytest.raises(OSError, match="must stay in place while.*during each of 10 reads"):
         load_exported(target)
+    # Network and description are of one version.
+    described = []
+
+    def describe(path):
+        described.append(path)
+        if len(described) == 1:
+            write()
+        return {}
+
+    write()
+    monkeypatch.setattr(tf.saved_model, "load", None)
+    monkeypatch.setattr(exporting, "_load_saved_model", lambda path: (len, np.dtype("uint8")))
+    monkeypatch.setattr(exporting, "_read_description", describe)
+    load_exported(target)
+    assert len(described) == 2
 
 
 @pytest.mark.parametrize(
@@ -298,11 +331,31 @@ def test_a_folder_replaced_while_it_is_read(tmp_path, monkeypatch):
         ("a", dict(output="probabilities"), r"`output` must be one of 'logits', 'classes'"),
         ("a", dict(input_dtype="int32"), r"`input_dtype` must be one of 'float32', 'uint8'"),
         ("a.pb", dict(format="onnx"), r"ends in '\.onnx'. Received: filepath='a\.pb'"),
+        ("here", {}, r"'tf_saved_model' writes a folder, .*='here', which is a file. Choose"),
+        ("a.onnx", dict(format="onnx"), r"'onnx' writes a file, .*='a\.onnx', which is a folder"),
     ],
 )
-def test_errors(path, settings, message):
+def test_errors(path, settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").touch()
+    (tmp_path / "a.onnx").mkdir()
     with pytest.raises(ValueError, match=message):
         tiny().export(path, **settings)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="one engine is enough")
+@pytest.mark.parametrize(
+    ("shape", "flags"),
+    [
+        ((None, 104, 3), []),
+        ((104, 104, 3), ["--window", "104", "--scales", "1", "0.5"]),
+    ],
+)
+def test_the_command_on_models_of_a_size(rng, tmp_path, capsys, shape, flags):
+    randomize(tiny(image_shape=shape), rng).save(tmp_path / "model.keras")
+    files = ["--model", str(tmp_path / "model.keras"), "--output", str(tmp_path / "served")]
+    main([*files, *flags])
+    assert "Largest deviation" in capsys.readouterr().out
 
 
 def test_loading_errors(tmp_path):

@@ -1,4 +1,5 @@
 import importlib
+import json
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import keras_fsa
 import keras_fsa.attention_map
 from keras_fsa.backbones.efficientnet_lite import strided_zeros
 from keras_fsa.large import halo
+from keras_fsa.models import exporting
 from keras_fsa.models.preprocessing import PictureNormalization
 from tests.helpers import (
     BACKEND,
@@ -380,6 +382,33 @@ def test_normalization(rng):
         np.testing.assert_allclose(array(y), expected, atol=1e-5)
         copy = PictureNormalization.from_config(layer.get_config())
         np.testing.assert_array_equal(array(copy(x)), array(y))
+
+
+@pytest.mark.once
+def test_numpy_arguments(rng, tmp_path):
+    """Statistics of images are arrays; files, and the JSON beside exported ones, hold numbers."""
+    mean, std = rng.random(3), rng.random(3).astype("float32") + 1
+    model = tiny(
+        np.int64(5), image_shape=(None, np.int32(53), np.int64(3)), normalization=(mean, std)
+    )
+    assert model.normalization == (tuple(mean), tuple(std.tolist()))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.normalization == model.normalization
+    images = rng.integers(0, 256, (1, 37, 53, 3)).astype("uint8")
+    np.testing.assert_array_equal(
+        loaded.predict(images, verbose=0), model.predict(images, verbose=0)
+    )
+    # As such files were written before.
+    config = model.get_config()
+    config["normalization"] = keras.saving.serialize_keras_object([mean, std])
+    assert keras_fsa.FsaNet.from_config(config).normalization == model.normalization
+    scalars = tiny(normalization=(np.float32(3), np.float32(4)))
+    for described in (model, scalars):
+        exporting.write_description(tmp_path / "model.onnx", described)
+        written = json.loads((tmp_path / "model.onnx.json").read_text())
+        assert written["num_classes"] == 5
+    assert written["normalization"] == [3, 4]
 
 
 @pytest.mark.parametrize("normalization", ["imagenet", "caffe", (0, 255), None])

@@ -365,6 +365,18 @@ def test_sigmoid(rng, tmp_path, classes):
     assert "| a pixel has | any number of classes |" in card and "hold 0 and 1 for each" in card
 
 
+def test_colours_without_names_for_other_classes(rng, tmp_path):
+    palette = [(1, 2, 3), (4, 5, 6), (7, 8, 9)]
+    model = keras_fsa.FsaNet(3, tiny_backbone(), palette=palette, align_corners=True, **SMALL)
+    hub.from_fsanet(randomize(model, rng)).save_to_preset(tmp_path / "preset")
+    load = keras_hub.models.ImageSegmenter.from_preset
+    for count in (3, 5):
+        task = load(str(tmp_path / "preset"), num_classes=count)
+        assert task.palette == (tuple(palette) if count == 3 else None)
+    # What `keras_fsa.inference.probabilities` asks.
+    assert task.align_corners is True
+
+
 def test_a_preset_of_several_classes_for_one(preset):
     task = keras_hub.models.ImageSegmenter.from_preset(str(preset[1]), num_classes=1)
     assert task.activation == "sigmoid" and task.output.shape[-1] == 1

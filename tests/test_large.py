@@ -430,6 +430,8 @@ def test_models_that_are_refused(rng):
 
     with pytest.raises(ValueError, match="every layer sees a neighbourhood.*GlobalAveragePooling"):
         run(tiling.model_of(squeeze, rng))
+    with pytest.raises(ValueError, match="has an output padding"):
+        run(tiling.model_of(lambda x: layers.Conv2DTranspose(4, 3, 2, "same", 0)(x), rng))
     with pytest.raises(ValueError, match=r"Attention between positions.*to_frequency\(model"):
         run(small_model(attention="spatial"))
     with pytest.raises(ValueError, match="images of any size.*image_shape="):
@@ -445,6 +447,42 @@ def test_models_that_are_refused(rng):
     inner = keras.Model(inner_input, ResizeLike()([coarse, inner_input]))
     with pytest.raises(ValueError, match="not in a model within it.*resize_like"):
         run(keras.Model(inner_input, inner(inner_input)))
+
+
+@pytest.mark.once
+def test_values_that_were_not_seen(rng):
+    """A number of NumPy's in an image of another precision; an image's own mask beside a value."""
+    model = randomize(small_model(), rng)
+    image = tiling.image_of(rng, 30, 45).astype("float32")
+    image[:7] = -9999.1
+    settings = {"tile": 16, "verbose": False}
+    want = segment(model, image, nodata=-9999.1, **settings)
+    assert (want[:7] == 255).all() and (want[7:] < 5).all()
+    np.testing.assert_array_equal(
+        segment(model, image, nodata=np.float64(-9999.1), **settings), want
+    )
+
+    class Masked(np.ndarray):
+        nodata = np.nan
+
+    masked = image.copy().view(Masked)
+    masked[20:] = np.nan
+    found = segment(model, masked, nodata=-9999.1, **settings)
+    assert ((found == 255).all(axis=1) == [*[True] * 7, *[False] * 13, *[True] * 10]).all()
+    assert (found == 255).sum() == 17 * 45
+    with pytest.raises(ValueError, match="`nodata` must be a number, NaN included.*'nan'"):
+        segment(model, image, nodata="nan", **settings)
+
+
+@pytest.mark.once
+def test_many_answers_at_a_pixel(rng):
+    """They are 0 and 1, however many."""
+    image = keras.Input((None, None, 3))
+    model = randomize(keras.Model(image, layers.Conv2D(300, 1)(image)), rng)
+    model.activation = "sigmoid"
+    found = segment(model, tiling.image_of(rng, 9, 11), tile=8, nodata=0, verbose=False)
+    assert found.dtype == "uint8" and found.shape == (9, 11, 300)
+    assert set(np.unique(found)) == {0, 1}
 
 
 def test_arguments_that_are_refused(rng):

@@ -11,7 +11,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
+from keras_fsa.files import locked_folder
 from keras_fsa.inference import class_map
 from keras_fsa.large import open_image, overview, save_classes, segment, workers
 from tests import tiling
@@ -89,6 +91,41 @@ def test_resume_after_a_sink_that_failed(case, tmp_path):
         segment(model, image, Stops(result, 4), work_dir=tmp_path, **settings)
     segment(model, image, result, work_dir=tmp_path, **settings)
     np.testing.assert_array_equal(result, want)
+
+
+@pytest.mark.once
+def test_results_that_are_gone(case, tmp_path, monkeypatch):
+    """Tiles are done where they were written to; elsewhere the last pass is done again."""
+    model, image, settings, want = case
+    folder = tmp_path / "work"
+    segment(model, image, work_dir=folder, **settings)
+    (folder / "result.npy").unlink()
+    np.testing.assert_array_equal(segment(model, image, work_dir=folder, **settings), want)
+    memory = np.full(want.shape, 77, "float32")
+    segment(model, image, memory, work_dir=folder, **settings)
+    np.testing.assert_array_equal(memory, want)
+
+    def file(name, mode):
+        return np.lib.format.open_memmap(tmp_path / name, mode, "float32", want.shape)
+
+    for name, mode in (("a.npy", "w+"), ("b.npy", "w+"), ("b.npy", "w+")):
+        result = file(name, mode)
+        segment(model, image, result, work_dir=folder, **settings)
+        np.testing.assert_array_equal(result, want)
+    # Opened as it was left, there is nothing to do.
+    segment(model, Stops(image, 0), file("b.npy", "r+"), work_dir=folder, **settings)
+    (folder / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"`work_dir` must be empty.*no settings\.json to say"):
+        segment(model, image, work_dir=folder, **settings)
+
+
+@pytest.mark.once
+def test_weights_in_bfloat16(rng, tmp_path):
+    model = randomize(small_model(dtype="bfloat16"), rng)
+    image = tiling.image_of(rng, 30, 45)
+    want = segment(model, image, tile=16, verbose=False)
+    got = segment(model, image, tile=16, work_dir=tmp_path, verbose=False)
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="The system reserves no space.")
@@ -281,6 +318,28 @@ def test_geotiff(rng, tmp_path):
         assert file.overviews(1) == [2] and file.block_shapes == [(256, 256)]
 
 
+@pytest.mark.once
+def test_ground_control_points(rng, tmp_path):
+    import rasterio
+
+    point = rasterio.control.GroundControlPoint
+    points = [point(0, 0, 10, 50), point(0, 90, 11, 50), point(70, 0, 10, 49)]
+    rpcs = rasterio.rpc.RPC(
+        0, 1, 50, 1, [1.0] * 20, [1.0] * 20, 35, 35, 10, 1, [1.0] * 20, [1.0] * 20, 45, 45
+    )
+    image = tiling.image_of(rng, 70, 90)
+    geotiff(tmp_path / "a.tif", image, gcps=points, crs="EPSG:4326")
+    geotiff(tmp_path / "b.tif", image, rpcs=rpcs)
+    for name in ("a", "b"):
+        opened = open_image(tmp_path / f"{name}.tif")
+        save_classes(tmp_path / f"{name}_classes.tif", image[..., 0], like=opened)
+        with rasterio.open(tmp_path / f"{name}_classes.tif") as file:
+            assert file.gcps[1] == opened.file.gcps[1] and file.rpcs == opened.file.rpcs
+            kept = [(p.row, p.col, p.x, p.y) for p in file.gcps[0]]
+            assert kept == [(p.row, p.col, p.x, p.y) for p in opened.file.gcps[0]]
+            assert len(kept) == (3 if name == "a" else 0) and (file.rpcs is None) == (name == "a")
+
+
 def test_slide(rng, tmp_path):
     import openslide  # noqa: F401
     import tifffile
@@ -404,7 +463,7 @@ def test_command(rng, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.once
 def test_flags_of_the_command(rng, tmp_path, monkeypatch):
-    model = randomize(small_model(), rng)
+    model = randomize(small_model(normalization=(127.5, 127.5)), rng)
     model.save(tmp_path / "model.keras")
     image = rng.integers(0, 256, (40, 50, 5)).astype("int16")
     image[:9] = -3
@@ -418,6 +477,48 @@ def test_flags_of_the_command(rng, tmp_path, monkeypatch):
     assert (want[:9] == 255).all() and (want[9:] < 5).all()
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), want)
     assert not (tmp_path / "out.npy.work").exists()
+
+
+@pytest.mark.once
+def test_command_sees_what_predict_sees(rng, tmp_path, monkeypatch, capsys):
+    model = randomize(small_model(), rng)
+    model.save(tmp_path / "model.keras")
+    image = rng.integers(0, 2**16, (40, 50, 3)).astype("uint16")
+    image[:9], image[9] = 300, 301  # of one upper byte
+    geotiff(tmp_path / "scene.tif", image, nodata=300)
+    arguments = ["--model", tmp_path / "model.keras", "--tile", 16]
+
+    def command(name, *further):
+        run(monkeypatch, *arguments, "--input", tmp_path / name, *further)
+        return np.load(tmp_path / "out.npy")
+
+    output = ("--output", tmp_path / "out.npy")
+    classes = command("scene.tif", *output)
+    seen = np.where(np.arange(40)[:, None, None] < 9, np.nan, image >> 8).astype("float32")
+    want = segment(model, seen, tile=16, nodata=np.nan, verbose=False)
+    assert (want[:9] == 255).all() and (want[9:] < 5).all()
+    np.testing.assert_array_equal(classes, want)
+    np.save(tmp_path / "plain.npy", image)
+    want = segment(model, (image >> 8).astype("uint8"), tile=16, verbose=False)
+    np.testing.assert_array_equal(command("plain.npy", *output), want)
+    assert len(np.unique(want)) > 1
+
+    def error(name):
+        with pytest.raises(SystemExit):
+            command(name, *output)
+        return capsys.readouterr().err
+
+    np.save(tmp_path / "float.npy", image.astype("float32"))
+    assert "or the upper 8 of 16. Received: --input" in error("float.npy")
+    picture = Image.fromarray((image >> 8).astype("uint8"))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture.save(tmp_path / "turned.jpg", exif=turned)
+    assert "must be stored as it is viewed" in error("turned.jpg")
+    picture.quantize(16).save(tmp_path / "palette.png")
+    assert "indices of a palette. Resolve it: gdal_translate" in error("palette.png")
+    with locked_folder(tmp_path / "out.npy.work"):
+        assert "no other process writes to" in error("plain.npy")
 
 
 @pytest.mark.parametrize("count", [1, 3])

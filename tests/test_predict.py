@@ -144,6 +144,27 @@ def test_dataset_names_and_upright_images(folder, tmp_path):
         table("mars")
 
 
+@pytest.mark.once
+def test_folders_of_classes_and_files_that_are_no_images(folder, tmp_path, capsys):
+    image = keras.Input((None, None, 3))
+    backbone = keras.Model(image, {"stage5": layers.Conv2D(4, 3, 4, padding="same")(image)})
+    model = keras_fsa.FsaNet(
+        2, backbone, frequencies=3, head_channels=8, auxiliary_loss_weight=0, activation="sigmoid"
+    )
+    model.save(tmp_path / "each.keras")
+    for name in ("a.h5", "b.mpg", "c.eps", "d.fits", "e.pdf"):
+        (tmp_path / name).write_text("no image that a network sees")
+    Image.new("RGB", (6, 4)).save(tmp_path / "f.ppm")
+    arguments = ("--model", tmp_path / "each.keras", tmp_path, "--output", tmp_path / "out")
+    with pytest.raises(SystemExit):
+        run(*arguments, "--masks", "--class-names", "a/b,a_b")
+    assert "Received: 'a/b' and 'a_b'. Rename one" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    run(*arguments, "--masks", "--class-names", "a/b,b")
+    written = sorted(str(f.relative_to(tmp_path)) for f in tmp_path.glob("out/masks/*/*"))
+    assert written == ["out/masks/a_b/f.png", "out/masks/b/f.png"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -54,6 +54,17 @@ def test_one_graph_for_any_size(rng, tmp_path, name):
     np.testing.assert_allclose(probabilities(serve, x), scores, atol=CLOSE)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX has no float64 by default")
+def test_a_model_in_float64(rng, tmp_path):
+    model = randomize(small_model(dtype="float64"), rng)
+    predict = Segmenter(model, window=17, stride=9, blend="hann")
+    predict.export(tmp_path / "served", verbose=False)
+    x = rng.integers(0, 256, (1, 29, 45, 3)).astype("uint8")
+    served = load_exported(tmp_path / "served")(x)
+    assert served.dtype == np.float32
+    np.testing.assert_allclose(np.exp(served), predict.probabilities(x), atol=CLOSE)
+
+
 def test_a_model_of_one_size_is_the_window(rng, tmp_path):
     model = randomize(small_model(image_shape=(24, 20, 3)), rng)
     predict = Segmenter(model, window=(24, 20), stride=13)

@@ -72,6 +72,8 @@ def test_comparison(rng, tmp_path):
     assert legend(figure.legends[0]) == ["a", "b", "c", "ignored"]
     two = comparison(images, masks, [predictions, predictions], titles=("one", "other"))
     assert [axis.get_title() for axis in two.axes[:4]] == ["image", "truth", "one", "other"]
+    listed = comparison(images, masks, [predictions], class_names=["a", "b", "c"])
+    np.testing.assert_array_equal([shown(axis) for axis in listed.axes], panels)
 
 
 def test_overlay(rng):
@@ -102,6 +104,7 @@ def test_plot_overlay(rng, tmp_path):
     palette = default_palette(3) / 255
     np.testing.assert_allclose(colours, [palette[2], palette[0], np.array([224, 224, 192]) / 255])
     assert legend(plot_overlay(image, mask).legends[0])[0] == "class 2 75.0 %"
+    assert legend(plot_overlay(image, mask, ["a", "b"]).legends[0])[0] == "class 2 75.0 %"
 
 
 @pytest.mark.parametrize("affinity", ["dot_product", "linear_softmax"])
@@ -243,6 +246,14 @@ def test_plot_training_of_what_fit_returns(tmp_path):
     assert list(from_log) == list(lines)
     np.testing.assert_allclose(from_log["loss", "training"], lines["loss", "training"])
     assert curves(plot_training(history.history))["loss", "training"][0][0] == 1
+    history = model.fit(
+        x, x, validation_data=(x, x), validation_freq=2, epochs=6, initial_epoch=1, verbose=0
+    )
+    found = [epoch for epoch, _ in curves(plot_training(history))["loss", "validation"]]
+    assert found == [2, 4, 6]
+    # Of the third, the fourth or the fifth epoch.
+    with pytest.raises(ValueError, match="1 values of 'validation loss' for 5 epochs. Pass"):
+        plot_training({"loss": [5, 4, 3, 2, 1], "val_loss": [3]})
 
 
 def test_plot_iou(tmp_path):

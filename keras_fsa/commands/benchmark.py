@@ -30,7 +30,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fsa.commands.command import command, in_bytes
+from keras_fsa.commands.command import command
+from keras_fsa.commands.data import channels_of, in_bytes
 from keras_fsa.commands.models import load_model, model_file
 from keras_fsa.flops import attention_flops
 from keras_fsa.layers.self_attention import SelfAttention
@@ -66,8 +67,7 @@ def benchmark(settings: Benchmark) -> None:
     """Measure, and print a line for each figure."""
     keep_tensorflow_off_gpus()
     model = _open(settings.model)
-    channels = (getattr(model, "image_shape", None) or (None, None, 3))[-1]
-    shape = (settings.batch, *settings.size, channels)
+    shape = (settings.batch, *settings.size, channels_of(model))
     images = np.random.default_rng(0).integers(0, 256, shape).astype("float32")
     run: Any = model.predict_on_batch if isinstance(model, keras.Model) else model
     before = peak_of_process()

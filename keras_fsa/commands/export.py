@@ -29,6 +29,7 @@ images in --calibration give. Such a file is compared with the model on these im
 fails where less than --agreement of their pixels get the class that the model gives them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -187,13 +188,26 @@ def _export_int8(model, settings):
         )
 
 
+def _sizes(model, settings):
+    """Where to compare: sizes that no exporter traces, as far as the file takes any."""
+    own = settings.size or model.image_shape[:2]
+    if settings.window is None:
+        sizes = [[side or n for side, n in zip(own, size, strict=True)] for size in SIZES]
+    else:
+        # At the smallest scale, too, an image holds a window, whose size is that of the model.
+        least = min(settings.scales)
+        sizes = [
+            [n + math.ceil((side or 0) / least) for side, n in zip(own, size, strict=True)]
+            for size in SIZES
+        ]
+    return list(dict.fromkeys(map(tuple, sizes)))
+
+
 def _export_model(model, settings):
     """Write the file; by how much it differs from the model, and may."""
     dtype = "uint8" if settings.uint8 else "float32"
-    size = settings.size or model.image_shape[:2]
-    _write(model, settings, size, dtype)
-    serve = load_exported(settings.output)
-    sizes = SIZES if None in size else [size]
+    _write(model, settings, settings.size or model.image_shape[:2], dtype)
+    serve, sizes = load_exported(settings.output), _sizes(model, settings)
     logits = model.predict_on_batch(np.zeros((1, *sizes[0], model.image_shape[-1]), dtype))
     bound = 1e-4 * max(1.0, float(np.abs(logits).max()))
     return _compare(lambda size: largest_deviation(model, serve, sizes=[size]), sizes), bound
@@ -219,7 +233,7 @@ def _export_views(model, settings):
         p = predict.probabilities(images)
         return deviation(served, p, predict.model.activation, threshold=0.5)
 
-    return _compare(difference, SIZES), 1e-4
+    return _compare(difference, _sizes(model, settings)), 1e-4
 
 
 def _compare(difference: Callable, sizes: Sequence) -> float:

@@ -42,6 +42,9 @@ from keras_fsa.settings import Count, ExistingPath, OutputFolder, Pixels, Thresh
 from keras_fsa.types import Tensor
 from keras_fsa.visualize import as_rgb, plot_attention, plot_overlay, plot_spectrum
 
+# What Pillow reads, too, and few train on. It would also open videos, HDF5 and PostScript.
+_FURTHER = (".avif", ".j2k", ".jfif", ".jpe", ".pbm", ".pgm", ".pnm", ".ppm", ".tga")
+
 
 def _pixel(words):
     try:
@@ -129,6 +132,8 @@ def predict(settings: Predict) -> None:
     images = find_images(settings.images)
     model = load_model(settings.model)
     known, palette = class_table(settings.dataset, settings.class_names, model)
+    if settings.masks:
+        class_folders(known or ())
     names: Sequence[str] = known or ()
     activation, read = activation_of(model), image_reader(model, settings.max_pixels)
     inspects = settings.spectrum or settings.attention_at
@@ -171,11 +176,9 @@ def predict(settings: Predict) -> None:
 
 def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     """`(file, name of its results)` for files and folders; the name keeps the subfolders."""
-    from PIL import Image
+    from keras_fsa.datasets.folder import EXTENSIONS
 
-    Image.init()
-    readable = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    readable |= {".npy"}
+    readable = {*EXTENSIONS, *_FURTHER}
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
@@ -304,8 +307,25 @@ def write_masks(folder: Path, name: Path, mask: np.ndarray, names: Sequence[str]
     if mask.ndim == 2 or mask.shape[-1] == 1:
         write_mask(folder / f"{name}.png", mask.reshape(mask.shape[:2]))
         return
-    for i, label in enumerate(names):
-        write_mask(folder / label.replace("/", "_") / f"{name}.png", mask[..., i])
+    for i, place in enumerate(class_folders(names)):
+        write_mask(folder / place / f"{name}.png", mask[..., i])
+
+
+def class_folders(names: Sequence[str]) -> list[str]:
+    """A name of a folder for each class.
+
+    Raises:
+        ValueError: where two classes would have the same.
+    """
+    folders = [name.replace("/", "_") for name in names]
+    for i, folder in enumerate(folders):
+        if folder in folders[:i]:
+            raise ValueError(
+                "Classes must have different names where '/' is '_', as in the folders of their "
+                f"masks. Received: {names[folders.index(folder)]!r} and {names[i]!r}. Rename one "
+                "by --class-names."
+            )
+    return folders
 
 
 def write_shares(path: Path, names: Sequence[str], rows: Sequence[tuple]) -> None:

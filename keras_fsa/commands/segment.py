@@ -9,11 +9,16 @@ files are read and written. The classes keep the image's georeference, and its n
 255; of models of several classes at a pixel they are bands of 0 and 1. Beside the output lies
 `NAME_overview.png`: the image and its classes, small.
 
+The model is given the values that `keras_fsa predict` gives it: those of the file where its
+normalization is a pair of numbers or its channels are other than 1 or 3, else 8 bits, which of 16
+are the upper ones.
+
 A run that is killed goes on where it was when it is started again: until it ends, what it knows
 lies in the folder `OUTPUT.work`. Run: pip install "keras_fsa[large]"
 """
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,9 +31,12 @@ from keras_fsa import large
 from keras_fsa.arguments import optional_import
 from keras_fsa.classes import activation_of, by_class, dtype_of_ids, names_of
 from keras_fsa.commands.command import command
+from keras_fsa.commands.data import takes_stored_values
 from keras_fsa.commands.models import TrainedModel, load_keras_model, num_classes_of
 from keras_fsa.commands.predict import Names, class_table
-from keras_fsa.large.images import check_output
+from keras_fsa.files import locked_folder
+from keras_fsa.large.images import Raster, check_output
+from keras_fsa.large.unseen import seen_pixels, unseen_values
 from keras_fsa.metrics import IGNORE_LABEL
 from keras_fsa.settings import Count, ExistingPath, OutputPath, Pixels, Real, Whole
 from keras_fsa.visualize import as_rgb, default_palette, plot_overlay
@@ -80,6 +88,8 @@ def segment(settings: Segment) -> None:
     """Open, segment, write and draw."""
     image = large.open_image(settings.input, settings.bands)
     model = load_keras_model(settings.model)
+    nodata = None if settings.nodata is None else float(settings.nodata)
+    given = _as_predicted(settings.input, image, model, nodata)
     margin = large.halo(model, image.shape[:2]) if settings.halo is None else settings.halo
     count = cast(int, num_classes_of(model))  # None is for exported files
     yes_or_no = activation_of(model) == "sigmoid"
@@ -92,28 +102,81 @@ def segment(settings: Segment) -> None:
         "around each"
     )
     work = Path(f"{settings.output}.work")
-    with _cluster(settings.workers) as executor:
-        classes = large.segment(
-            model,
-            image,
-            tile=settings.tile,
-            halo=settings.halo,
-            nodata=None if settings.nodata is None else float(settings.nodata),
-            keep_features=settings.keep_features,
-            work_dir=work,
-            executor=executor,
+    with locked_folder(work):
+        with _cluster(settings.workers) as executor:
+            classes = large.segment(
+                model,
+                given,
+                tile=settings.tile,
+                halo=settings.halo,
+                nodata=nodata if given is image else None,
+                keep_features=settings.keep_features,
+                work_dir=work,
+                executor=executor,
+            )
+        # Of one class, 0 says no.
+        colours: Any = [(255, 255, 255), *palette] if yes_or_no else palette
+        large.save_classes(settings.output, classes, image, colours, names)
+        print(f"Classes are in {settings.output}")
+        if can_draw():
+            path = settings.output.with_name(f"{settings.output.stem}_overview.png")
+            mask = large.overview(classes)
+            mask = by_class(mask, count) if yes_or_no else mask
+            plot_overlay(_shown(image, mask), mask, names, palette, path)
+            print(f"An overview is in {path}")
+        # Windows removes no file that is open, as the lock is.
+        shutil.rmtree(work, ignore_errors=os.name == "nt")
+
+
+class _UpperByte:
+    """An image of 16 bits in 8, as `keras_fsa.images` reads it. What was not seen is NaN."""
+
+    def __init__(self, image, nodata):
+        self.image, self.shape = image, image.shape
+        # All 16 bits tell what was not seen.
+        self.values = unseen_values(nodata, getattr(image, "nodata", None))
+        self.nodata = np.nan if self.values else None
+        self.dtype = np.dtype("float32" if self.values else "uint8")
+
+    def __getitem__(self, item):
+        pixels = np.asarray(self.image[item])
+        upper = (pixels // 256).astype(self.dtype)
+        if self.values:
+            upper[~seen_pixels(pixels, self.values)] = np.nan
+        return upper
+
+
+def _as_predicted(path, image, model, nodata):
+    """The image with the values that `keras_fsa predict` would give the model.
+
+    Raises:
+        ValueError: where that cannot be done tile by tile.
+    """
+    raster = image.file if isinstance(image, Raster) else None
+    if raster and raster.tags().get("EXIF_Orientation", "1") != "1":
+        raise ValueError(
+            "An image must be stored as it is viewed. Received: "
+            f"--input {path}, whose EXIF orientation turns it. Save it upright, with Pillow: "
+            "PIL.ImageOps.exif_transpose(image)."
         )
-    # Of one class, 0 says no.
-    colours: Any = [(255, 255, 255), *palette] if yes_or_no else palette
-    large.save_classes(settings.output, classes, image, colours, names)
-    print(f"Classes are in {settings.output}")
-    if can_draw():
-        path = settings.output.with_name(f"{settings.output.stem}_overview.png")
-        mask = large.overview(classes)
-        mask = by_class(mask, count) if yes_or_no else mask
-        plot_overlay(_shown(image, mask), mask, names, palette, path)
-        print(f"An overview is in {path}")
-    shutil.rmtree(work)
+    if takes_stored_values(model):
+        return image
+    if raster and "palette" in {raster.colorinterp[band - 1].name for band in image.bands}:
+        raise ValueError(
+            "A model of RGB or grey takes colours. Received: --input "
+            f"{path}, whose values are indices of a palette. Resolve it: gdal_translate -expand "
+            "rgb (or gray)."
+        )
+    dtype = np.dtype(getattr(image, "stored_dtype", image.dtype))
+    if dtype == "uint16":
+        return _UpperByte(image, nodata)
+    if dtype != "uint8":
+        raise ValueError(
+            "A model whose normalization is a name or None takes images of 8 bits, or the upper 8 "
+            f"of 16. Received: --input {path} of {dtype}. Scale it to 8 bits as for the training, "
+            "or train a model with normalization=(mean, std)."
+        )
+    return image
 
 
 @contextlib.contextmanager

@@ -114,6 +114,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
         outputs = resize([logits(dropped(features["features"])), images])
         super().__init__(inputs=images, outputs=outputs, **{"name": "fsanet", **kwargs})
         self.backbone = backbone
+        self.align_corners = backbone.align_corners
         self.preprocessor = preprocessor
         self.class_names = checked_names(class_names, num_classes)
         self.palette = checked_palette(palette, num_classes)
@@ -231,10 +232,10 @@ class FsaNetImageSegmenter(ImageSegmenter):
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        names = config.get("class_names")
-        if names is not None and len(names) != config["num_classes"]:
+        for name in ("class_names", "palette"):
             # A preset that is loaded for other classes, see `keras_fsa.models.trained.adapted`.
-            config |= {"class_names": None, "palette": None}
+            if len(config.get(name) or ()) != config["num_classes"]:
+                config[name] = None
         return super().from_config(config)
 
 

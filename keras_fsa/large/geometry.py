@@ -151,6 +151,8 @@ def _through(operation, before, axis):
     if isinstance(operation, layers.Conv2DTranspose):
         if operation.padding != "same":
             _reject(operation, "its padding is not 'same'")
+        if operation.output_padding is not None:
+            _reject(operation, "it has an output padding")
         step = operation.strides[axis]
         span = (operation.kernel_size[axis] - 1) * operation.dilation_rate[axis] + 1
         reach = math.ceil(span / step)

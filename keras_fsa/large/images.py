@@ -207,9 +207,9 @@ def save_classes(
     """Write classes as a file that is there when it is complete.
 
     A GeoTIFF is tiled, compressed, a BigTIFF where it must be, and has the georeference of the
-    image it belongs to, 255 for nodata, colours, and overviews; answers to several classes are
-    bands. OME-Zarr 0.5 is a label image with the size of the image's pixels, colours, and a
-    pyramid, each level every second pixel of the finer one.
+    image it belongs to (its transform or ground control points, its RPCs), 255 for nodata, colours,
+    and overviews; answers to several classes are bands. OME-Zarr 0.5 is a label image with the size
+    of the image's pixels, colours, and a pyramid, each level every second pixel of the finer one.
 
     Args:
         path: `.tif`, `.tiff`, `.zarr` or `.npy`.
@@ -255,7 +255,10 @@ def save_classes(
             "BIGTIFF": "IF_SAFER",
         }
         if isinstance(like, Raster):
-            profile |= {"crs": like.file.crs, "transform": like.file.transform}
+            points, system = like.file.gcps
+            placed = {"crs": like.file.crs, "transform": like.file.transform}
+            profile |= {"crs": system, "gcps": points} if points else placed
+            profile["rpcs"] = like.file.rpcs
         with rasterio.open(unfinished, "w", **profile) as file:
             if several and class_names is not None:
                 file.descriptions = class_names

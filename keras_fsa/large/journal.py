@@ -22,7 +22,7 @@ class Journal:
         every: least number of seconds between two notes.
 
     Raises:
-        ValueError: where the folder is that of another run.
+        ValueError: where the folder is that of another run, or nothing says of which.
     """
 
     def __init__(self, folder: Path | None, settings: dict, every: float = 1.0) -> None:
@@ -46,6 +46,12 @@ class Journal:
                     "folder, or remove this one to start over."
                 )
         else:
+            if notes := sorted(self.folder.glob("*.npz")):
+                raise ValueError(
+                    "`work_dir` must be empty, or that of the same run. Received: work_dir="
+                    f"{str(folder)!r} with {notes[0].name} and no settings.json to say of which "
+                    "run. Name another folder, or remove this one to start over."
+                )
             with whole_file(path) as unfinished:
                 unfinished.write_text(json.dumps(settings, indent=1))
 
@@ -69,6 +75,11 @@ class Journal:
                 stacklevel=2,
             )
             return None
+
+    def forget(self, name: str) -> None:
+        """Remove the note of that name, if there is one."""
+        if self.folder is not None:
+            (self.folder / f"{name}.npz").unlink(missing_ok=True)
 
     def _known(self, path):
         try:

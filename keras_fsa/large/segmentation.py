@@ -43,6 +43,7 @@ from keras_fsa.files import whole_file
 from keras_fsa.large import tiles
 from keras_fsa.large.journal import Journal
 from keras_fsa.large.network import FEATURES, LOGITS, OUTPUTS, Network
+from keras_fsa.large.unseen import seen_pixels, unseen_values
 from keras_fsa.large.workers import Pass, Workers, digest_of
 from keras_fsa.metrics import IGNORE_LABEL
 from keras_fsa.types import Path
@@ -78,19 +79,23 @@ def segment(
             stride. A tile takes the memory of an image of `tile + 2 halo` pixels.
         halo: pixels that a tile reads around its own. Default: as many as the network sees, which
             makes the result exact: see `keras_fsa.large.halo`. With fewer it is an approximation.
-        output: `"classes"`, uint8 (uint16 from 256 classes on); `"probabilities"`, or `"logits"`,
-            float32.
+        output: `"classes"`, uint8 (ids uint16 from 256 classes on); `"probabilities"`, or
+            `"logits"`, float32.
         nodata: the value, NaN included, that all channels of a pixel have where the camera saw
-            nothing. Such pixels are set to zero after normalisation; their class is 255, their
+            nothing. Such pixels are set to zero after the normalisation of an `FsaNet`; another
+            model is given zeros, before what it does to images itself. Their class is 255, their
             probabilities and logits are 0. Each position of the map that the attention reads is
             weighted by the share of its pixels that were seen, so that the others contribute
             nothing. Default: `image.nodata` if there is such an attribute; else all pixels count.
+            Where that is NaN, which marks what lies outside an image's own mask, such pixels stay
+            unseen beside those of another value.
         keep_features: whether to keep what the backbone of an `FsaNet` makes of the image, so that
             it runs once instead of in every pass: `H W C / stride ** 2` numbers of stage 5, and as
             many of `low_level` stages, in memory, or with a `work_dir` in Zarr arrays there.
         work_dir: a folder for sums and progress: the same call continues there after the process
-            was killed. `sink` must then be something that outlives the process; by default it is
-            the file `result.npy` in the folder.
+            was killed. `sink` must then be something that outlives the process, opened again as it
+            was left; by default it is the file `result.npy` in the folder. Into a sink that does
+            not hold the finished tiles, all are written again.
         executor: where tiles are computed: None for this process, a `concurrent.futures` executor,
             or a `dask.distributed` client. Each worker receives the model once; this process reads
             the image, sends the tiles, and adds up the sums in a fixed order. So the result does
@@ -133,12 +138,12 @@ def segment(
             "model each time."
         )
     size = _image_size(image, network.channels)
-    nodata = getattr(image, "nodata", None) if nodata is None else nodata
+    unseen = unseen_values(nodata, getattr(image, "nodata", None))
     ids = output == "classes" and network.activation == "softmax"
-    if nodata is not None and ids and network.num_classes > IGNORE_LABEL:
+    if unseen and ids and network.num_classes > IGNORE_LABEL:
         raise ValueError(
             f"`nodata` pixels have the class {IGNORE_LABEL}, which must not be one of the model's. "
-            f"Received: nodata={nodata!r} for {network.num_classes} classes. Take "
+            f"Received: nodata={unseen[0]!r} for {network.num_classes} classes. Take "
             "output='probabilities', which are 0 there."
         )
     settings = {}
@@ -149,12 +154,12 @@ def segment(
             "tile": tile,
             "halo": halo,
             "output": output,
-            "nodata": None if nodata is None else repr(nodata),
+            "nodata": list(map(repr, unseen)),
             "keep_features": keep_features,
         }
     journal = Journal(work_dir, settings)
     sink = _checked_sink(sink, journal, output, size, network)
-    job = _Job(network, image, size, tile, halo, output, nodata, journal, verbose)
+    job = _Job(network, image, size, tile, halo, output, unseen, journal, verbose)
     workers = Workers(model, executor)
     try:
         sums: list[list[Any]] = []
@@ -186,9 +191,9 @@ def halo(model: keras.Model, size: tuple[int, int] = (4096, 4096)) -> int:
 class _Job:
     """The passes of one image through one network."""
 
-    def __init__(self, network, image, size, tile, halo, output, nodata, journal, verbose):
+    def __init__(self, network, image, size, tile, halo, output, unseen, journal, verbose):
         self.network, self.image, self.output = network, image, output
-        self.halo, self.nodata = halo, nodata
+        self.halo, self.unseen = halo, unseen
         self.journal, self.verbose = journal, verbose
         found = [network.views(n, axis) for axis, n in enumerate(size)]
         self.views, grids = [list(item) for item in zip(*found, strict=True)]
@@ -300,7 +305,7 @@ class _Job:
         if not totals:
             raise ValueError(
                 "An image must have pixels that were seen. Received: an image whose pixels are all "
-                f"nodata={self.nodata!r}. Check `nodata`."
+                f"nodata={' or '.join(map(repr, self.unseen))}. Check `nodata`."
             )
         dtype = self.network.attention[layer].token_dtype
         return {"asked": asked, **_named([total.astype(dtype) for total in totals])}
@@ -311,30 +316,40 @@ class _Job:
         grid = _grid(axes)
         task = Pass(self.sizes, LOGITS, self.output)
         note = self.journal.read("result") or {"done": 0}
-        done = int(note["done"])
+        done, shown = int(note["done"]), int(note.get("shown", 0))
+        # A sink that was made anew does not hold the tiles that are done.
+        if done and note.get("digest") != _digest_of_block(sink, *self._own(axes, grid[shown])):
+            done = shown = 0
         inputs = (self._tile_inputs(axes, at, sums, LOGITS) for at in grid[done:])
         bar = self._bar(len(grid), "result")
         for number, block in enumerate(workers.map(task, inputs), start=done):
-            rows, columns = (
-                slice(*axis.own[i]) for axis, i in zip(axes, grid[number], strict=True)
-            )
-            sink[rows, columns] = self._block(block, rows, columns)
+            rows, columns = self._own(axes, grid[number])
+            block = self._block(block, rows, columns)
+            sink[rows, columns] = block
+            # One of zeros would not tell a new sink from the old one.
+            shown = number if block.any() else shown
             if self.journal.due() or number + 1 == len(grid):
                 # First the block, then the note of it.
                 getattr(sink, "flush", lambda: None)()
-                self.journal.write("result", done=number + 1)
+                digest = _digest_of_block(sink, *self._own(axes, grid[shown]))
+                self.journal.write("result", done=number + 1, shown=shown, digest=digest)
             bar(number + 1)
+
+    @staticmethod
+    def _own(axes, at):
+        """The rows and the columns that a tile owns."""
+        return [slice(*axis.own[i]) for axis, i in zip(axes, at, strict=True)]
 
     def _block(self, result, rows, columns):
         """What is written of a tile's result, which is None where no pixel was seen."""
         size = (rows.stop - rows.start, columns.stop - columns.start)
         shape = _result_shape(self.output, size, self.network)
         if self.output == "classes":
-            block = np.full(shape, IGNORE_LABEL, _result_dtype("classes", self.network.num_classes))
+            block = np.full(shape, IGNORE_LABEL, _result_dtype("classes", self.network))
         else:
             block = np.zeros(shape, getattr(result, "dtype", "float32"))
         if result is not None:
-            seen = slice(None) if self.nodata is None else self._read(rows, columns)[1]
+            seen = self._read(rows, columns)[1] if self.unseen else slice(None)
             block[seen] = result[0, : size[0], : size[1]][seen]
         return block
 
@@ -342,10 +357,9 @@ class _Job:
         """Pixels `(h, w, channels)`, and which of them were seen: None where all count."""
         pixels = np.asarray(self.image[rows, columns])
         pixels = pixels.reshape(*pixels.shape[:2], -1)
-        if self.nodata is None:
+        if not self.unseen:
             return pixels, None
-        empty = np.isnan(pixels) if np.isnan(self.nodata) else pixels == self.nodata
-        seen = ~empty.all(axis=-1)
+        seen = seen_pixels(pixels, self.unseen)
         return np.where(seen[..., None], pixels, 0), seen
 
     def _tile_inputs(self, axes, at, sums, target):
@@ -364,7 +378,7 @@ class _Job:
             ],
         }
         seen = None
-        if self.features is None or self.nodata is not None:
+        if self.features is None or self.unseen:
             pixels, seen = self._read(
                 *(slice(axis.starts[i], axis.starts[i] + axis.reads) for axis, i in pairs)
             )
@@ -458,8 +472,10 @@ def _image_size(image, channels):
     return shape[:2]
 
 
-def _result_dtype(output, num_classes):
-    return dtype_of_ids(num_classes) if output == "classes" else "float32"
+def _result_dtype(output, network):
+    if output != "classes":
+        return "float32"
+    return dtype_of_ids(network.num_classes) if network.activation == "softmax" else "uint8"
 
 
 def _result_shape(output, size, network):
@@ -469,12 +485,13 @@ def _result_shape(output, size, network):
 
 def _checked_sink(sink, journal, output, size, network):
     shape = _result_shape(output, size, network)
-    dtype = _result_dtype(output, network.num_classes)
+    dtype = _result_dtype(output, network)
     if sink is None and journal.folder is None:
         return np.empty(shape, dtype)
     if sink is None:
         path = journal.folder / "result.npy"
         if not path.exists():
+            journal.forget("result")
             with whole_file(path) as unfinished:
                 np.lib.format.open_memmap(unfinished, "w+", dtype, shape)
                 # Where the disk fills up later, writing to a mapped file ends the process.
@@ -501,6 +518,13 @@ def _checked_sink(sink, journal, output, size, network):
             f"sink of shape {tuple(sink.shape)}. Create one of that shape, or leave it out."
         )
     return sink
+
+
+def _digest_of_block(sink, rows, columns):
+    """Of a block as the sink holds it; "" for a sink that can only be written to."""
+    if not hasattr(sink, "__getitem__"):
+        return ""
+    return hashlib.sha256(np.ascontiguousarray(sink[rows, columns]).tobytes()).hexdigest()
 
 
 def _fingerprint(image):

@@ -101,7 +101,7 @@ def digest_of(model: keras.Model) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps(model.get_config(), sort_keys=True, default=str).encode())
     for weight in model.get_weights():
-        digest.update(np.ascontiguousarray(weight).data)
+        digest.update(np.ascontiguousarray(weight).tobytes())  # bfloat16 has no buffer
     return digest.hexdigest()
 
 

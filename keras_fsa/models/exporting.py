@@ -7,6 +7,7 @@ reads a file in its own runtime to compare it with the model.
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from keras import ops
 from keras_fsa import types
 from keras_fsa.arguments import boolean, one_of, optional_import
 from keras_fsa.classes import activation_of
-from keras_fsa.files import flush, replace, temporary_folder
+from keras_fsa.files import flush, read_steadily, replace, temporary_folder
 from keras_fsa.metrics import IGNORE_LABEL
 
 # The ending of the file, and for each backend that writes it the packages it needs. PyTorch is
@@ -38,7 +39,7 @@ _ELSEWHERE = (
     "Save the model as a .keras file, load it with KERAS_BACKEND=tensorflow, and export it there."
 )
 
-# How often a SavedModel is read again that was replaced meanwhile.
+# How often a SavedModel is read that is replaced meanwhile.
 _ATTEMPTS = 10
 
 
@@ -67,6 +68,14 @@ def image_spec(
             f"A file of the format {format!r} must have a name that ends in {ending!r}. Received: "
             f"filepath={str(filepath)!r}. Add the ending."
         )
+    is_other, own, other = (
+        (os.path.isdir, "a file", "a folder") if ending else (os.path.isfile, "a folder", "a file")
+    )
+    if is_other(str(filepath)):
+        raise ValueError(
+            f"The format {format!r} writes {own}, and replaces nothing else. Received: filepath="
+            f"{str(filepath)!r}, which is {other}. Choose another name."
+        )
     here = keras.backend.backend()
     if here not in backends:
         raise ValueError(
@@ -77,6 +86,8 @@ def image_spec(
     if input_signature is None:
         input_signature = [keras.InputSpec(shape=(None, *model.image_shape), dtype=input_dtype)]
     images = input_signature[0]
+    if images.dtype is None:
+        images = keras.InputSpec(shape=images.shape, dtype=input_dtype)
     if format == "onnx" and here == "jax" and None in tuple(images.shape)[1:]:
         raise ValueError(
             "An ONNX file written under JAX takes images of one size, which must be given. "
@@ -236,14 +247,15 @@ def write_description(path: types.Path, model: Any) -> None:
     """
     file = _description(path)
     file.parent.mkdir(exist_ok=True)
-    file.write_text(
-        json.dumps({name: getattr(model, name) for name in _DESCRIBED}, indent=2) + "\n"
-    )
+    described = {name: getattr(model, name) for name in (*_DESCRIBED, *_DESCRIBED_LATER)}
+    file.write_text(json.dumps(described, indent=2) + "\n")
 
 
 _DESCRIBED = (
     "num_classes", "activation", "class_names", "palette", "image_shape", "normalization",
 )  # fmt: skip
+# What the first files lack, with what it counts as there.
+_DESCRIBED_LATER = {"align_corners": None}
 
 
 def _description(path):
@@ -258,7 +270,8 @@ def _read_description(path):
         return {}
     try:
         found = json.loads(file.read_text())
-        return {name: found[name] for name in _DESCRIBED}
+        later = {name: found.get(name, value) for name, value in _DESCRIBED_LATER.items()}
+        return {**{name: found[name] for name in _DESCRIBED}, **later}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             "The description of an exported model must be what `export` wrote. Received: "
@@ -311,9 +324,10 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
 
     Returns:
         A function from images `(B, H, W, channels)`, which it casts to the file's input type
-        (rounded, where that is uint8), to what the file gives. Its attributes `num_classes`,
-        `activation`, `class_names`, `palette`, `image_shape` and `normalization` are the model's,
-        where the JSON file that `export` wrote is still beside it.
+        (rounded, where that is uint8), to what the file gives. Threads may call it at once; those
+        of a LiteRT or OpenVINO file take turns. Its attributes `num_classes`, `activation`,
+        `class_names`, `palette`, `image_shape`, `normalization` and `align_corners` are the
+        model's, where the JSON file that `export` wrote is still beside it.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -339,7 +353,13 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
     settings = {}
     if format == "openvino" and not runtime_defaults:
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    run, dtype = loaders[format](path, **settings)
+
+    def read(path):
+        # Together: a folder that is replaced between them would give one model's weights and the
+        # other's classes.
+        return *loaders[format](path, **settings), _read_description(path)
+
+    run, dtype, described = read_steadily(path, read, _ATTEMPTS)
 
     def serve(images):
         images = np.asarray(images)
@@ -347,40 +367,27 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
             images = np.clip(np.round(images), 0, 255)
         return run(np.ascontiguousarray(images, dtype))
 
-    vars(serve).update(_read_description(path))
+    vars(serve).update(described)
     return serve
 
 
 def _load_saved_model(path):
     tf = optional_import("tensorflow", "tensorflow")
-    for _ in range(_ATTEMPTS):
-        before = _identity(path)
-        try:
-            loaded = tf.saved_model.load(path)
-        except Exception:
-            if before == _identity(path):
-                raise
-            continue
-        # A folder that was replaced meanwhile gave the graph of one model, the weights of another.
-        if before == _identity(path):
-            break
-    else:
-        raise OSError(
-            f"A SavedModel must stay as it is while it is loaded. Received: filepath={path!r}, "
-            f"which was replaced {_ATTEMPTS} times meanwhile. Write exports to new folders."
-        )
+    loaded = tf.saved_model.load(path)
     # The function alone would not keep the weights alive.
     (_, signature), *_ = loaded.signatures["serving_default"].structured_input_signature[1].items()
     return lambda x: loaded.serve(tf.constant(x)).numpy(), np.dtype(signature.dtype.as_numpy_dtype)
 
 
-def _identity(path):
-    """Which folder this is now: another one under the same name differs."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:  # between two renames, where folders cannot be exchanged
-        return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns
+def _in_turns(run):
+    """For runtimes that keep a call's images and its result in one place."""
+    turn = threading.Lock()
+
+    def run_alone(x):
+        with turn:
+            return run(x)
+
+    return run_alone
 
 
 def _load_onnx(path):
@@ -405,14 +412,14 @@ def _load_litert(path):
         interpreter.invoke()
         return interpreter.get_tensor(result["index"])
 
-    return run, np.dtype(images["dtype"])
+    return _in_turns(run), np.dtype(images["dtype"])
 
 
 def _load_openvino(path, **settings):
     openvino = optional_import("openvino", "export")
     compiled = openvino.Core().compile_model(path, "CPU", settings)
     dtype = np.dtype(compiled.input(0).get_element_type().to_dtype())
-    return lambda x: compiled([x])[0], dtype
+    return _in_turns(lambda x: compiled([x])[0]), dtype
 
 
 def largest_deviation(

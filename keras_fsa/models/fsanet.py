@@ -180,8 +180,9 @@ class FsaNet(keras.Model):
         self.activation = choose_activation(activation, num_classes)
         self.class_names = checked_names(class_names, num_classes)
         self.palette = checked_palette(palette, num_classes)
-        self.num_classes = num_classes
-        self.image_shape = tuple(image_shape)
+        # Plain ints, also of NumPy's, for the JSON of exported files.
+        self.num_classes = int(num_classes)
+        self.image_shape = tuple(side if side is None else int(side) for side in image_shape)
         self.output_stride = output_stride
         self.frequencies = frequencies
         self.affinity = None if affinity is None else affinities.get(affinity)
@@ -191,15 +192,14 @@ class FsaNet(keras.Model):
         self.dropout = dropout
         self.auxiliary_loss_weight = auxiliary_loss_weight
         self.align_corners = align_corners
-        self.normalization = choose_normalization(
-            normalization, backbone_weights, image_shape[-1], backbone
-        )
+        chosen = choose_normalization(normalization, backbone_weights, image_shape[-1], backbone)
         self.auxiliary_channels = auxiliary_channels or max(1, head_channels // 2)
         self.auxiliary_use_bias = auxiliary_use_bias
         self.low_level = finer[0] if len(finer) == 1 else finer or None
 
         policy = self.dtype_policy
-        self.normalize = ImageNormalization(self.normalization, dtype=policy, name="normalize")
+        self.normalize = ImageNormalization(chosen, dtype=policy, name="normalize")
+        self.normalization = self.normalize.normalization
         self.normalize.build((None, *self.image_shape))
         self.backbone = build_backbone(
             backbone, self.image_shape, output_stride, policy, backbone_weights, (*finer, *STAGES)
@@ -567,8 +567,9 @@ class FsaNet(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        for name in ("backbone", "attention", "affinity", "dtype", "head"):
-            if isinstance(config.get(name), dict):
+        # Early files have NumPy's arrays in a list, the normalization.
+        for name in ("backbone", "attention", "affinity", "dtype", "head", "normalization"):
+            if isinstance(config.get(name), (dict, list)):
                 config[name] = keras.saving.deserialize_keras_object(
                     config[name], custom_objects=custom_objects
                 )

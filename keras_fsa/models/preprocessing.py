@@ -133,10 +133,11 @@ class ImageNormalization(keras.layers.Layer):
     def __init__(self, normalization: str | tuple | None = "imagenet", **kwargs: Any) -> None:
         # A half-precision cast before the subtraction would cost grey levels.
         super().__init__(**{**kwargs, "autocast": False})
-        self.normalization = normalization
         self.wide = token_dtype(self.compute_dtype)
         try:
-            mean, std, self.reverse = self._statistics(normalization)
+            # Before `wide` rounds it, and without arrays of NumPy, with which no file would open.
+            plain = _plain_pair(normalization)
+            mean, std, self.reverse = self._statistics(plain)
             self.mean, self.std = np.asarray(mean, self.wide), np.asarray(std, self.wide)
             valid = self.mean.ndim <= 1 and self.std.ndim <= 1 and (self.std > 0).all()
             valid = valid and np.isfinite(self.mean).all() and np.isfinite(self.std).all()
@@ -149,6 +150,7 @@ class ImageNormalization(keras.layers.Layer):
                 f"normalization={normalization!r}. For images scaled to 0..1 write "
                 "normalization=(0, 255)."
             )
+        self.normalization = plain
 
     @staticmethod
     def _statistics(normalization):
@@ -183,6 +185,14 @@ class ImageNormalization(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "normalization": self.normalization}
+
+
+def _plain_pair(normalization):
+    """`(mean, std)` in Python's floats, or tuples of them; a name or None as it is."""
+    if normalization is None or isinstance(normalization, str):
+        return normalization
+    values = (np.asarray(part, "float64").tolist() for part in normalization)
+    return tuple(tuple(part) if isinstance(part, list) else part for part in values)
 
 
 PictureNormalization = ImageNormalization  # its name in 0.1.0

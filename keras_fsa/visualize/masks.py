@@ -101,7 +101,7 @@ def comparison(
     Raises:
         ImportError: where matplotlib is missing, with the pip command.
     """
-    if len(titles) == 1:
+    if len(titles) == 1 and np.shape(predictions)[:3] == np.shape(masks)[:3]:
         predictions = [predictions]
     masks = np.asarray(masks).reshape(np.shape(predictions[0]))
     each = masks.ndim == 4
@@ -168,7 +168,7 @@ def plot_overlay(
         image: `(H, W, channels)`, shown by `as_rgb`.
         mask: class ids `(H, W)`, or 0 and 1 for each class, `(H, W, num_classes)`; 255 is the
             ignore label.
-        class_names: names for the legend.
+        class_names: names for the legend. An id beyond them is shown by its number.
         palette: RGB colours `(num_classes, 3)`, 0 to 255. Default: `default_palette`.
         path: where the PNG goes; None to write none.
 
@@ -193,8 +193,9 @@ def plot_overlay(
         palette = default_palette(len(class_names) if class_names else highest + 1)
     names = dict(enumerate(class_names or [f"class {i}" for i in range(len(palette))]))
     names[IGNORE_LABEL] = "ignored"
+    shares = 100 * counts / (height * width)
     labels = {
-        int(ids[i]): f"{names[int(ids[i])]} {100 * counts[i] / (height * width):.1f} %"
+        int(ids[i]): f"{names.get(int(ids[i]), f'class {ids[i]}')} {shares[i]:.1f} %"
         for i in np.argsort(-counts, kind="stable")
     }
     side = 5.25

@@ -29,7 +29,8 @@ def plot_training(history: Any, path: Path | None = None) -> Any:
 
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: where there is no epoch, or no score, in the history.
+        ValueError: where there is no epoch, or no score, in the history, or a score of some epochs
+            that could be these or those.
         ImportError: where matplotlib is missing, with the pip command.
     """
     table, unit, times = _table(history)
@@ -51,7 +52,7 @@ def plot_training(history: Any, path: Path | None = None) -> Any:
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for part, colour in zip(("training", "validation"), LINE_COLOURS, strict=False):
             if part in scores[name]:
-                values = scores[name][part]
+                values = _at_each(scores[name][part], times, f"{part} {name}")
                 # Not every epoch has a validation; one alone makes no line, so few get marks.
                 known = np.isfinite(values)
                 marker = "o" if known.sum() <= 30 else None
@@ -247,6 +248,24 @@ def _table(history):
         return table, "step", np.asarray(table["step"])
     length = max((len(column) for column in table.values()), default=0)
     return table, "epoch", np.asarray(table.get("epoch", range(length)), "float64") + 1
+
+
+def _at_each(values, times, name):
+    """A number for each time: `fit(validation_freq=n)` keeps those of every n-th epoch alone."""
+    if len(values) == len(times):
+        return values
+    # Several n may mean the same epochs.
+    kept = {tuple(times % n == 0) for n in range(2, int(times[-1]) + 1)}
+    fitting = [epochs for epochs in kept if sum(epochs) == len(values)]
+    if len(fitting) != 1:
+        raise ValueError(
+            "`history` must tell the epoch of each score. Received: history with "
+            f"{len(values)} values of {name!r} for {len(times)} epochs. Pass a file of "
+            "keras.callbacks.CSVLogger, which has a line for each epoch."
+        )
+    column = np.full(len(times), np.nan)
+    column[np.array(fitting[0])] = values
+    return column
 
 
 def _number(text):
