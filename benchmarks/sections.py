@@ -155,10 +155,8 @@ def camvid(folder: Path) -> str:
             if not result["finished"]
         ]
     head = ["run", "seeds", "mean IoU", "boundary F1", "CPU seconds a step", "GiB"]
-    done = {
-        (name, result["seed"]) for name, mark, results in runs for result in results if not mark
-    }
-    left = {name: [str(seed) for seed in SEEDS if (name, seed) not in done] for name in RUNS}
+    done = {result["file"] for _, mark, results in runs for result in results if not mark}
+    left = {name: [str(n) for n in SEEDS if f"{name}_seed{n}" not in done] for name in RUNS}
     missing = [f"`{name}` ({', '.join(seeds)})" for name, seeds in left.items() if seeds]
     parts = [table(head, lines), *notes]
     if missing:

@@ -30,8 +30,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fsa.commands.command import command
-from keras_fsa.commands.data import channels_of, in_bytes
+from keras_fsa.commands.command import command, in_bytes
+from keras_fsa.commands.data import channels_of
 from keras_fsa.commands.models import load_model, model_file
 from keras_fsa.flops import attention_flops
 from keras_fsa.layers.self_attention import SelfAttention
@@ -67,7 +67,8 @@ def benchmark(settings: Benchmark) -> None:
     """Measure, and print a line for each figure."""
     keep_tensorflow_off_gpus()
     model = _open(settings.model)
-    shape = (settings.batch, *settings.size, channels_of(model))
+    channels = channels_of(model)
+    shape = (settings.batch, *settings.size, channels)
     images = np.random.default_rng(0).integers(0, 256, shape).astype("float32")
     run: Any = model.predict_on_batch if isinstance(model, keras.Model) else model
     before = peak_of_process()
