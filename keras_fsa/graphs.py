@@ -80,7 +80,8 @@ def outputs_of(
     """What layers of a functional model give, and the model itself, as shapes and dtypes alone.
 
     Args:
-        layers: of the model, each called once in it.
+        layers: of the model, each called once in it. Of a nested model, what it gives counts, not
+            what is inside.
         model: a functional model.
         inputs: its inputs, `keras.KerasTensor`s.
     """

@@ -10,6 +10,7 @@ import pytest
 import keras_fsa
 from keras_fsa.backbones.dilation import dilate
 from keras_fsa.backbones.features import build_backbone
+from keras_fsa.graphs import outputs_of
 from tests.helpers import array, predict_in_new_process
 
 ANY = (None, None, 3)
@@ -217,6 +218,15 @@ def test_networks_around_networks(rng):
     np.testing.assert_allclose(
         array(features(image)["stage5"]), array(nested(image)), rtol=1e-5, atol=1e-6
     )
+    ((inside,),), found = outputs_of([encoder], nested, keras.KerasTensor((1, 64, 96, 3)))
+    assert inside.shape == found.shape == (1, 2, 3, 4)
+    # By the names of a ResNet.
+    named = [keras.layers.ReLU(name=f"conv{n}_block1_out") for n in (4, 5)]
+    for layer in named:
+        layer(keras.Input(ANY))
+    x = keras.layers.Conv2D(4, 3, 8)(images)
+    features = build_backbone(keras.Model(images, named[1](named[0](x))), ANY, None, None)
+    assert set(features.output) == {"stage4", "stage5"}
 
 
 def test_an_output_stride_that_cannot_be_had(rng):

@@ -10,6 +10,7 @@ is computed in its place.
 """
 
 from collections import Counter
+from typing import Any
 
 import keras
 import numpy as np
@@ -53,15 +54,9 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
 
 def _fold_fsanet(model):
-    config = model.get_config()
-    folded = FsaNet.from_config(
-        {
-            **config,
-            "backbone": _fold_functional(model.backbone),
-            "head": _fold_functional(model.head),
-            "auxiliary_loss_weight": 0,
-        }
-    )
+    # First, since `get_config` does not say which layer it cannot describe.
+    parts = {"backbone": _fold_functional(model.backbone), "head": _fold_functional(model.head)}
+    folded = FsaNet.from_config({**model.get_config(), **parts, "auxiliary_loss_weight": 0})
     folded.normalize.set_weights(model.normalize.get_weights())
     return folded
 
@@ -81,9 +76,11 @@ def _fold_functional(model):
             return layer
         if not _is_whole(layer):
             return fold_batch_norm(layer)
-        changes = {"use_bias": True} if layer.name in convolutions else {}
-        if changes and getattr(layer, "lora_rank", None):
-            changes["lora_rank"] = None  # what it learned is in the kernel then
+        changes: dict[str, Any] = {}
+        if layer.name in convolutions:
+            changes["use_bias"] = True
+            if getattr(layer, "lora_rank", None):
+                changes["lora_rank"] = None  # what it learned is in the kernel then
         copies[layer.name] = _copy(layer, **changes)
         return copies[layer.name]
 
