@@ -52,17 +52,41 @@ def is_graph(layer: Any) -> bool:
     return type(layer).call.__module__.startswith("keras.")
 
 
+def calls(model: keras.Model) -> list[Any]:
+    """The calls that make up a functional model, each behind those whose tensors it reads.
+
+    An operation's own `input` and `output` are those of its first call, which may be in another
+    model; those of a nested model are inside it.
+    """
+    place = {id(operation): n for n, operation in enumerate(model.operations)}
+    return [
+        call
+        for _, level in sorted(model._nodes_by_depth.items(), reverse=True)
+        for call in sorted(level, key=lambda call: place[id(call.operation)])
+    ]
+
+
+def uncompiled(model: keras.Model) -> keras.Model:
+    """A functional model of the same graph that was never compiled.
+
+    `clone_model` would compile its clone, too, and fail where a loss cannot be serialised.
+    """
+    return keras.Model(model.input, model.output, name=model.name)
+
+
 def outputs_of(
     layers: Sequence[keras.Layer], model: keras.Model, inputs: Any
 ) -> tuple[list[Any], Any]:
     """What layers of a functional model give, and the model itself, as shapes and dtypes alone.
 
     Args:
-        layers: of the model, each called once and no model itself.
+        layers: of the model, each called once in it. Of a nested model, what it gives counts, not
+            what is inside.
         model: a functional model.
         inputs: its inputs, `keras.KerasTensor`s.
     """
-    every = keras.Model(model.input, [model.output, [layer.output for layer in layers]])
+    own = {id(call.operation): call.outputs for call in calls(model)}
+    every = keras.Model(model.input, [model.output, [own[id(layer)] for layer in layers]])
     found, outputs = every.compute_output_spec(inputs)
     return outputs, found
 

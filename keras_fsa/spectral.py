@@ -392,7 +392,7 @@ def low_pass(x: Tensor, frequencies: Frequencies, data_format: str = "channels_l
         data_format: `"channels_last"` or `"channels_first"`.
 
     Returns:
-        A map of the shape and dtype of `x`.
+        A map of the shape and dtype of `x`; of integers, float32, which is not rounded.
 
     Raises:
         ValueError: for a frequency at or beyond a known height or width.
@@ -405,7 +405,8 @@ def low_pass(x: Tensor, frequencies: Frequencies, data_format: str = "channels_l
     """
     height, width = spatial_size(ops.shape(x), data_format)
     tokens = analysis(x, frequencies, data_format)
-    return ops.cast(synthesis(tokens, height, width, frequencies, data_format), x.dtype)
+    dtype = x.dtype if backend.is_float_dtype(x.dtype) else tokens.dtype
+    return ops.cast(synthesis(tokens, height, width, frequencies, data_format), dtype)
 
 
 def add_constant(tokens: Tensor, constant: Tensor, positions: Size) -> Tensor:

@@ -15,7 +15,7 @@ from keras.layers import MultiHeadAttention
 
 from keras_fsa import multi_head_attention, spectral
 from keras_fsa.arguments import one_of, positive_ints
-from keras_fsa.graphs import is_graph
+from keras_fsa.graphs import is_graph, uncompiled
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.types import Frequencies
@@ -244,9 +244,8 @@ def _copy_graph(model, copy, call):
     if isinstance(model, keras.Sequential):
         inputs = [_new_input(x, x.name) for x in model.inputs]
         return keras.Sequential([*inputs, *map(copy, model.layers)], name=model.name)
-    # `clone_model` would compile the clone, and fail if a loss cannot be serialised. It would also
-    # name inputs after their tensors.
-    graph = keras.Model(model.input, model.output, name=model.name)
+    graph = uncompiled(model)
+    # `clone_model` would name inputs after their tensors.
     names = {
         id(layer.output): layer.name
         for layer in graph.layers
@@ -271,7 +270,11 @@ def _copy_fsanet(net, copy, pairs):
         built.append("head")
     config["backbone"] = copy(net.backbone)
     attention = net.attention_layer()
-    config["attention"] = None if attention is None else copy(attention)
+    config["attention"] = replaced = None if attention is None else copy(attention)
+    for setting in ("frequencies", "affinity"):
+        value = getattr(replaced, setting, None)
+        if value not in (None, getattr(attention, setting, None)):
+            config[setting] = value
     new = type(net).from_config(config)
     for part in built:
         old_part, new_part = getattr(net, part), getattr(new, part)

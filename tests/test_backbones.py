@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import keras_fsa
+from keras_fsa.backbones.dilation import dilate
 from keras_fsa.backbones.features import build_backbone
+from keras_fsa.graphs import outputs_of
 from tests.helpers import array, predict_in_new_process
 
 ANY = (None, None, 3)
@@ -165,6 +167,66 @@ def test_a_removed_stride_reads_the_same_pixels_at_any_size(rng):
     odd = array(fine(x)["stage5"])
     np.testing.assert_allclose(odd[:, ::2, ::2], array(coarse(x)["stage5"]), atol=1e-5)
     np.testing.assert_allclose(odd[:, :14, :17], whole[:, :14, :17], atol=1e-5)
+
+
+def strided(activations):
+    """A strided convolution before each of these, and one more convolution."""
+    x = images = keras.Input(ANY)
+    for activation in activations:
+        x = activation(keras.layers.Conv2D(4, 3, 2)(keras.layers.ZeroPadding2D(1)(x)))
+    return keras.Model(images, keras.layers.Conv2D(4, 3, padding="same")(x))
+
+
+def test_networks_of_shared_layers_are_dilated(rng):
+    relu, images = keras.layers.ReLU(), rng.standard_normal((1, 65, 97, 3)).astype("float32")
+    own = [keras.layers.ReLU() for _ in range(3)]
+    for activations in ([relu] * 5, [relu, *own, relu], [keras.ops.relu] * 5):
+        given = randomize_network(strided(activations), rng)
+        want = array(given(images))
+        twice = dilate(dilate(given, 16, ANY[:2]), 8, ANY[:2])
+        for fine in (dilate(given, 8, ANY[:2]), twice):
+            y = array(fine(images))
+            assert y.shape[1:3] == (9, 13)
+            np.testing.assert_allclose(y[:, ::4, ::4], want, atol=1e-5 * np.abs(want).max())
+        assert set(build_backbone(given, ANY, 8, None).output) == {"stage4", "stage5"}
+
+
+def test_a_shared_layer_that_would_be_dilated_in_two_ways():
+    shared = keras.layers.Conv2D(4, 3, padding="same", name="shared")
+    images = keras.Input(ANY)
+    x = shared(keras.layers.Conv2D(4, 3, 8, "same")(images))
+    model = keras.Model(images, shared(keras.layers.Conv2D(4, 3, 2, "same")(x)))
+    with pytest.raises(ValueError, match=r"dilated alike .*layer='shared', a Conv2D, with output_"):
+        dilate(model, 8, ANY[:2])
+    dilate(model, 16, ANY[:2])
+
+
+def test_networks_around_networks(rng):
+    """What a layer gives is that of its call in this network."""
+    encoder = strided([keras.layers.ReLU() for _ in range(5)])
+    images = keras.Input(ANY)
+    nested = keras.Model(images, encoder(images / 127.5 - 1), name="nested")
+    with pytest.raises(ValueError, match=r"A `backbone` must take one image.*'nested'.*Wrap it"):
+        keras_fsa.FsaNet(3, nested, head_channels=8, frequencies=2, normalization=None)
+    with pytest.raises(ValueError, match="strides within Functional cannot be removed"):
+        build_backbone(keras.Model(images, {"stage5": encoder(images)}), ANY, 8, None)
+    x = images / 127.5 - 1
+    for layer in encoder.layers[1:]:
+        x = layer(x)
+    features = build_backbone(keras.Model(images, x), ANY, None, None)
+    image = rng.uniform(0, 255, (1, 64, 96, 3)).astype("float32")
+    np.testing.assert_allclose(
+        array(features(image)["stage5"]), array(nested(image)), rtol=1e-5, atol=1e-6
+    )
+    ((inside,),), found = outputs_of([encoder], nested, keras.KerasTensor((1, 64, 96, 3)))
+    assert inside.shape == found.shape == (1, 2, 3, 4)
+    # By the names of a ResNet.
+    named = [keras.layers.ReLU(name=f"conv{n}_block1_out") for n in (4, 5)]
+    for layer in named:
+        layer(keras.Input(ANY))
+    x = keras.layers.Conv2D(4, 3, 8)(images)
+    features = build_backbone(keras.Model(images, named[1](named[0](x))), ANY, None, None)
+    assert set(features.output) == {"stage4", "stage5"}
 
 
 def test_an_output_stride_that_cannot_be_had(rng):

@@ -21,6 +21,7 @@ from keras_fsa.models import exporting
 from keras_fsa.models.exporting import largest_deviation, load_exported
 from keras_fsa.models.trained import adapted, in_float32
 from tests.helpers import BACKEND, randomize, run_python
+from tests.test_folding import Halved
 
 # Logits are of the order of one; each backend rounds in its own order.
 CLOSE = 1e-5
@@ -193,8 +194,7 @@ def test_a_saved_model_is_folded_where_it_can_be(rng, tmp_path, copied):
     images = keras.Input((None, None, 3))
     x = layers.Conv2D(4, 3, 4, padding="same", use_bias=False)(images)
     x = layers.ReLU()(layers.BatchNormalization()(x))
-    if not copied:
-        x = Unsaved(keras.ops.tanh)(x)
+    x = Halved()(x) if copied else Unsaved(keras.ops.tanh)(x)
     model = keras_fsa.FsaNet(
         3, keras.Model(images, {"stage5": x}), head_channels=8, frequencies=2, **NO_AUXILIARY
     )

@@ -6,9 +6,11 @@ import pytest
 from keras import layers
 
 import keras_fsa
+from keras_fsa.backbones.dilation import dilate
 from keras_fsa.models.exporting import largest_deviation, load_exported
 from keras_fsa.models.folding import fold_batch_norm
 from tests.helpers import BACKEND, array, predict_in_new_process, randomize
+from tests.test_backbones_by_object import vit
 
 
 def norms(model):
@@ -122,6 +124,124 @@ def test_what_cannot_be_folded_stays(rng):
     )
 
 
+def convolution(**settings):
+    return layers.Conv2D(3, 3, padding="same", **settings)
+
+
+def convolution_read_by_a_shared_layer():
+    x, relu = keras.Input((None, None, 3)), layers.ReLU()
+    y = convolution()(relu(x))
+    return keras.Model(x, layers.Add()([layers.BatchNormalization()(y), relu(y)])), 0
+
+
+def convolution_read_by_a_nested_model():
+    x, z = keras.Input((None, None, 3)), keras.Input((None, None, 3))
+    y = convolution()(x)
+    nested = keras.Model(z, layers.ReLU()(z))(y)
+    return keras.Model(x, layers.Add()([layers.BatchNormalization()(y), nested])), 0
+
+
+def shared_convolution():
+    x, shared = keras.Input((None, None, 3)), convolution()
+    return keras.Model(x, shared(layers.BatchNormalization()(shared(x)))), 0
+
+
+def shared_norm():
+    x, norm = keras.Input((None, None, 3)), layers.BatchNormalization()
+    return keras.Model(x, norm(layers.ReLU()(norm(convolution()(x))))), 0
+
+
+def layers_of_another_model():
+    x, z = keras.Input((None, None, 3)), keras.Input((None, None, 3))
+    first, last, norm = convolution(), convolution(), layers.BatchNormalization()
+    keras.Model(x, last(norm(layers.ReLU()(first(x)))))
+    return keras.Model(z, norm(last(first(z)))), 1
+
+
+def norm_that_another_model_has_elsewhere():
+    x, z = keras.Input((None, None, 3)), keras.Input((None, None, 3))
+    first, norm = convolution(), layers.BatchNormalization()
+    keras.Model(x, norm(first(x)))
+    return keras.Model(z, norm(layers.ReLU()(first(z)))), 0
+
+
+def sum_of_a_dilated_network():
+    x = keras.Input((None, None, 3))
+    y = convolution(strides=2)(x)
+    return dilate(keras.Model(x, layers.BatchNormalization()(y) + y), 1, (None, None)), 0
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        convolution_read_by_a_shared_layer,
+        convolution_read_by_a_nested_model,
+        shared_convolution,
+        shared_norm,
+        layers_of_another_model,
+        norm_that_another_model_has_elsewhere,
+        sum_of_a_dilated_network,
+    ],
+)
+def test_what_a_layer_reads_is_that_of_its_graph(rng, build):
+    """A layer's own `input` is that of its first call, perhaps in another model."""
+    model, folds = build()
+    folded = fold_batch_norm(randomize(model, rng))
+    assert len(norms(model)) - len(norms(folded)) == folds
+    images = rng.standard_normal((2, 12, 14, 3)).astype("float32")
+    want = model.predict_on_batch(images)
+    np.testing.assert_allclose(
+        folded.predict_on_batch(images), want, atol=1e-5 * np.abs(want).max()
+    )
+
+
+@pytest.mark.once
+def test_a_compiled_model(rng):
+    """Its copies are not compiled: a loss may be one that has no configuration."""
+    x = keras.Input((None, None, 3))
+    model = keras.Model(x, layers.BatchNormalization()(convolution(strides=2)(x)))
+    model.compile(loss=lambda y, z: keras.ops.mean(y - z))
+    for copy in (fold_batch_norm(model), dilate(model, 1, (None, None))):
+        assert not copy.compiled
+
+
+class WithoutConfig(layers.Layer):
+    def __init__(self, width):
+        super().__init__()
+
+    def call(self, x):
+        return x
+
+
+class Halved(keras.Model):
+    """With a batch norm that only its own `call` knows."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.norm = layers.BatchNormalization()
+
+    def call(self, x):
+        return self.norm(x) / 2
+
+
+@pytest.mark.once
+def test_models_that_are_copied_whole(rng):
+    x = keras.Input((32, 64, 3))
+    y = Halved()(layers.BatchNormalization()(convolution()(x)))
+    image = rng.standard_normal((1, 32, 64, 3)).astype("float32")
+    for model in (keras.Model(x, y), vit(), keras.Model(x, vit()(x))):
+        randomize(model, rng, 0.1)
+        folded, want = fold_batch_norm(model), model.predict_on_batch(image)
+        assert len(norms(folded)) == (1 if len(norms(model)) else 0)
+        np.testing.assert_allclose(
+            folded.predict_on_batch(image), want, atol=1e-5 * np.abs(want).max()
+        )
+    net = keras_fsa.FsaNet(
+        3, vit(), (32, 64, 3), head_channels=8, frequencies=2, normalization="tf"
+    )
+    assert not norms(fold_batch_norm(net))
+
+
 def test_nested_and_sequential_models(rng):
     def block(**settings):
         return keras.Sequential(
@@ -186,7 +306,10 @@ def test_a_folded_network_keeps_its_classes(rng, tmp_path):
     fold_batch_norm(network(rng)).save(path)
     with pytest.raises(ValueError, match=r"`head` must give .*, 5\), for num_classes=4.*before"):
         keras_fsa.FsaNet.from_preset(path, num_classes=4)
-    assert keras_fsa.FsaNet.from_preset(path, dtype="mixed_bfloat16").num_classes == 5
+    half = keras_fsa.FsaNet.from_preset(path, dtype="mixed_bfloat16")
+    assert half.head.get_layer("after_conv").compute_dtype == "bfloat16"
+    assert half.head.get_layer("logits").compute_dtype == "float32"
+    assert half.predict(np.zeros((1, 33, 47, 3)), verbose=0).dtype == "float32"
 
 
 def test_errors():
@@ -196,3 +319,8 @@ def test_errors():
     for model in (Subclass(), None, keras.Sequential([layers.Conv2D(3, 3)])):
         with pytest.raises(ValueError, match="`model` must be an FsaNet, or a .* Received: model="):
             fold_batch_norm(model)
+    x = keras.Input((None, None, 3))
+    with pytest.raises(
+        ValueError, match="`model` must hold layers .* Received: layer=.*get_config"
+    ):
+        fold_batch_norm(keras.Model(x, WithoutConfig(3)(x)))

@@ -10,6 +10,7 @@ import keras_fsa.attention_map
 from keras_fsa.backbones.efficientnet_lite import strided_zeros
 from keras_fsa.large import halo
 from keras_fsa.models import exporting
+from keras_fsa.models.folding import fold_batch_norm
 from keras_fsa.models.preprocessing import PictureNormalization
 from tests.helpers import (
     BACKEND,
@@ -100,10 +101,11 @@ def test_the_auxiliary_loss_is_in_the_training_loss_only(rng):
     # Frozen, the network answers in training as it does in evaluation.
     model.trainable = False
     outputs = {name: array(value) for name, value in model(x, training=True).items()}
-    model.compile()
-    loss = model.compute_loss(x, y, outputs, training=True)
     expected = cross_entropy(outputs["logits"], y) + 0.25 * cross_entropy(outputs["auxiliary"], y)
-    np.testing.assert_allclose(float(loss), expected, rtol=1e-5)
+    for loss_weights, factor in ((10.0, 10), ([10.0], 10), (None, 1)):
+        model.compile(loss_weights=loss_weights)
+        loss = model.compute_loss(x, y, outputs, training=True)
+        np.testing.assert_allclose(float(loss), factor * expected, rtol=1e-5)
     np.testing.assert_allclose(
         model.evaluate(x, y, verbose=0)[0], cross_entropy(outputs["logits"], y), rtol=1e-5
     )
@@ -411,6 +413,43 @@ def test_numpy_arguments(rng, tmp_path):
     assert written["normalization"] == [3, 4]
 
 
+@pytest.mark.once
+def test_files_of_statistics_in_arrays(tmp_path):
+    mean = np.array([1.0, 2.0, 3.0])
+    layer = PictureNormalization((mean, np.float32(2)), name="normalize")
+    assert layer.normalization == ((1.0, 2.0, 3.0), 2.0)
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.Input((4, 5, 3)), layer]).save(path)
+    (opened,) = keras.saving.load_model(path).layers
+    np.testing.assert_array_equal(opened.mean, mean)
+    # As files had it before.
+    config = {**layer.get_config(), "normalization": (mean, 2.0)}
+    written = keras.saving.serialize_keras_object(config)
+    np.testing.assert_array_equal(PictureNormalization.from_config(written).mean, mean)
+
+
+@pytest.mark.once
+def test_frozen_heads_stay_frozen(rng, tmp_path):
+    x, y = pictures_and_masks(rng)
+    model = tiny()
+    model.head.trainable = False
+    model.auxiliary_head.get_layer("auxiliary_conv").trainable = False
+    model.compile()
+    model.train_on_batch(x, y)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    half = keras_fsa.FsaNet.from_preset(tmp_path / "model.keras", dtype="mixed_bfloat16")
+    for copy in (loaded, half):
+        assert [w.path for w in copy.trainable_variables] == [
+            w.path for w in model.trainable_variables
+        ]
+    # New last layers are there to be trained.
+    other = keras_fsa.FsaNet.from_preset(tmp_path / "model.keras", num_classes=4)
+    assert len(other.trainable_variables) == len(tiny().trainable_variables)
+    assert "frozen" not in tiny().get_config()
+    assert fold_batch_norm(model).auxiliary_head is None
+
+
 @pytest.mark.parametrize("normalization", ["imagenet", "caffe", (0, 255), None])
 def test_half_precision_overflows_nowhere(normalization):
     """Values beyond the valid range: float32 takes them as they come, float16 clips them."""
@@ -576,7 +615,8 @@ def test_a_head_of_ones_own(rng, tmp_path):
     stage5 = keras.Input((None, None, 10))
     plain = keras.Model(stage5, keras.layers.Conv2D(5, 1)(stage5))
     own = keras_fsa.layers.FrequencySelfAttention(2, name="mine")
-    before = keras.layers.Conv2D(8, 1)(stage5)
+    before_of = keras.layers.Conv2D(8, 1)
+    before = before_of(stage5)
     attentive = keras.Model(stage5, keras.layers.Conv2D(5, 1)(own(before)))
 
     model = tiny(head=attentive)
@@ -586,6 +626,16 @@ def test_a_head_of_ones_own(rng, tmp_path):
     np.testing.assert_array_equal(array(model.attention_features(x)), array(seen))
     (got,) = predict_in_new_process({"model": model}, {"model": x}, tmp_path).values()
     np.testing.assert_allclose(got, model.predict_on_batch(x), atol=1e-5)
+    # Its attention may have been called elsewhere before, and it may compute in half precision.
+    again = keras.Input((None, None, 10))
+    again = keras.Model(again, keras.layers.Conv2D(5, 1, dtype="bfloat16")(own(before_of(again))))
+    model = tiny(head=again)
+    features = array(model.attention_features(x))
+    np.testing.assert_array_equal(
+        features, array(before_of(model.backbone(model.normalize(x))["stage5"]))
+    )
+    assert model(x).dtype == keras.ops.zeros(1).dtype
+    assert model.compute_output_spec(keras.KerasTensor((1, 33, 47, 3))).dtype == "float32"
 
     without = tiny(head=plain)
     assert without.attention_layer() is None

@@ -60,12 +60,19 @@ def test_arguments_replace_those_of_the_preset(tmp_path):
         head_channels=8,
         frequencies=2,
         auxiliary_loss_weight=0,
+        num_heads=2,
         dtype="mixed_bfloat16",
     )
     attention = model.head.get_layer("attention")
     assert (model.num_classes, attention.frequencies, attention.key_dim) == (4, 2, 4)
     assert attention.dtype_policy.name == "mixed_bfloat16"
     assert model.auxiliary_head is None
+    assert model.attention_layer().num_heads == 2
+    # None is the default of `FsaNet`.
+    model = keras_fsa.FsaNet.from_preset(
+        "mmseg_linear_r1_ade20k", backbone=tiny_backbone(), head_channels=8, affinity=None
+    )
+    assert model.attention_layer().affinity == "dot_product"
     # They are in the file too.
     model = keras_fsa.FsaNet.from_preset(
         "ccnet_dot_r2_cityscapes",
@@ -145,6 +152,23 @@ def test_the_backbones_layers_are_keras_hubs(rng, family):
         expected = levels(x)
         for stage, feature in ours(x).items():
             np.testing.assert_array_equal(array(feature), array(expected[f"P{stage[-1]}"]))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"head_channels": "16"}, r"`head_channels` must be .*Received: head_channels='16'"),
+        ({"num_heads": 3}, r"must be a multiple of `num_heads`.*num_heads=3"),
+        (
+            {"backbone_weights": "imagenet"},
+            r"ImageNet weights exist for .*a backbone that is a mod",
+        ),
+    ],
+)
+def test_wrong_arguments_beside_a_preset(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        keras_fsa.FsaNet.from_preset("mmseg_dot_r1_ade20k", backbone=tiny_backbone(), **arguments)
 
 
 def test_unknown_preset():

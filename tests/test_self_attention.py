@@ -10,6 +10,7 @@ import pytest
 from keras import ops
 
 import keras_fsa
+from keras_fsa.affinities import Linear
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from tests import reference
 from tests.helpers import (
@@ -133,6 +134,17 @@ def test_half_precision(make, rng, dtype, unit):
     # softmax's queries, keys, values and weights are stored in it as well.
     softmax = getattr(full, "affinity", "") == "softmax"
     assert error <= (16 if softmax else 1) * unit
+
+
+@pytest.mark.parametrize("value_dim", [16, 7])
+def test_scores_beyond_float16(rng, value_dim):
+    """Queries and keys of a bright map are in the range of float16, their products are not."""
+    settings = {"key_dim": 16, "value_dim": value_dim}
+    layer = ready(lambda **kw: SpatialSelfAttention(**settings, **kw), rng, dtype="mixed_float16")
+    x = rng.uniform(-400, 400, SHAPE).astype("float16")
+    query, key = (array(z)[0].astype("float32") for z in layer.queries_and_keys(x[:1]))
+    assert np.abs(query @ key.T).max() > 1e5
+    assert np.isfinite(array(layer(x))).all()
 
 
 @each_layer
@@ -511,6 +523,32 @@ def test_an_affinity_from_elsewhere_is_saved_with_the_model(rng, tmp_path):
     for name, model in models.items():
         expected = array(call(model, inputs[name]))
         np.testing.assert_allclose(outputs[name], expected, rtol=1e-5, atol=1e-5)
+
+
+class Mean(Linear):
+    """All positions get one value, a view of it."""
+
+    def at_positions(self, context, positions, synthesis):
+        y = super().at_positions(context, positions, synthesis)
+        return ops.broadcast_to(ops.mean(y, axis=(1, 2), keepdims=True), ops.shape(y))
+
+
+class Squashed(Linear):
+    """The gradient of a sigmoid reads its result."""
+
+    def at_positions(self, context, positions, synthesis):
+        return ops.sigmoid(super().at_positions(context, positions, synthesis))
+
+
+@pytest.mark.parametrize("affinity", [Mean, Squashed])
+def test_what_an_affinity_gives_is_left_as_it_is(rng, affinity):
+    x = picture(rng)
+    layer = ready(lambda **settings: FrequencySelfAttention(3, affinity(), 2, **settings), rng)
+    y = array(call(layer, x))
+    if affinity is Mean:
+        np.testing.assert_allclose(np.ptp(y - x, axis=(1, 2)), 0, atol=1e-5)
+    found = gradients(layer, x, rng.standard_normal(y.shape).astype("float32"))
+    assert all(np.isfinite(gradient).all() for gradient in found)
 
 
 def test_an_affinity_that_is_not_registered(rng, tmp_path):

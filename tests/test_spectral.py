@@ -73,6 +73,17 @@ def test_half_precision_maps_have_float32_tokens():
     np.testing.assert_allclose(array(low), 700, rtol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_the_low_pass_of_integers_goes_beyond_them(dtype):
+    x = np.zeros((1, 7, 8, 1), dtype)
+    x[:, :, 4:] = 255
+    low = array(spectral.low_pass(ops.convert_to_tensor(x), (2, 3)))
+    assert low.dtype == "float32" and low.min() < -10
+    np.testing.assert_allclose(
+        low, array(spectral.low_pass(x.astype("float32"), (2, 3))), atol=1e-4
+    )
+
+
 def test_moments_are_those_of_the_map(rng):
     tokens = ops.convert_to_tensor(rng.standard_normal((3, 15, 4)) + 5, "float32")
     x = array(spectral.synthesis(tokens, 7, 11, (3, 5))).astype("float64")

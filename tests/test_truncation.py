@@ -416,6 +416,15 @@ def test_compiled_state_is_left_behind(rng):
     assert not keras_fsa.to_frequency(net, 4).compiled
 
 
+@pytest.mark.once
+def test_an_fsanet_says_what_its_attention_is(rng):
+    net, _ = tiny_fsanet(rng, attention="frequency", frequencies=4)
+    assert keras_fsa.to_frequency(net, 2).frequencies == 2
+    spatial, _ = tiny_fsanet(rng, attention="spatial")
+    linear = keras_fsa.to_frequency(spatial, 3, affinity="linear")
+    assert (linear.frequencies, linear.affinity) == (3, "linear")
+
+
 def test_training_one_leaves_the_other(rng):
     model = network(SpatialSelfAttention("linear", name="attention"), rng)
     new = keras_fsa.to_frequency(model, 4)

@@ -83,8 +83,13 @@ def get(affinity: str | Affinity | dict[str, Any], spectral: bool = False) -> Af
     )
 
 
+def is_built_in(affinity: Affinity) -> bool:
+    """Whether it is one of this library's own, and not of a class that derives from one."""
+    return type(affinity) is BUILT_IN.get(affinity.name)
+
+
 def serialize(affinity: Affinity) -> str | dict[str, Any]:
     """What a config says of an affinity: the name of a built-in one, else its serialised object."""
-    if type(affinity) is BUILT_IN.get(affinity.name):
+    if is_built_in(affinity):
         return affinity.name
     return keras.saving.serialize_keras_object(affinity)

@@ -11,9 +11,9 @@ from keras_fsa.spectral import token_dtype
 class Softmax(Affinity):
     """Regular self-attention, `y = softmax(Q K^T / sqrt(K)) V`. It has no form on tokens.
 
-    Where values are as wide as keys, and always on torch, it runs through
-    `keras.ops.dot_product_attention`, which is fused where the backend and the device have that;
-    elsewhere the table of all pairs is held.
+    On torch, and on JAX where values are as wide as keys, it runs through
+    `keras.ops.dot_product_attention`, which is fused where the device has that; elsewhere the table
+    of all pairs is held, in at least float32.
 
     Source: Vaswani et al., arXiv:1706.03762; Wang et al., arXiv:1711.07971.
     """
@@ -26,12 +26,16 @@ class Softmax(Affinity):
     def on_positions(self, query, key, value, positions):
         scale = key.shape[-1] ** -0.5
         # Kernels want values as wide as keys, but for torch's. Zeros to fill up the keys would buy
-        # no kernel at the usual widths, and would cost as much again.
-        if keras.backend.backend() == "torch" or key.shape[-1] == value.shape[-1]:
+        # no kernel at the usual widths, and would cost as much again. Keras has none for
+        # TensorFlow, where its own table is of half precision, too.
+        equal = key.shape[-1] == value.shape[-1]
+        engine = keras.backend.backend()
+        if engine == "torch" or (engine == "jax" and equal):
             heads = (ops.expand_dims(z, 2) for z in (query, key, value))  # One of them.
             return ops.squeeze(ops.dot_product_attention(*heads, scale=scale), 2)
-        pairs = (query * scale) @ ops.transpose(key, (0, 2, 1))
-        pairs = ops.softmax(ops.cast(pairs, token_dtype(pairs.dtype)))
+        # The product of two numbers that float16 has may be one that it has not.
+        query, key = (ops.cast(z, token_dtype(z.dtype)) for z in (query, key))
+        pairs = ops.softmax((query * scale) @ ops.transpose(key, (0, 2, 1)))
         return ops.cast(pairs, value.dtype) @ value
 
     def row(self, query, key):

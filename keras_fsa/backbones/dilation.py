@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_fsa.graphs import calls, maker, uncompiled
 from keras_fsa.types import Shape
 
 
@@ -35,10 +36,12 @@ def dilate(
         A plain functional model with the outputs and the weights of `model`.
 
     Raises:
-        ValueError: for a layer with a stride that cannot be dilated.
+        ValueError: for a layer with a stride that cannot be dilated, and for one that is called at
+            several places which would each have it dilated differently.
 
     Source: Chen et al., arXiv:1606.00915.
     """
+    model = uncompiled(model)
     changes = _changes(model, output_stride, contract)
 
     def initializers(layer):
@@ -74,49 +77,64 @@ def dilate(
 def _changes(model, output_stride, contract):
     """What changes in the config of each layer, by the layer's name."""
     strides = {id(tensor): 1 for tensor in model.inputs}  # of a tensor of the strided network
-    makers = {}
     changes: dict[str, dict[str, Any]] = {}
-    for layer in model.operations:
-        if isinstance(layer, keras.layers.InputLayer):
+
+    def change(layer, wanted):
+        if changes.setdefault(layer.name, wanted) != wanted:
+            raise ValueError(
+                "A layer that serves several places must be dilated alike for all of them. "
+                f"Received: layer={layer.name!r}, a {type(layer).__name__}, with output_stride="
+                f"{output_stride}. Choose a larger output stride, or give each place a layer of "
+                "its own."
+            )
+
+    for call in calls(model):
+        layer, sources = call.operation, call.input_tensors
+        if not sources:
             continue
-        sources = keras.tree.flatten(layer.input)
-        stride = max(strides.get(id(source), 1) for source in sources)
+        stride = max(strides[id(source)] for source in sources)
         window = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
         window = window if isinstance(window, tuple) else None  # else of a block of layers
         step = max(layer.strides) if window else 1
         before, after = (max(1, n // output_stride) for n in (stride, stride * step))
         rate = before if contract else after
-        for output in keras.tree.flatten(layer.output):
+        for output in call.outputs:
             strides[id(output)] = stride * step
-            makers[id(output)] = layer
-        if window is None or after == 1:
+        if window is None:
             continue
-        change = changes.setdefault(layer.name, {})
-        change["strides"] = step * before // after
-        if max(window) == 1:
-            continue
-        if hasattr(layer, "dilation_rate"):
-            change["dilation_rate"] = tuple(rate * n for n in layer.dilation_rate)
-            padding = makers.get(id(sources[0]))
-            if isinstance(padding, keras.layers.ZeroPadding2D):
-                # Where it pads less than the window takes, as MobileNet does before a stride, zeros
-                # follow, so that the map still covers the image.
-                scaled = []
-                for size, (front, behind) in zip(window, padding.padding, strict=True):
-                    missing = max(0, size - 1 - front - behind) if step > 1 else 0
-                    scaled.append((rate * front, rate * (behind + missing)))
-                changes[padding.name] = {"padding": tuple(scaled)}
-        elif _is_average_of_two(layer):
-            changes[layer.name] = {"class": DilatedAveragePooling2D, "rate": before}
-        else:
-            raise ValueError(
-                "A layer beyond the output stride must be a convolution, or an average pooling of "
-                f"2 x 2. Received: layer={layer.name!r}, a "
-                f"{type(layer).__name__}, at stride {stride} with output_stride={output_stride}. "
-                "Choose a larger output stride, or pass a model whose outputs are a dict of the "
-                "features, and leave `output_stride` out."
-            )
+        wanted: dict[str, Any] = {}
+        if after > 1 and step > 1:
+            wanted["strides"] = step * before // after
+        if after > 1 and max(window) > 1:
+            if hasattr(layer, "dilation_rate"):
+                wanted["dilation_rate"] = tuple(rate * n for n in layer.dilation_rate)
+            elif _is_average_of_two(layer):
+                wanted = {"class": DilatedAveragePooling2D, "rate": before}
+            else:
+                raise ValueError(
+                    "A layer beyond the output stride must be a convolution, or an average pooling "
+                    f"of 2 x 2. Received: layer={layer.name!r}, a {type(layer).__name__}, at "
+                    f"stride {stride} with output_stride={output_stride}. Choose a larger output "
+                    "stride, or pass a model whose outputs are a dict of the features, and leave "
+                    "`output_stride` out."
+                )
+        change(layer, wanted)
+        padding = maker(sources[0])[0]
+        if isinstance(padding, keras.layers.ZeroPadding2D):
+            scaled = _scaled(padding, window, step, rate) if "dilation_rate" in wanted else {}
+            change(padding, scaled)
     return changes
+
+
+def _scaled(padding, window, step, rate):
+    """The change of a padding in front of a window that is dilated."""
+    scaled = []
+    for size, (front, behind) in zip(window, padding.padding, strict=True):
+        # Where it pads less than the window takes, as MobileNet does before a stride, zeros follow,
+        # so that the map still covers the image.
+        missing = max(0, size - 1 - front - behind) if step > 1 else 0
+        scaled.append((rate * front, rate * (behind + missing)))
+    return {"padding": tuple(scaled)}
 
 
 def _is_average_of_two(layer):

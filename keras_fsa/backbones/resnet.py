@@ -8,6 +8,7 @@ from keras import layers
 
 from keras_fsa.arguments import one_of
 from keras_fsa.backbones.dilation import dilate
+from keras_fsa.graphs import calls
 from keras_fsa.types import DType, Shape
 
 # Whether the blocks are bottlenecks, and how many each stage has.
@@ -204,5 +205,6 @@ def features_by_name(
             last[stage] = max(last.get(stage, (-1, "")), (int(block[3]), layer.name))
     if not set(stages) <= set(last):
         return None
-    outputs = {stage: model.get_layer(last[stage][1]).output for stage in stages}
+    made = {call.operation.name: call.outputs[0] for call in calls(model)}
+    outputs = {stage: made[last[stage][1]] for stage in stages}
     return keras.Model(model.input, outputs, name=name or model.name)

@@ -15,6 +15,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_fsa.graphs import calls
+
 NAMES = ("stage5", "stage4", "stage3", "stage2", "stage1")
 
 
@@ -63,16 +65,14 @@ def _last_of_each_size(model):
     """The output, and of each finer stride the last map, padding left out."""
     if not hasattr(model, "operations"):
         return {}
-    tensors = {
-        operation.name: operation.output
-        for operation in model.operations
-        if not isinstance(operation, (keras.layers.InputLayer, keras.layers.ZeroPadding2D))
-        and _is_map(_one(operation, "output"))
-    }
-    heights, size = _heights(model, {**tensors, "": model.output})
-    strides = {name: round(math.log2(size / height)) for name, height in heights.items()}
-    last = {strides[name]: tensor for name, tensor in tensors.items()}  # in the network's order
-    coarsest = strides[""]
+    left_out = (keras.layers.InputLayer, keras.layers.ZeroPadding2D)
+    outputs = [
+        _only_map(call.outputs) for call in calls(model) if not isinstance(call.operation, left_out)
+    ]
+    maps = [output for output in outputs if output is not None]
+    heights, size = _heights(model, [*maps, model.output])
+    *strides, coarsest = (round(math.log2(size / height)) for height in heights)
+    last = dict(zip(strides, maps, strict=True))  # in the network's order
     found = {"stage5": model.output}
     for finer, name in enumerate(NAMES[1:], 1):
         if coarsest - finer in last:
@@ -82,43 +82,34 @@ def _last_of_each_size(model):
 
 def strided_blocks(model: keras.Model) -> list[str]:
     """Classes of the layers in a functional model that hold layers, and change a map's size."""
-    blocks, tensors = {}, {}
-    for operation in model.operations:
-        holds_layers = isinstance(operation, keras.Layer) and len(operation._flatten_layers()) > 1
-        before, after = (_one(operation, name) for name in ("input", "output"))
-        if holds_layers and _is_map(before):
-            if not _is_map(after):
-                blocks[operation.name] = type(operation).__name__
-                continue
-            tensors[operation.name, 0], tensors[operation.name, 1] = before, after
-            blocks[operation.name] = type(operation).__name__
-    heights, _ = _heights(model, {f"{n} {name}": tensors[name, n] for name, n in tensors})
-    same = {name for name, _ in tensors if heights[f"0 {name}"] == heights[f"1 {name}"]}
-    return sorted({kind for name, kind in blocks.items() if name not in same})
+    blocks = [
+        (type(call.operation).__name__, _only_map(call.input_tensors), _only_map(call.outputs))
+        for call in calls(model)
+        if isinstance(call.operation, keras.Layer) and len(call.operation._flatten_layers()) > 1
+    ]
+    blocks = [block for block in blocks if block[1] is not None]
+    strided = {kind for kind, _, after in blocks if after is None}
+    between = [block for block in blocks if block[2] is not None]
+    heights = (_heights(model, [block[n] for block in between])[0] for n in (1, 2))
+    for (kind, *_), before, after in zip(between, *heights, strict=True):
+        if before != after:
+            strided.add(kind)
+    return sorted(strided)
 
 
 def _heights(model, tensors):
     """Heights of maps for an image, and that image's."""
     if not tensors:
-        return {}, None
+        return [], None
     size = tuple(side or 1024 for side in model.inputs[0].shape[1:3])
     channels = model.inputs[0].shape[-1]
     probe = keras.Model(model.inputs[0], tensors)
-    shapes = probe.compute_output_shape((1, *size, channels))
-    return {name: shape[1] for name, shape in shapes.items()}, size[0]
+    return [shape[1] for shape in probe.compute_output_shape((1, *size, channels))], size[0]
 
 
-def _is_map(tensor):
-    return len(getattr(tensor, "shape", ())) == 4
-
-
-def _one(operation, which):
-    """Its input or output; None where it is called several times or there are several."""
-    try:
-        tensor = getattr(operation, which)
-    except (AttributeError, ValueError):
-        return None
-    return None if isinstance(tensor, (list, tuple, dict)) else tensor
+def _only_map(tensors):
+    """The map among what a call takes or gives; None where there are several tensors or no map."""
+    return tensors[0] if len(tensors) == 1 and len(tensors[0].shape) == 4 else None
 
 
 def _map_of_tokens(model):

@@ -22,6 +22,7 @@ from keras_fsa.models.fsanet import (
     check_data,
     check_loss,
     check_masks,
+    loss_weight,
     with_auxiliary,
 )
 from keras_fsa.models.heads import MAPS
@@ -167,6 +168,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
             metrics = [mean_iou(self.num_classes, self.activation)]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self._auxiliary_loss = as_loss(loss)
+        self._loss_weight = loss_weight(kwargs.get("loss_weights"))
 
     def get_compile_config(self):
         return portable_config(super().get_compile_config())
@@ -189,7 +191,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
         auxiliary = self._auxiliary_loss(y, y_pred["auxiliary"], sample_weight)
-        return with_auxiliary(loss, auxiliary, self.auxiliary_loss_weight)
+        return with_auxiliary(loss, auxiliary, self._loss_weight * self.auxiliary_loss_weight)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_fsa import spectral
+from keras_fsa import affinities, spectral
 from keras_fsa.affinities import Affinity
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.types import Frequencies, Tensor
@@ -145,9 +145,7 @@ class FrequencySelfAttention(SelfAttention):
         x = self.map_update(inputs, training)
         if self.residual is None:
             return ops.cast(x, self.compute_dtype)
-        # In place where the backend can: a second map of this size costs as much as the rest.
-        x += ops.cast(inputs, self.token_dtype)
-        return ops.cast(x, self.compute_dtype)
+        return ops.cast(self._added(x, ops.cast(inputs, self.token_dtype)), self.compute_dtype)
 
     def map_update(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """What the layer adds to its input, if anything: a map in the dtype of tokens."""
@@ -183,10 +181,19 @@ class FrequencySelfAttention(SelfAttention):
         total = self._map_update(tokens, height, width, training)
         for _ in range(self.recurrence - 1):
             moved = tokens + self._analysis(total)
-            total += self._map_update(moved, height, width, training)
+            total = self._added(total, self._map_update(moved, height, width, training))
         if self.data_format == "channels_first":
             total = ops.transpose(total, (0, 3, 1, 2))
         return total
+
+    def _added(self, update, x):
+        """The sum of an update of the map and another map."""
+        if not affinities.is_built_in(self.affinity):
+            # It may be a view, or a tensor that the gradient needs.
+            return update + x
+        # In place where the backend can: a second map of this size costs as much as the rest.
+        update += x
+        return update
 
     def _map_update(self, tokens, height, width, training):
         """One application of the block: what is to be added to the map, channels last."""

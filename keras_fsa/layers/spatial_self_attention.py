@@ -37,10 +37,10 @@ class SpatialSelfAttention(SelfAttention):
     Output:
         A map of the shape of the input, in the layer's compute dtype.
 
-    Under torch, and where values are as wide as keys, softmax attention is computed by
-    `keras.ops.dot_product_attention`, which uses a fused kernel where the backend and the device
-    have one; otherwise the `N x N` matrix of all pairs is materialised. The linear forms sum over
-    keys first and never materialise it.
+    Under torch, and under JAX where values are as wide as keys, softmax attention is computed by
+    `keras.ops.dot_product_attention`, which uses a fused kernel where the device has one; otherwise
+    the `N x N` matrix of all pairs is materialised. The linear forms sum over keys first and never
+    materialise it.
 
     Raises:
         ValueError: as in `FrequencySelfAttention`.

@@ -179,7 +179,7 @@ def write_saved_model(
     if keras.backend.backend() == "jax":
         _check_tensorflow_reads_jax(tf, any_size=None in tuple(seen.shape))
     # Unless a layer has no configuration to make a copy from.
-    with contextlib.suppress(NotImplementedError, TypeError):
+    with contextlib.suppress(ValueError):
         model = fold_batch_norm(model)
     *size, channels = tuple(images.shape)[1:]
     archive = keras.export.ExportArchive()

@@ -9,9 +9,13 @@ with `s = gamma / sqrt(variance + epsilon)` for each output channel. So the laye
 is computed in its place.
 """
 
+from collections import Counter
+from typing import Any
+
 import keras
 import numpy as np
 
+from keras_fsa.graphs import calls, is_graph, maker, uncompiled
 from keras_fsa.models.fsanet import FsaNet
 
 
@@ -21,8 +25,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     A `BatchNormalization` over the channels is folded where its only input is the output of a
     `Conv2D` or `DepthwiseConv2D` without activation that nothing else reads, and both layers
     compute in the same dtype. Others stay as they are: before a convolution, behind padding, shared
-    layers, the batch norm inside an attention layer. Padding of the convolution, strides,
-    dilations and biases do not matter.
+    layers, the batch norm inside an attention layer or a subclassed model. Padding of the
+    convolution, strides, dilations and biases do not matter.
 
     Args:
         model: an `FsaNet`, or a functional or sequential Keras model.
@@ -33,7 +37,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         exported. To train further, keep the original.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for anything else, and for a layer that cannot say how it was made.
 
     Source: Jacob et al., arXiv:1712.05877, section 3.2.
     """
@@ -41,7 +45,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         return _fold_fsanet(model)
     if isinstance(model, keras.Sequential) and model.built:
         model = keras.Model(model.inputs, model.outputs, name=model.name)
-    if not isinstance(model, keras.Model) or not hasattr(model, "operations"):
+    if not is_graph(model) or isinstance(model, keras.Sequential):
         raise ValueError(
             "`model` must be an FsaNet, or a functional or built sequential Keras model. Received: "
             f"model={model!r}. Fold the functional parts of a subclassed model one by one."
@@ -50,33 +54,35 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
 
 def _fold_fsanet(model):
-    config = model.get_config()
-    folded = FsaNet.from_config(
-        {
-            **config,
-            "backbone": _fold_functional(model.backbone),
-            "head": _fold_functional(model.head),
-            "auxiliary_loss_weight": 0,
-        }
-    )
+    # First, since `get_config` does not say which layer it cannot describe.
+    parts = {"backbone": _fold_functional(model.backbone), "head": _fold_functional(model.head)}
+    folded = FsaNet.from_config({**model.get_config(), **parts, "auxiliary_loss_weight": 0})
     folded.normalize.set_weights(model.normalize.get_weights())
     return folded
 
 
 def _fold_functional(model):
+    if _is_whole(model):
+        copy = _copy(model)
+        copy.set_weights(model.get_weights())
+        return copy
+    model = uncompiled(model)
     pairs = _foldable(model)
     convolutions = {convolution.name for convolution in pairs.values()}
+    copies = {}
 
     def clone(layer):
         if not isinstance(layer, keras.Layer) or isinstance(layer, keras.layers.InputLayer):
             return layer
-        if isinstance(layer, keras.Model):
+        if not _is_whole(layer):
             return fold_batch_norm(layer)
-        config = layer.get_config()
+        changes: dict[str, Any] = {}
         if layer.name in convolutions:
-            config["use_bias"] = True
-            config.pop("lora_rank", None)  # what it learned is in the kernel then
-        return type(layer).from_config(config)
+            changes["use_bias"] = True
+            if getattr(layer, "lora_rank", None):
+                changes["lora_rank"] = None  # what it learned is in the kernel then
+        copies[layer.name] = _copy(layer, **changes)
+        return copies[layer.name]
 
     def call(layer, *args, **kwargs):
         return args[0] if layer.name in pairs else layer(*args, **kwargs)
@@ -87,38 +93,58 @@ def _fold_functional(model):
     folded = keras.models.clone_model(
         model, input_tensors=inputs, clone_function=clone, call_function=call
     )
-    layers = {layer.name: layer for layer in folded.layers}
-    for layer in model.layers:
-        kept = layer.name in layers and layer.name not in convolutions
-        if kept and layer.weights and not isinstance(layer, keras.Model):
-            layers[layer.name].set_weights(layer.get_weights())
+    for name in copies.keys() - pairs.keys() - convolutions:
+        copies[name].set_weights(model.get_layer(name).get_weights())
     for name, convolution in pairs.items():
         weights = _folded_weights(convolution, model.get_layer(name))
-        layers[convolution.name].set_weights(weights)
+        copies[convolution.name].set_weights(weights)
     return folded
+
+
+def _is_whole(layer):
+    """Whether it is copied in one piece, and not layer by layer.
+
+    A model that its class builds, as KerasHub's do, may have layers that cannot say how they were
+    made.
+    """
+    if isinstance(layer, FsaNet):
+        return False
+    if not is_graph(layer):
+        return True
+    by_its_class = not type(layer).get_config.__module__.startswith("keras.")
+    norm = keras.layers.BatchNormalization
+    return by_its_class and not any(type(inner) is norm for inner in layer._flatten_layers())
+
+
+def _copy(layer, **changes):
+    """A layer of the same configuration, but for the changes."""
+    try:
+        return type(layer).from_config({**layer.get_config(), **changes})
+    except (NotImplementedError, TypeError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            "`model` must hold layers that can be made again from their configuration. Received: "
+            f"layer={layer.name!r}, a {type(layer).__name__} ({reason[0]}). Give its class a "
+            "`get_config` of all that its constructor takes."
+        ) from error
 
 
 def _foldable(model):
     """The convolution before each batch norm that can be folded, by the batch norm's name."""
-    readers = {id(tensor): 1 for tensor in keras.tree.flatten(model.output)}
-    makers, norms = {}, []
-    for layer in model.operations:
-        try:
-            inputs, outputs = (keras.tree.flatten(x) for x in (layer.input, layer.output))
-        except (AttributeError, ValueError):
-            continue  # a layer that is called several times has no one input
-        for tensor in inputs:
-            readers[id(tensor)] = readers.get(id(tensor), 0) + 1
-        for tensor in outputs:
-            makers[id(tensor)] = layer
-        if type(layer) is keras.layers.BatchNormalization:
-            norms.append((layer, inputs[0]))
+    graph = calls(model)
+    outputs = keras.tree.flatten(model.output)
+    readers = Counter(id(tensor) for call in graph for tensor in call.input_tensors)
+    readers.update(id(tensor) for tensor in outputs)
+    times = Counter(id(call.operation) for call in graph)
     pairs = {}
-    for norm, tensor in norms:
-        convolution = makers.get(id(tensor))
-        if convolution is None:
+    for call in graph:
+        norm = call.operation
+        if type(norm) is not keras.layers.BatchNormalization or times[id(norm)] > 1:
             continue
-        if _is_plain_convolution(convolution) and readers[id(tensor)] == 1:
+        tensor = call.input_tensors[0]
+        convolution = maker(tensor)[0]
+        alone = times[id(convolution)] == readers[id(tensor)] == 1
+        if alone and _is_plain_convolution(convolution):
             last = len(tensor.shape) - 1
             channels = last if convolution.data_format == "channels_last" else 1
             same_dtype = norm.compute_dtype == convolution.compute_dtype

@@ -27,6 +27,7 @@ from keras_fsa.backbones.features import build_backbone, feature_shapes
 from keras_fsa.backbones.resnet import STAGES
 from keras_fsa.classes import checked_names, checked_palette, choose_activation
 from keras_fsa.compilation import announces_xla, warn_of_slow_xla
+from keras_fsa.graphs import calls
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.losses import CrossEntropy
@@ -39,7 +40,7 @@ from keras_fsa.models.speed import neutral_twins, use_speed_paths
 from keras_fsa.models.trained import adapted, in_float32, load_keras_file
 from keras_fsa.portable import portable_config
 from keras_fsa.resize import resize_bilinear
-from keras_fsa.spectral import parse_frequencies
+from keras_fsa.spectral import parse_frequencies, token_dtype
 from keras_fsa.types import Frequencies, Path, Tensor
 
 
@@ -220,6 +221,8 @@ class FsaNet(keras.Model):
             [(stage, shapes[stage]) for stage in finer],
             align_corners,
         )
+        # A head that is given may compute in half precision.
+        self._logits_dtype = token_dtype(self.head.output.dtype)
         self._attention_name = _attention_name(self.head, layer)
         # Behind the head, so that weights come in one order, whoever made the attention.
         self.attention = attention
@@ -322,16 +325,17 @@ class FsaNet(keras.Model):
         return before(features, training=False)
 
     def _before_attention(self):
+        called = {call.operation.name: call for call in reversed(calls(self.head))}
         # By name where it is FsaNet's own head: there may be no attention, or one that is shared.
-        if any(own.name == "before_relu" for own in self.head.layers):
-            return self.head.get_layer("before_relu").output
+        if "before_relu" in called:
+            return called["before_relu"].outputs[0]
         layer = self.attention_layer()
         if layer is None:
             raise ValueError(
                 "This needs a head with attention. Received: "
                 f"head={self.head.name!r} without. Leave `head` out for FsaNet's own."
             )
-        return layer.input
+        return called[layer.name].input_tensors[0]
 
     def build(self, input_shape):
         self._check_images(input_shape)
@@ -342,6 +346,7 @@ class FsaNet(keras.Model):
         height, width = ops.shape(images)[1:3]
 
         def at_image_size(logits):
+            logits = ops.cast(logits, self._logits_dtype)
             return resize_bilinear(logits, height, width, self.align_corners)
 
         seen = seen_by_head(features, self.low_level)
@@ -394,6 +399,7 @@ class FsaNet(keras.Model):
         if kwargs.get("jit_compile") is True:
             warn_of_slow_xla(self)
         self._auxiliary_loss = as_loss(loss)
+        self._loss_weight = loss_weight(kwargs.get("loss_weights"))
 
     def get_compile_config(self):
         return portable_config(super().get_compile_config())
@@ -409,7 +415,7 @@ class FsaNet(keras.Model):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
         auxiliary = self._auxiliary_loss(y, y_pred["auxiliary"], sample_weight)
-        return with_auxiliary(loss, auxiliary, self.auxiliary_loss_weight)
+        return with_auxiliary(loss, auxiliary, self._loss_weight * self.auxiliary_loss_weight)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train: see `keras.Model.fit`.
@@ -431,7 +437,7 @@ class FsaNet(keras.Model):
         shape = getattr(x, "shape", None)
         if shape is not None and len(shape) == 4 and shape[0] == 0:
             self._check_images(shape)
-            return np.zeros(self.compute_output_shape(shape), self.head.output.dtype)
+            return np.zeros(self.compute_output_shape(shape), self._logits_dtype)
         return super().predict(x, *args, **kwargs)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -530,12 +536,17 @@ class FsaNet(keras.Model):
 
     def compute_output_spec(self, images, training=None):
         # What a model around this one sees: the layer's compute dtype is not that of the logits.
-        return keras.KerasTensor(self.compute_output_shape(images.shape), self.head.output.dtype)
+        return keras.KerasTensor(self.compute_output_shape(images.shape), self._logits_dtype)
 
     def get_config(self):
         attention = self.attention
         if isinstance(attention, keras.Layer):
             attention = keras.saving.serialize_keras_object(attention)
+        # Heads are built anew, and know nothing of it.
+        frozen = {
+            part: [layer.name for layer in head.layers if not layer.trainable]
+            for part, head in self._heads()
+        }
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -559,6 +570,7 @@ class FsaNet(keras.Model):
             "class_names": self.class_names,
             "palette": self.palette,
             "num_heads": self.num_heads,
+            **({"frozen": frozen} if any(frozen.values()) else {}),
             **(
                 {"head": keras.saving.serialize_keras_object(self.head)} if self._given_head else {}
             ),
@@ -574,10 +586,18 @@ class FsaNet(keras.Model):
                     config[name], custom_objects=custom_objects
                 )
         # A file's backbone is dilated already; 0.1.0 recorded 8 for any that it took as it came.
-        output_stride = config.pop("output_stride", None)
+        output_stride, frozen = config.pop("output_stride", None), config.pop("frozen", {})
         model = cls(**config)
         model.output_stride = output_stride
+        for part, head in model._heads():
+            for layer in head.layers:
+                if layer.name in frozen.get(part, ()):
+                    layer.trainable = False
         return model
+
+    def _heads(self):
+        heads = {"head": self.head, "auxiliary_head": self.auxiliary_head}
+        return [(part, head) for part, head in heads.items() if head is not None]
 
 
 def check_loss(loss: Any, activation: str) -> None:
@@ -597,6 +617,12 @@ def with_auxiliary(loss: Tensor, auxiliary: Tensor, weight: float) -> Tensor:
     """The loss of a training with an auxiliary head."""
     # Keras' loss has the default dtype, ours is float32.
     return loss + weight * ops.cast(auxiliary, loss.dtype)
+
+
+def loss_weight(loss_weights: Any) -> float:
+    """Of what `compile` takes for weights of its losses, that of the only one."""
+    weights = [] if loss_weights is None else keras.tree.flatten(loss_weights)
+    return weights[0] if weights else 1.0
 
 
 def as_loss(loss: Any) -> keras.losses.Loss:

@@ -67,7 +67,9 @@ def choose_normalization(
         if wanted == "caffe" and channels != 3:
             return (float(np.mean(STATISTICS["caffe"][0])), 1.0)
         return wanted or "imagenet"
-    if normalization == "imagenet" and wanted and weights is not None:
+    # Into a backbone that is a model these weights do not go at all: `build_backbone` says so.
+    named = not isinstance(backbone, keras.Model)
+    if normalization == "imagenet" and wanted and weights is not None and named:
         raise ValueError(
             f"These weights want normalization={wanted!r}. Received: normalization='imagenet' "
             f"with backbone_weights={weights!r}. Leave `normalization` out, and the model does "
@@ -185,6 +187,12 @@ class ImageNormalization(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "normalization": self.normalization}
+
+    @classmethod
+    def from_config(cls, config):
+        # Earlier files hold arrays as they were given.
+        normalization = keras.saving.deserialize_keras_object(config["normalization"])
+        return super().from_config({**config, "normalization": normalization})
 
 
 def _plain_pair(normalization):

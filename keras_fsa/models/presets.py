@@ -21,7 +21,7 @@ import os
 import pathlib
 from typing import Any
 
-from keras_fsa.arguments import one_of
+from keras_fsa.arguments import MOST, integer, one_of
 from keras_fsa.backbones.resnet import STAGES, deep_stem_resnet
 from keras_fsa.layers import FrequencySelfAttention
 from keras_fsa.models.heads import finer_stages
@@ -126,7 +126,7 @@ def preset_arguments(preset: str, **changes: Any) -> dict[str, Any]:
         **changes: arguments of `FsaNet` that override the preset's.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or a wrong argument.
     """
     one_of("preset", preset, tuple(PRESETS))
     setting = dict(PRESETS[preset])
@@ -143,15 +143,17 @@ def preset_arguments(preset: str, **changes: Any) -> dict[str, Any]:
             **STEMS[family],
         )
     if family == "mmseg" and "attention" not in arguments:
+        integer("head_channels", arguments["head_channels"], maximum=MOST)
         width = max(1, arguments["head_channels"] // 2)
         arguments["attention"] = FrequencySelfAttention(
             arguments["frequencies"],
-            arguments["affinity"],
+            arguments["affinity"] or "dot_product",
             arguments["recurrence"],
             key_dim=width,
             value_dim=width,
             residual="batch_norm",
             data_format="channels_last",
+            num_heads=arguments.get("num_heads", 1),
             dtype=dtype,
             name="attention",
         )

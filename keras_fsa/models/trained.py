@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_fsa.checkpoints import check_values
+from keras_fsa.spectral import token_dtype
 from keras_fsa.types import Path
 
 
@@ -39,7 +40,9 @@ def load_keras_file(path: Path, name: str = "path") -> keras.Model:
 
 
 def with_policy(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
-    """A new model of the same configuration under another dtype policy, in every layer.
+    """A new model of the same configuration under another dtype policy.
+
+    It is that of every layer but the one that gives the logits, float32 under mixed precision.
 
     Args:
         model: any Keras model.
@@ -49,17 +52,19 @@ def with_policy(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
     Returns:
         The new model. Its weights are random.
     """
+    wide = token_dtype(keras.DTypePolicy(policy).compute_dtype)
 
-    def convert(config):
+    def convert(config, policy):
         if isinstance(config, dict):
             if config.get("class_name") == "DTypePolicy":
                 return keras.dtype_policies.serialize(keras.DTypePolicy(policy))
-            return {key: convert(value) for key, value in config.items()}
+            policy = wide if config.get("name") == "logits" else policy
+            return {key: convert(value, policy) for key, value in config.items()}
         if isinstance(config, (list, tuple)):
-            return type(config)(map(convert, config))
+            return type(config)(convert(value, policy) for value in config)
         return config
 
-    return type(model).from_config({**convert(model.get_config()), **changes})
+    return type(model).from_config({**convert(model.get_config(), policy), **changes})
 
 
 def adapted(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
@@ -69,11 +74,12 @@ def adapted(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
         model: the network.
         policy: name of a dtype policy.
         **changes: `num_classes`, `activation`, `class_names` and `palette`. With another number of
-            classes the last layers are new, with random weights, and names, colours and activation
-            are not those of the model.
+            classes the last layers are new, with random weights, so the heads are not frozen, and
+            names, colours and activation are not those of the model.
     """
     if changes.get("num_classes", model.num_classes) != model.num_classes:
-        changes = {"activation": None, "class_names": None, "palette": None} | changes
+        new: dict[str, Any] = dict.fromkeys(("activation", "class_names", "palette"))
+        changes = {**new, "frozen": {}, **changes}
     copy = with_policy(model, policy, **changes)
     for new, old in zip(copy.weights, model.weights, strict=True):
         if new.shape == old.shape:
