@@ -78,8 +78,8 @@ def adapted(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
             names, colours and activation are not those of the model.
     """
     if changes.get("num_classes", model.num_classes) != model.num_classes:
-        new: dict[str, Any] = dict.fromkeys(("activation", "class_names", "palette"))
-        changes = {**new, "frozen": {}, **changes}
+        reset: dict[str, Any] = dict.fromkeys(("activation", "class_names", "palette"))
+        changes = {**reset, "frozen": {}, **changes}
     copy = with_policy(model, policy, **changes)
     for new, old in zip(copy.weights, model.weights, strict=True):
         if new.shape == old.shape:
