@@ -89,7 +89,8 @@ def network_operations(model: keras.Model, inputs: Any) -> tuple[int, Any]:
     """
     layers = [x for x in model.layers if hasattr(x, "kernel") or isinstance(x, SelfAttention)]
     maps, found = outputs_of(layers, model, inputs)
-    return sum(map(_operations_of, layers, maps)), found
+    operations = (_operations_of(layer, own) for layer, (own,) in zip(layers, maps, strict=True))
+    return sum(operations), found
 
 
 def _operations_of(layer, output):

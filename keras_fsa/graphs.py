@@ -77,7 +77,7 @@ def uncompiled(model: keras.Model) -> keras.Model:
 def outputs_of(
     layers: Sequence[keras.Layer], model: keras.Model, inputs: Any
 ) -> tuple[list[Any], Any]:
-    """What layers of a functional model give, and the model itself, as shapes and dtypes alone.
+    """What layers of a functional model give, each a list, and the model: shapes and dtypes alone.
 
     Args:
         layers: of the model, each called once in it. Of a nested model, what it gives counts, not
