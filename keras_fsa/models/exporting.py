@@ -178,8 +178,8 @@ def write_saved_model(
         seen = keras.InputSpec(shape=(None, *model.image_shape), dtype="float32")
     if keras.backend.backend() == "jax":
         _check_tensorflow_reads_jax(tf, any_size=None in tuple(seen.shape))
-    # Unless a layer has no configuration to make a copy from.
-    with contextlib.suppress(ValueError):
+    # Unless a layer has no configuration to make a copy from, or its class is not registered.
+    with contextlib.suppress(NotImplementedError, TypeError, ValueError):
         model = fold_batch_norm(model)
     *size, channels = tuple(images.shape)[1:]
     archive = keras.export.ExportArchive()
