@@ -62,7 +62,7 @@ def decide(probabilities: np.ndarray, activation: str, threshold: float = 0.5) -
     """The answer for each pixel, from its probabilities.
 
     Args:
-        probabilities: float `(..., H, W, num_classes)`.
+        probabilities: float `(..., H, W, num_classes)`, or of pixels `(..., num_classes)`.
         activation: `"softmax"` or `"sigmoid"`.
         threshold: of the sigmoid: the least probability of a "yes".
 
@@ -73,8 +73,10 @@ def decide(probabilities: np.ndarray, activation: str, threshold: float = 0.5) -
     one_of("activation", activation, ACTIVATIONS)
     number("threshold", threshold, 0, 1)
     if activation == "softmax":
-        strips = range(0, probabilities.shape[-3], _STRIP)
         dtype = dtype_of_ids(probabilities.shape[-1])
+        if probabilities.ndim < 3:
+            return probabilities.argmax(-1).astype(dtype)
+        strips = range(0, probabilities.shape[-3], _STRIP)
         parts = [probabilities[..., i : i + _STRIP, :, :].argmax(-1).astype(dtype) for i in strips]
         return np.concatenate(parts, axis=-2)
     yes = (probabilities >= threshold).astype("uint8")

@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_fsa.arguments import integer, number, one_of, optional_import, positive_int
-from keras_fsa.classes import ACTIVATIONS, by_class
+from keras_fsa.classes import ACTIVATIONS, by_class, decide
 
 __all__ = [
     "IGNORE_LABEL",
@@ -137,9 +137,9 @@ class MeanIoU(keras.metrics.MeanIoU):
         sums = ops.segment_sum(counts, cells, num_segments=PARTS * n * n)
         confusion = ops.sum(ops.reshape(sums, (PARTS, n, n)), axis=0)
         total = self.total_cm + ops.cast(confusion, self.total_cm.dtype)
-        nothing, full = ops.zeros_like(total), total >= MOST_PIXELS
-        self.carried.assign_add(ops.cast(ops.where(full, total, nothing), "float32"))
-        self.total_cm.assign(ops.where(full, nothing, total))
+        moved = ops.where(total >= MOST_PIXELS, total, ops.zeros_like(total))
+        self.carried.assign_add(ops.cast(moved, "float32"))
+        self.total_cm.assign(total - moved)
         self.unscored.assign_add(ops.sum(ops.cast(wrong, "float32")))
 
     def result(self):
@@ -443,14 +443,13 @@ def calibration_counts(
             f"probabilities of dtype {p.dtype} and shape {p.shape}. Pass those of "
             "keras_fsa.inference.probabilities."
         )
-    one_of("activation", activation, ACTIVATIONS)
+    answers = decide(p, activation)
     if activation == "softmax":
-        answers = p.argmax(-1)
         masks, answers = _known_ids(masks, answers, p.shape[-1], ignore_label)
         confidence = p.max(-1)
     else:
-        answers = (p >= 0.5).astype("uint8")
-        masks, answers = _known_ids(by_class(masks, p.shape[-1]), answers, 2, ignore_label)
+        masks, answers = (by_class(ids, p.shape[-1]) for ids in (masks, answers))
+        masks, answers = _known_ids(masks, answers, 2, ignore_label)
         confidence = np.maximum(p, 1 - p)
     valid = masks != ignore_label
     confidence, right = confidence[valid].astype("float64"), (masks == answers)[valid]

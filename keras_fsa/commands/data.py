@@ -133,12 +133,11 @@ class Source:
             return False
         if masks.is_file():
             return masks.suffix == ".json"
-        from keras_fsa.datasets.folder import EXTENSIONS
+        from keras_fsa.datasets.folder import is_image
 
         # Labelme's lie beside the images; beside masks, a file of JSON tells something about them.
-        suffixes = {path.suffix.lower() for path in masks.iterdir()}
-        beside_masks = suffixes & set(EXTENSIONS) and masks.resolve() != self.images.resolve()
-        return ".json" in suffixes and not beside_masks
+        has_masks = masks.resolve() != self.images.resolve() and any(map(is_image, masks.iterdir()))
+        return not has_masks and any(masks.glob("*.json"))
 
     def _polygons(self, names, size):
         from keras_fsa.datasets.polygons import BACKGROUND, coco_dataset, labelme_dataset
@@ -227,9 +226,9 @@ def read_images(
     Raises:
         ValueError: where there is none.
     """
-    from keras_fsa.datasets.folder import EXTENSIONS
+    from keras_fsa.datasets.folder import is_image
 
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    files = sorted(filter(is_image, folder.iterdir()))
     if not files:
         raise ValueError(
             f"A folder must hold images. Received: {folder}, without one. Name another folder."

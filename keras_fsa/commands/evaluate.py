@@ -264,16 +264,12 @@ def class_iou(
 def _open_data(settings, split, names, model) -> tuple[Iterator, int, bool]:
     """`(image, mask or None, name)` of each example; their number; whether there are masks."""
     from keras_fsa.datasets import load
-    from keras_fsa.datasets.folder import EXTENSIONS
+    from keras_fsa.datasets.folder import is_image
 
     limit = settings.max_pixels
     if settings.images and settings.images.is_dir() and not settings.masks:
         folder, read = settings.images, image_reader(model, limit)
-        files = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-        )
+        files = sorted(filter(is_image, folder.rglob("*")))
         if not files:
             raise ValueError(f"`--images` must hold images. Received: {folder} without one.")
         _check_names(files, folder)

@@ -249,23 +249,18 @@ def train(settings: Train) -> None:
 
     activation = choose_activation(settings.activation, settings.num_classes)
 
-    def source(images, masks, reader=None):
+    def source(images, masks):
         tables = settings.colour_table, settings.id_table
         return Source(images, masks, activation, settings.ignore_label, *tables, reader)
 
     def examples(images, masks):
-        return source(images, masks, reader).open(names, settings.size)
+        return source(images, masks).open(names, settings.size)
 
     folders = settings.images, settings.masks
     reader = raster_reader(settings.channels) if settings.channels else None
-    given = source(*folders, reader)
-    names = class_names(given, settings.class_names, settings.num_classes)
+    names = class_names(source(*folders), settings.class_names, settings.num_classes)
     devices = find_devices(settings.devices)
-    if settings.batch % devices.count:
-        raise ValueError(
-            f"`batch` must be a multiple of the number of devices. Received: {settings.batch} on "
-            f"{devices.count} devices. Change one of them."
-        )
+    share = devices.share(settings.batch)
     training = numbers = None
     if reader and settings.normalization == "auto":
         training = examples(*folders)
@@ -309,7 +304,6 @@ def train(settings: Train) -> None:
             photometric=False,
         )
 
-    share = settings.batch // devices.count
     with devices.scope():
         optimizer = _optimizer(settings, settings.epochs * steps, model)
         model.compile(optimizer, _loss(settings.loss, activation, weights))

@@ -25,6 +25,11 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif",
 """Endings of the files that are read, in lower case; the case of a file's own ending is free."""
 
 
+def is_image(path: Path) -> bool:
+    """Whether it is a file of one of `EXTENSIONS`, and not a hidden one."""
+    return path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file()
+
+
 def match_pairs(images: types.Path, masks: types.Path) -> list[tuple[Path, Path]]:
     """Match the images of one folder with the masks of another.
 
@@ -292,7 +297,7 @@ def _files(argument, directory):
     files: dict[str, Path] = {}
     doubles = []
     for path in sorted(directory.iterdir()):
-        if path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file():
+        if is_image(path):
             if path.stem in files:
                 doubles.append(f"{files[path.stem].name} and {path.name}")
             files[path.stem] = path

@@ -59,6 +59,19 @@ class Devices:
         """Which part of each batch this process reads: `(i, n)` for the i-th of n equal parts."""
         return self.process, self.processes
 
+    def share(self, batch: int) -> int:
+        """How many images of a batch each device takes.
+
+        Raises:
+            ValueError: for a batch that does not divide among the devices.
+        """
+        if batch % self.count:
+            raise ValueError(
+                "`batch` must be a multiple of the number of devices. Received: "
+                f"batch={batch} on {self.count} devices. Change one of them."
+            )
+        return batch // self.count
+
 
 def find_devices(devices: str) -> Devices:
     """The devices to train on. Call it before any Keras model is created.

@@ -192,11 +192,7 @@ def train(
     """
     keep_tensorflow_off_gpus()
     devices = find_devices(recipe.devices)
-    if recipe.batch % devices.count:
-        raise ValueError(
-            "`batch` must be a multiple of the number of devices. Received: "
-            f"batch={recipe.batch} on {devices.count} devices. Change one of them."
-        )
+    devices.share(recipe.batch)  # an error where it does not divide
     if validation is not None and recipe.validation_images:
         validation = validation.take(recipe.validation_images)
     with _held(recipe.output, devices), devices.scope():
