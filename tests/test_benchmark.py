@@ -503,7 +503,10 @@ def test_backbones(tmp_path):
     file = tmp_path / "backbones.json"
     names = ["resnet18", "keras.applications.VGG16"]
     backbones.main(["--size", "33", "--rounds", "1", "--json", str(file), "--networks", *names])
-    rows = json.loads(file.read_text())["rows"]
+    result = json.loads(file.read_text())
+    command = "python -m benchmarks.backbones --size 33 --rounds 1"
+    assert result["command"] == f"KERAS_BACKEND={BACKEND} {command}"
+    rows = result["rows"]
     assert [[*row["seconds"]] for row in rows] == [["8", "16", "32"], ["32"]]
     # ResNet18 has 11.18 million weights before its classifier, VGG16 14.71.
     assert backbones.markdown(rows).count("| 11.2 |") == 1
