@@ -200,6 +200,10 @@ def measure_model(backbone, size, mode, options):
 def main(arguments=None):
     """Measure, print the tables and write the files that the options ask for."""
     options = parse(arguments)
+    earlier = None
+    if options.compare:
+        with open(options.compare) as file:
+            earlier = json.load(file)
     kind, device_name = measuring.device()
     compiled = options.compile
     if compiled is None:
@@ -255,15 +259,15 @@ def main(arguments=None):
         print("Sizes are always known under jax.jit: each new one is compiled once.")
     if measuring.BACKEND == "torch":
         print("Sizes are never fixed under torch: known and unknown ones are the same call.")
-    if options.compare:
-        with open(options.compare) as file:
-            print("\n" + report.markdown_comparison(json.load(file), result))
     if options.json:
         with whole_file(options.json) as name, open(name, "w") as file:
             json.dump(result, file, indent=1)
     if options.plot:
         with whole_file(options.plot) as name:
             report.plot(result["rows"]).savefig(name, dpi=100)
+    # Last: what was measured is kept where the two do not compare.
+    if earlier is not None:
+        print("\n" + report.markdown_comparison(earlier, result))
     return result
 
 

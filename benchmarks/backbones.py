@@ -81,7 +81,9 @@ def main(arguments=None) -> dict:
     parser.add_argument("--networks", nargs="+", choices=networks(), default=[*networks()])
     options = parser.parse_args(arguments)
     builders = networks()
-    result = {**scoring.circumstances("python -m benchmarks.backbones"), "size": options.size}
+    command = f"KERAS_BACKEND={measuring.BACKEND} python -m benchmarks.backbones"
+    command += f" --size {options.size} --rounds {options.rounds}"
+    result = {**scoring.circumstances(command), "size": options.size}
     result["rows"] = []
     for name in options.networks:
         row = measure(name, builders[name](), options.size, options.rounds)

@@ -77,8 +77,17 @@ def markdown_comparison(before: dict, now: dict, tolerance: float = 0.1) -> str:
         The table of the rows that both runs hold; a ratio above 1 is worse than before.
 
     Raises:
-        ValueError: where the runs have no row in common.
+        ValueError: where the runs differ in what a row does not say, or have no row in common.
     """
+    # Of runs that do not say their clock.
+    settings = [{"clock": "wall time", **run["setting"]} for run in (before, now)]
+    for name in ("channels", "batch", "frequencies", "clock"):
+        one, other = (setting[name] for setting in settings)
+        if one != other:
+            raise ValueError(
+                f"Two runs must have the same {name} to be compared. Received: {name}={one!r} "
+                f"before, {name}={other!r} now. Run again with that of the earlier one."
+            )
     keys = ("method", "mode", "training", "height", "width", "dtype")
     earlier = {tuple(row[key] for key in keys): row for row in before["rows"]}
     lines = []

@@ -438,8 +438,8 @@ def test_plot_values():
 
 
 def test_comparison_with_an_earlier_run():
-    before = {"date": "2026-01-02T00:00:00", "rows": []}
-    now = {"date": "2026-02-03T00:00:00", "rows": []}
+    before = {"date": "2026-01-02T00:00:00", "rows": [], "setting": bars.PAPER}
+    now = {"date": "2026-02-03T00:00:00", "rows": [], "setting": bars.PAPER}
     for method, times in {"copy": (1.0, 1.05), "ema": (1.0, 1.5), "dense": (2.0, 1.0)}.items():
         for result, time in zip((before, now), times, strict=True):
             row = {"method": method, "mode": "jit", "training": False, "height": 7, "width": 11}
@@ -454,6 +454,23 @@ def test_comparison_with_an_earlier_run():
     ]
     with pytest.raises(ValueError, match=r"rows in common.*Received: runs of 0 and 4 rows\."):
         report.markdown_comparison({**before, "rows": []}, now)
+    for name, value in (("channels", 64), ("batch", 2), ("clock", "CPU time")):
+        other = {**now, "setting": {**bars.PAPER, name: value}}
+        with pytest.raises(ValueError, match=rf"same {name} .* before, {name}={value!r} now\."):
+            report.markdown_comparison(before, other)
+
+
+@pytest.mark.once
+def test_what_was_measured_is_kept_where_it_does_not_compare(tmp_path):
+    arguments = "--sizes 5x6 --channels 8 --rounds 3 --seconds 0.1 --no-memory --methods copy"
+    files = [str(tmp_path / name) for name in ("before.json", "now.json")]
+    command.main([*arguments.split(), "--json", files[0]])
+    flags = ["--batch", "2", "--json", files[1], "--compare"]
+    with pytest.raises(FileNotFoundError):  # before anything is measured
+        command.main([*arguments.split(), *flags, str(tmp_path / "none.json")])
+    with pytest.raises(ValueError, match="the same batch"):
+        command.main([*arguments.split(), *flags, files[0]])
+    assert len(json.loads((tmp_path / "now.json").read_text())["rows"]) >= 1
 
 
 WITNESS = """
@@ -503,7 +520,10 @@ def test_backbones(tmp_path):
     file = tmp_path / "backbones.json"
     names = ["resnet18", "keras.applications.VGG16"]
     backbones.main(["--size", "33", "--rounds", "1", "--json", str(file), "--networks", *names])
-    rows = json.loads(file.read_text())["rows"]
+    result = json.loads(file.read_text())
+    command = "python -m benchmarks.backbones --size 33 --rounds 1"
+    assert result["command"] == f"KERAS_BACKEND={BACKEND} {command}"
+    rows = result["rows"]
     assert [[*row["seconds"]] for row in rows] == [["8", "16", "32"], ["32"]]
     # ResNet18 has 11.18 million weights before its classifier, VGG16 14.71.
     assert backbones.markdown(rows).count("| 11.2 |") == 1

@@ -133,6 +133,31 @@ def test_runs_change_what_they_say(tmp_path):
     assert len({id(layer) for layer in layers.values()}) == 5
 
 
+def test_scores_by_hand():
+    """Two halves, their border moved: boundaries agree within three pixels, and not within four."""
+    columns = np.arange(40)[None].repeat(20, 0)
+    mask = (columns >= 20).astype("uint8")
+    for moved, boundary in ((3, 1.0), (4, 0.0)):
+        examples = [(mask, mask), (mask, mask)]
+        found = scoring.score(lambda _, at=20 + moved: columns >= at, examples, ("left", "right"))
+        ious = [20 / (20 + moved), (20 - moved) / 20]
+        assert [found["classes"][name]["iou"] for name in ("left", "right")] == ious
+        assert found["mean_iou"] == pytest.approx(np.mean(ious))
+        assert found["mean_boundary_f"] == boundary and found["images"] == 2
+
+
+def test_a_share_of_the_images(monkeypatch):
+    chosen = []
+
+    def train_recipe(recipe, build, choose):
+        chosen.append(choose(range(367)))
+
+    monkeypatch.setattr(camvid, "train_recipe", train_recipe)
+    for name in ("few10_none", "few25_none", "none"):
+        camvid.train(camvid.RUNS[name], camvid.RECIPE)
+    assert chosen == [range(0, 367, 10), range(0, 367, 4), range(367)]
+
+
 def test_a_gain_starts_where_a_run_says(tmp_path):
     run = camvid.Run("tiny", network=tiny, gain=0.5)
     recipe = dataclasses.replace(camvid.recipe_of(run, 0, "none", tmp_path), low_level=None)
@@ -217,6 +242,23 @@ def test_spans(size, window):
         assert read.stop == size or read.stop - own.stop >= 8
 
 
+def test_ways_of_windows(monkeypatch):
+    """Plain ones lie side by side, those that blend overlap by half; the whole image has none."""
+    monkeypatch.setattr(windows, "class_map", lambda *_, **arguments: arguments)
+    plain, hann = (windows.predictor(None, way, 96)(None) for way in ("plain", "hann"))
+    assert plain == {"window": 96, "stride": 96}
+    assert hann == {"window": 96, "stride": 48, "blend": "hann"}
+    assert windows.predictor(None, "plain", None)(None) == {"window": None, "stride": None}
+
+
+def test_trained_again(monkeypatch):
+    """For so many epochs of the recipe, at a tenth of its learning rate."""
+    monkeypatch.setattr(truncation, "train_recipe", lambda recipe, _: recipe)
+    recipe = truncation.retrain(None, 2, "data")
+    assert (recipe.steps, recipe.warmup_steps, recipe.data_dir) == (2 * 46, 0, "data")
+    assert recipe.learning_rate == pytest.approx(1e-4)
+
+
 @pytest.mark.parametrize(
     ("module", "flags"),
     [
@@ -294,6 +336,10 @@ def test_a_light():
     found = light.angle(np.array([[1.0, 0, 0], [2, 2, 0], [3, 3, 3]]), np.array([[1.0, 1, 0]]))
     expected = [np.pi / 4, 0, np.arccos(2 / 6**0.5)]
     np.testing.assert_allclose(found, expected, atol=1e-7)
+    # A light that is too bright by a tenth, its colour right.
+    true = light.draw_light(np.random.default_rng(0), 7, 11)
+    scores = light.score(lambda _: true + 0.1, [np.zeros((7, 11, 3), "uint8")])
+    assert scores == {"error": pytest.approx(0.1), "angle": pytest.approx(0, abs=0.1), "images": 1}
 
 
 def test_a_run_in_a_light(data_dir, monkeypatch, capsys):
