@@ -39,8 +39,8 @@ class SpatialSelfAttention(SelfAttention):
 
     Under torch, and under JAX where values are as wide as keys, softmax attention is computed by
     `keras.ops.dot_product_attention`, which uses a fused kernel where the device has one; otherwise
-    the `N x N` matrix of all pairs is materialised. The linear forms sum over keys first and never
-    materialise it.
+    (and in float64) the `N x N` matrix of all pairs is materialised. The linear forms sum over keys
+    first and never materialise it.
 
     Raises:
         ValueError: as in `FrequencySelfAttention`.
