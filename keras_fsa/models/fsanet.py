@@ -639,6 +639,12 @@ class _FunctionLoss(keras.losses.Loss):
         self.function = function
 
     def call(self, y_true, y_pred):
+        # As Keras does for the loss itself. Of another rank they would broadcast.
+        true, predicted = (len(y.shape) for y in (y_true, y_pred))
+        if true == predicted + 1 and y_true.shape[-1] == 1:
+            y_true = ops.squeeze(y_true, -1)
+        elif predicted == true + 1 and y_pred.shape[-1] == 1:
+            y_pred = ops.squeeze(y_pred, -1)
         return self.function(y_true, y_pred)
 
 
