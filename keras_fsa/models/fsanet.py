@@ -539,9 +539,6 @@ class FsaNet(keras.Model):
         return keras.KerasTensor(self.compute_output_shape(images.shape), self._logits_dtype)
 
     def get_config(self):
-        attention = self.attention
-        if isinstance(attention, keras.Layer):
-            attention = keras.saving.serialize_keras_object(attention)
         # Heads are built anew, and know nothing of it.
         frozen = {
             part: [layer.name for layer in head.layers if not layer.trainable]
@@ -554,7 +551,9 @@ class FsaNet(keras.Model):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "image_shape": self.image_shape,
             "output_stride": self.output_stride,
-            "attention": attention,
+            "attention": describe_attention(
+                self.attention, self.head if self._given_head else None
+            ),
             "frequencies": self.frequencies,
             "affinity": self.affinity and affinities.serialize(self.affinity),
             "recurrence": self.recurrence,
@@ -581,10 +580,12 @@ class FsaNet(keras.Model):
         config = dict(config)
         # Early files have NumPy's arrays in a list, the normalization.
         for name in ("backbone", "attention", "affinity", "dtype", "head", "normalization"):
-            if isinstance(config.get(name), (dict, list)):
+            if isinstance(config.get(name), (dict, list)) and not in_head(config[name]):
                 config[name] = keras.saving.deserialize_keras_object(
                     config[name], custom_objects=custom_objects
                 )
+        if attention := in_head(config.get("attention")):
+            config["attention"] = config["head"].get_layer(attention)
         # A file's backbone is dilated already; 0.1.0 recorded 8 for any that it took as it came.
         output_stride, frozen = config.pop("output_stride", None), config.pop("frozen", {})
         model = cls(**config)
@@ -646,6 +647,29 @@ class _FunctionLoss(keras.losses.Loss):
         elif predicted == true + 1 and y_pred.shape[-1] == 1:
             y_pred = ops.squeeze(y_pred, -1)
         return self.function(y_true, y_pred)
+
+
+def describe_attention(attention: Any, head: keras.Model | None) -> Any:
+    """What a config says of an attention.
+
+    Args:
+        attention: a name, a layer or None.
+        head: where the config describes the head, too. Of a layer in it the name is enough:
+            described twice, it would come back as two layers, one of them of no use.
+    """
+    if not isinstance(attention, keras.Layer):
+        return attention
+    if head is not None and any(layer is attention for layer in head.layers):
+        return {_IN_HEAD: attention.name}
+    return keras.saving.serialize_keras_object(attention)
+
+
+def in_head(described: Any) -> str | None:
+    """Of what `describe_attention` says, the name of the layer in the head; None for others."""
+    return described.get(_IN_HEAD) if isinstance(described, dict) else None
+
+
+_IN_HEAD = "in_head"
 
 
 def _attention_name(head, layer):
