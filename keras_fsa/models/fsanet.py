@@ -15,10 +15,10 @@ from keras_fsa.affinities import Affinity
 from keras_fsa.arguments import (
     MOST,
     boolean,
+    check_image_shape,
     floating_dtype,
     integer,
     interpreted,
-    is_integer,
     number,
     one_of,
     path_or_none,
@@ -164,7 +164,7 @@ class FsaNet(keras.Model):
                 f"`num_classes` must be at most {IGNORE_LABEL}, the label of ignored pixels. "
                 f"Received: num_classes={num_classes}. Merge classes."
             )
-        _check_image_shape(image_shape)
+        check_image_shape(image_shape)
         one_of("output_stride", output_stride, (8, 16, 32, None))
         parse_frequencies(frequencies)
         integer("recurrence", recurrence, maximum=MOST)
@@ -703,19 +703,6 @@ def _check_head(head, finer, num_classes):
             f"head={head.name!r}, whose output has the shape {shape}, for num_classes="
             f"{num_classes}. Build it for as many; a folded network keeps its classes, so change "
             "them before `fold_batch_norm`."
-        )
-
-
-def _check_image_shape(image_shape):
-    valid = isinstance(image_shape, (tuple, list)) and len(image_shape) == 3
-    if valid:
-        *size, channels = image_shape
-        valid = is_integer(channels) and channels > 0
-        valid &= all(side is None or (is_integer(side) and side > 0) for side in size)
-    if not valid:
-        raise ValueError(
-            "`image_shape` must be (height, width, channels) in positive ints, of which height and "
-            f"width may be None. Received: image_shape={image_shape!r}. Write (None, None, 3)."
         )
 
 
