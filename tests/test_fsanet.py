@@ -514,6 +514,15 @@ def test_pictures_of_other_channels(rng):
             {"affinity": "softmax"},
             r"`affinity` must be one of 'dot_product', .*Received: affinity=",
         ),
+        (
+            {
+                "attention": keras_fsa.layers.FrequencySelfAttention(
+                    2, data_format="channels_first"
+                ),
+                "image_shape": (32, 64, 3),
+            },
+            r"`attention` must take maps with the channels last\. Received: attention=<Freq",
+        ),
         ({"frequencies": -3}, r"`frequencies` must be a positive int, .*Received: frequencies=-3"),
         ({"recurrence": 0}, r"`recurrence` must be a positive int"),
         ({"num_heads": 0}, r"`num_heads` must be a positive int"),

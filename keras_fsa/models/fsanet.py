@@ -66,7 +66,7 @@ class FsaNet(keras.Model):
             named backbone or a ResNet; another model's own. Given for another model, a copy of it
             is dilated; where that cannot be, it is an error.
         attention: `"frequency"`, `"spatial"` (regular self-attention), None, or a layer from a map
-            to a map of the same shape, which has its own settings.
+            `(B, h, w, C)` to a map of the same shape, which has its own settings.
         frequencies: of the frequency attention, see `FrequencySelfAttention`; a small map has no
             more frequencies than positions: at output stride 8, 8 of them need 64 pixels.
         affinity: of the attention. Default: `"dot_product"` for `"frequency"`, `"softmax"` for
@@ -747,7 +747,16 @@ def _known_shape(x):
 
 
 def _build_attention(attention, frequencies, affinity, recurrence, num_heads, dtype):
-    if attention is None or isinstance(attention, keras.layers.Layer):
+    if isinstance(attention, keras.layers.Layer):
+        # A map of known size would go through it, its rows taken for channels.
+        if getattr(attention, "data_format", None) == "channels_first":
+            raise ValueError(
+                "`attention` must take maps with the channels last. Received: attention="
+                f"{attention!r} with data_format='channels_first'. Give it "
+                "data_format='channels_last', whatever Keras is configured to."
+            )
+        return attention
+    if attention is None:
         return attention
     one_of("attention", attention, ("frequency", "spatial", None))
     common = {
