@@ -24,7 +24,8 @@ class SpatialSelfAttention(SelfAttention):
     under the same names.
 
     Args:
-        affinity: `"softmax"`, `"dot_product"`, `"linear_softmax"` or `"linear"`.
+        affinity: `"softmax"`, `"dot_product"`, `"linear_softmax"`, `"linear"`, `"relu_linear"`, or
+            an object, see `keras_fsa.affinities`.
         low_pass: frequencies (an int, a pair, or a band) to which queries, keys and values are
             restricted, or None for all.
         recurrence, key_dim, value_dim, use_bias, residual, kernel_initializer, kernel_regularizer,
