@@ -117,6 +117,20 @@ def one_of(name: str, value: Any, known: Sequence) -> None:
         )
 
 
+def check_image_shape(image_shape: Any) -> None:
+    """Raise a `ValueError` unless it is `(height, width, channels)`, of which two may be None."""
+    valid = isinstance(image_shape, (tuple, list)) and len(image_shape) == 3
+    if valid:
+        *size, channels = image_shape
+        valid = is_integer(channels) and channels > 0
+        valid &= all(side is None or (is_integer(side) and side > 0) for side in size)
+    if not valid:
+        raise ValueError(
+            "`image_shape` must be (height, width, channels) in positive ints, of which height and "
+            f"width may be None. Received: image_shape={image_shape!r}. Write (None, None, 3)."
+        )
+
+
 def path_or_none(name: str, value: Any) -> None:
     """Raise a `ValueError` unless the value can name a file or is None."""
     if value is not None and (not isinstance(value, (str, os.PathLike)) or not os.fspath(value)):

@@ -37,7 +37,8 @@ def attention_at(
 
     Returns:
         A tensor `(H, W)` in the dtype of tokens. It sums to one, except that of the dot product,
-        which is not normalised and may be negative anywhere.
+        which is not normalised and may be negative anywhere, and that of ReLU linear attention for
+        a query without a positive component, which attends to nothing: zeros.
 
     Raises:
         ValueError: for another layer, one that is not built, a map that does not fit it, a position

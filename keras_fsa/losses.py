@@ -56,7 +56,7 @@ class CrossEntropy(keras.losses.Loss):
     Call arguments:
         y_true: masks `(B, H, W)` or `(B, H, W, 1)`, class ids of any dtype; for the sigmoid `(B, H,
             W, classes)` of 0 and 1, also `(B, H, W)` for one class.
-        y_pred: logits `(B, H, W, classes)`. The loss computes in float32 whatever their dtype.
+        y_pred: logits `(B, H, W, classes)`. The loss computes in its own dtype whatever theirs.
 
     Raises:
         ValueError: for class weights that are not positive numbers, or are not one for each class
@@ -97,7 +97,7 @@ class CrossEntropy(keras.losses.Loss):
             loss = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
         weight = ops.cast(self._selected(loss, valid), loss.dtype)
         if self.class_weights is not None:
-            weights = self._weights_of(y_pred.shape[-1])
+            weights = self._weights_of(y_pred.shape[-1], loss.dtype)
             weight = weight * (weights if each else ops.take(weights, labels, axis=0))
         # A map whose mean is the weighted mean: Keras then reduces it, with sample weights and with
         # the share of this replica where there are several.
@@ -167,7 +167,7 @@ class CrossEntropy(keras.losses.Loss):
         """The weighted mean of a number for each class, over those that occur."""
         weight = ops.cast(occurs, terms.dtype)
         if self.class_weights is not None:
-            weight = weight * self._weights_of(terms.shape[-1])
+            weight = weight * self._weights_of(terms.shape[-1], terms.dtype)
         loss = ops.divide_no_nan(ops.sum(weight * terms), ops.sum(weight))
         return ops.where(wrong, float("nan"), loss)
 
@@ -179,13 +179,13 @@ class CrossEntropy(keras.losses.Loss):
         """What each pixel adds. `loss` is its cross entropy."""
         return loss
 
-    def _weights_of(self, classes):
+    def _weights_of(self, classes, dtype):
         if len(self.class_weights) != classes:
             raise ValueError(
                 "`class_weights` must have one number for each class. Received: "
                 f"class_weights={self.class_weights} for logits of {classes} classes. Give as many."
             )
-        return ops.convert_to_tensor(self.class_weights, dtype="float32")
+        return ops.convert_to_tensor(self.class_weights, dtype=dtype)
 
     @property
     def ignore_class(self) -> int | None:

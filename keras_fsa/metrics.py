@@ -92,6 +92,9 @@ class MeanIoU(keras.metrics.MeanIoU):
     (NaN, or infinity), the result is NaN until `reset_state`. Keras' lands in a wrong cell, drops
     the pixel or takes NaN for class 0, depending on the backend. Pixels with the ignore label or
     the sample weight 0 do not count.
+
+    As in Keras, sample weights are taken in the metric's `dtype`, by default as integers, so that
+    0.5 counts as 0: for fractions pass `dtype="float32"`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

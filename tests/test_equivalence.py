@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ if BACKEND == "jax" and os.environ.get("JAX_ENABLE_X64") != "1":
     def test_in_a_float64_process():
         code = "import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
         out = run_python(code, "-p", "no:cacheprovider", __file__, JAX_ENABLE_X64="1")
-        assert "3 passed" in out, out
+        assert "5 passed" in out, out
 
 else:
 
@@ -98,3 +99,11 @@ else:
         layer = build(FrequencySelfAttention, shape, seed, frequencies=band, **arguments)
         expected = expect(x, layer, arguments["affinity"], band, training=True)
         assert_close(call(layer, x, training=True), expected)
+
+    @pytest.mark.parametrize("key_dim", [6, 10])
+    def test_softmax_is_not_rounded_to_float32(key_dim):
+        """Keras' fused attention computes in float32, whatever it is given."""
+        x = np.random.default_rng(0).standard_normal((2, 5, 7, 10))
+        arguments = {"key_dim": key_dim, "num_heads": 2, "dtype": "float64"}
+        layer = build(SpatialSelfAttention, x.shape, 0, **arguments)
+        assert_close(call(layer, x), expect(x, layer, "softmax"))

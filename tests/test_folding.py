@@ -291,6 +291,27 @@ def test_truncation_of_a_folded_network(rng, settings):
     assert np.abs(got - model.predict_on_batch(images)).max() > 1e-3 * np.abs(want).max()
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("folded_first", [True, False])
+def test_a_network_folded_and_truncated_has_one_attention(rng, tmp_path, folded_first):
+    """A second one, as the argument that made the first, would come with weights of no use."""
+    steps = [fold_batch_norm, lambda model: keras_fsa.to_frequency(model, 2)]
+    model = network(rng)
+    for step in steps if folded_first else steps[::-1]:
+        model = step(model)
+    assert len(model.weights) == len(model.backbone.weights) + len(model.head.weights)
+    assert model.attention is model.attention_layer()
+    images = rng.integers(0, 256, (1, 33, 47, 3)).astype("uint8")
+    want = model.predict_on_batch(images)
+    model.save(tmp_path / "model.keras")
+    for name in (None, "other"):
+        opened = keras_fsa.FsaNet.from_preset(
+            tmp_path / "model.keras", **{"name": name} if name else {}
+        )
+        assert len(opened.weights) == len(model.weights)
+        np.testing.assert_array_equal(opened.predict_on_batch(images), want)
+
+
 def test_a_folded_network_as_spatial_attention(rng):
     folded = fold_batch_norm(network(rng))
     images = rng.integers(0, 256, (1, 33, 47, 3)).astype("uint8")

@@ -173,6 +173,20 @@ def test_numbers_at_each_pixel(rng, shape):
     assert model.evaluate(pictures, numbers, verbose=0) == pytest.approx(error, rel=1e-5)
 
 
+@pytest.mark.once
+def test_a_function_as_loss_sees_masks_of_the_rank_of_its_logits(rng):
+    """As Keras has it, for the auxiliary head, too: `(H, W)` and `(H, W, 1)` broadcast."""
+    images = rng.random((1, 8, 8, 3))
+    numbers, answers = rng.random((2, 1, 8, 8)).astype("float32")
+    model = tiny(1, auxiliary_loss_weight=0.25)
+    model.compile(loss=lambda y, p: keras.ops.mean(keras.ops.abs(y - p)), metrics=[])
+    expected = 1.25 * np.abs(numbers - answers).mean()
+    outputs = dict.fromkeys(("logits", "auxiliary"), keras.ops.expand_dims(answers, -1))
+    for masks in (numbers, numbers[..., None]):
+        loss = model.compute_loss(images, masks, outputs, training=True)
+        np.testing.assert_allclose(float(loss), expected, rtol=1e-5)
+
+
 def test_own_loss_metrics_and_sample_weight(rng):
     x, y = pictures_and_masks(rng)
     y[y == 255] = 0
@@ -499,6 +513,15 @@ def test_pictures_of_other_channels(rng):
         (
             {"affinity": "softmax"},
             r"`affinity` must be one of 'dot_product', .*Received: affinity=",
+        ),
+        (
+            {
+                "attention": keras_fsa.layers.FrequencySelfAttention(
+                    2, data_format="channels_first"
+                ),
+                "image_shape": (32, 64, 3),
+            },
+            r"`attention` must take maps with the channels last\. Received: attention=<Freq",
         ),
         ({"frequencies": -3}, r"`frequencies` must be a positive int, .*Received: frequencies=-3"),
         ({"recurrence": 0}, r"`recurrence` must be a positive int"),

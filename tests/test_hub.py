@@ -90,6 +90,18 @@ def test_there_and_back(rng, variant):
     assert not {id(w) for w in task.weights} & {id(w) for w in model.weights}
 
 
+@pytest.mark.once
+def test_a_preset_of_a_network_that_was_truncated_and_folded(rng, tmp_path):
+    """Its attention is a layer, and one of a head that is saved, too."""
+    model = keras_fsa.fold_batch_norm(keras_fsa.to_frequency(network(rng), 2))
+    hub.from_fsanet(model).save_to_preset(tmp_path / "folded")
+    images, _ = images_and_masks(rng, 1)
+    opened = keras_fsa.FsaNet.from_preset(tmp_path / "folded")
+    assert opened.count_params() == model.count_params()
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(opened.predict(images, verbose=0), expected, rtol=1e-5)
+
+
 def test_a_training_step_is_that_of_fsanet(rng):
     """Loss with the auxiliary head's, mean IoU, and what becomes of each weight."""
     model = network(rng, dropout=0.0)

@@ -107,6 +107,15 @@ def test_half_precision_logits_compute_in_float32(rng, dtype):
     np.testing.assert_allclose(array(loss), exact, rtol=1e-6)
 
 
+@pytest.mark.parametrize("loss", [CrossEntropy, TverskyLoss])
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_class_weights_in_another_dtype(rng, loss, dtype):
+    masks, logits = batch(rng)
+    expected = float(loss(class_weights=WEIGHTS)(masks, logits))
+    found = float(loss(class_weights=WEIGHTS, dtype=dtype)(masks, logits))
+    assert found == pytest.approx(expected, rel=0.01 if dtype == "float16" else 1e-5)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_compiled_step_moves_along_the_gradient(rng, jit_compile):
     """The gradient is softmax - one_hot over the number of kept pixels, and 0 elsewhere."""

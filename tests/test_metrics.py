@@ -113,6 +113,15 @@ def test_a_weight_for_each_image(rng, channel):
     np.testing.assert_array_equal(array(of_images.total_cm), array(alone.total_cm))
 
 
+@pytest.mark.parametrize(("dtype", "expected"), [(None, [1, np.nan]), ("float32", [1 / 2, 1 / 3])])
+def test_weights_are_of_the_dtype_of_the_metric(dtype, expected):
+    """Keras' rule: as integers, weights of 1/2 are none."""
+    metric = MeanIoU(2, ignore_class=255, dtype=dtype)
+    weights = np.array([[1.0, 0.5], [0.5, 0.5]])
+    metric.update_state(np.array([[0, 0], [1, 1]]), np.array([[0, 1], [1, 0]]), weights)
+    np.testing.assert_allclose(metric.class_iou(), expected, rtol=1e-6)
+
+
 def test_one_hot_masks_are_refused():
     logits = np.zeros((2, 5, 7, 3), "float32")
     for take in (MeanIoU(3, sparse_y_pred=False).update_state, CrossEntropy()):

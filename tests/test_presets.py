@@ -171,6 +171,13 @@ def test_wrong_arguments_beside_a_preset(arguments, message):
         keras_fsa.FsaNet.from_preset("mmseg_dot_r1_ade20k", backbone=tiny_backbone(), **arguments)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("image_shape", [512, (512, 512), (512, 512, "3")])
+def test_wrong_image_shapes_beside_a_preset(image_shape):
+    with pytest.raises(ValueError, match=r"`image_shape` must be .*Received: image_shape="):
+        keras_fsa.FsaNet.from_preset("mmseg_dot_r1_ade20k", image_shape=image_shape)
+
+
 def test_unknown_preset():
     with pytest.raises(ValueError, match=r"random weights: 'ccnet_dot_r2_cityscapes', 'mmseg"):
         keras_fsa.FsaNet.from_preset("resnet101")

@@ -197,7 +197,15 @@ def test_heads_equal_the_reference(rng, name, value_dim):
     assert np.abs(wrong - expected).max() > 0.01 * scale
 
 
-@pytest.mark.parametrize("initializer", ["glorot_uniform", keras.initializers.HeNormal()])
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        "glorot_uniform",
+        keras.initializers.HeNormal(),
+        keras.initializers.HeNormal(seed=7),
+        keras.initializers.HeNormal(seed=keras.random.SeedGenerator(7)),
+    ],
+)
 def test_each_kernel_is_drawn_for_itself(initializer):
     """Queries equal to keys would make a Gram matrix of the affinity."""
     layer = FrequencySelfAttention(
@@ -209,6 +217,10 @@ def test_each_kernel_is_drawn_for_itself(initializer):
     for i, kernel in enumerate(kernels):
         for other in kernels[:i]:
             assert abs(np.corrcoef(kernel.ravel(), other.ravel())[0, 1]) < 0.6
+    again = FrequencySelfAttention.from_config(layer.get_config())
+    again.build((None, 5, 7, 8))
+    seeded = initializer != "glorot_uniform" and initializer.get_config()["seed"] is not None
+    assert np.array_equal(again.get_weights()[1], kernels[1]) == seeded
 
 
 @pytest.mark.parametrize("use_bias", [False, True])

@@ -12,8 +12,8 @@ class Softmax(Affinity):
     """Regular self-attention, `y = softmax(Q K^T / sqrt(K)) V`. It has no form on tokens.
 
     On torch, and on JAX where values are as wide as keys, it runs through
-    `keras.ops.dot_product_attention`, which is fused where the device has that; elsewhere the table
-    of all pairs is held, in at least float32.
+    `keras.ops.dot_product_attention`, which is fused where the device has that; elsewhere, and in
+    float64, which that rounds, the table of all pairs is held, in at least float32.
 
     Source: Vaswani et al., arXiv:1706.03762; Wang et al., arXiv:1711.07971.
     """
@@ -30,7 +30,8 @@ class Softmax(Affinity):
         # TensorFlow, where its own table is of half precision, too.
         equal = key.shape[-1] == value.shape[-1]
         engine = keras.backend.backend()
-        if engine == "torch" or (engine == "jax" and equal):
+        kernel = engine == "torch" or (engine == "jax" and equal)
+        if kernel and token_dtype(query.dtype) == "float32":
             heads = (ops.expand_dims(z, 2) for z in (query, key, value))  # One of them.
             return ops.squeeze(ops.dot_product_attention(*heads, scale=scale), 2)
         # The product of two numbers that float16 has may be one that it has not.

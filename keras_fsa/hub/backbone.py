@@ -6,7 +6,7 @@ import keras
 
 from keras_fsa import affinities
 from keras_fsa.arguments import boolean, optional_import
-from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.models.fsanet import FsaNet, describe_attention, in_head
 from keras_fsa.models.heads import MAPS, seen_by_head
 from keras_fsa.models.speed import use_speed_paths
 from keras_fsa.types import DType, Path
@@ -110,15 +110,15 @@ class FsaNetBackbone(Backbone):
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
-        layer = isinstance(self.attention, keras.Layer)
+        head = self.head if self.has_own_head else None
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in SETTINGS},
             "image_encoder": serialize(self.image_encoder),
-            "attention": serialize(self.attention) if layer else self.attention,
+            "attention": describe_attention(self.attention, head),
             "affinity": self.affinity and affinities.serialize(self.affinity),
             "auxiliary": self.auxiliary,
-            **({"head": serialize(self.head)} if self.has_own_head else {}),
+            **({"head": serialize(head)} if head is not None else {}),
         }
 
     @classmethod
@@ -128,10 +128,12 @@ class FsaNetBackbone(Backbone):
         # recorded their own.
         policy = keras.dtype_policies.get(config.get("dtype") or keras.config.dtype_policy())
         for name in ("image_encoder", *PARTS, "head"):
-            if isinstance(config.get(name), dict):
+            if isinstance(config.get(name), dict) and not in_head(config[name]):
                 config[name] = keras.saving.deserialize_keras_object(
                     _in_policy(config[name], policy)
                 )
+        if attention := in_head(config.get("attention")):
+            config["attention"] = config["head"].get_layer(attention)
         # The recorded encoder is dilated already.
         output_stride = config.pop("output_stride", None)
         backbone = cls(**{**config, "dtype": policy})

@@ -44,7 +44,8 @@ class FrequencySelfAttention(SelfAttention):
     Args:
         frequencies: how many of the lowest frequencies: an int, a pair (rows, columns), or a band
             `((u0, u1), (v0, v1))` of half-open ranges.
-        affinity: `"dot_product"`, `"linear_softmax"` or `"linear"`.
+        affinity: `"dot_product"`, `"linear_softmax"`, `"linear"`, `"relu_linear"`, or an object
+            with a form on tokens, see `keras_fsa.affinities`.
         recurrence: how many times the block is applied, with the same weights. With the dot
             product only the tokens are iterated, at almost no extra cost.
         key_dim: width of queries and keys, of all heads together. Default: an eighth of the

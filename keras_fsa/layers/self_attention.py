@@ -7,12 +7,23 @@ from keras import ops
 
 from keras_fsa import affinities, spectral
 from keras_fsa.affinities import Affinity
-from keras_fsa.arguments import MOST, boolean, floating_dtype, integer, interpreted, one_of
+from keras_fsa.arguments import (
+    MOST,
+    boolean,
+    floating_dtype,
+    integer,
+    interpreted,
+    is_integer,
+    one_of,
+)
 from keras_fsa.layers.batch_normalization import TokenBatchNormalization
 from keras_fsa.types import Shape, Size, Tensor
 
 RESIDUALS = ("gain", "batch_norm", None)
 DATA_FORMATS = ("channels_last", "channels_first", None)
+KERNELS = ("query_kernel", "key_kernel", "value_kernel", "output_kernel")
+# Between the seeds of a layer's kernels: further than layers of neighbouring seeds are apart.
+_STEP = 1_000_003
 
 
 class SelfAttention(keras.layers.Layer):
@@ -146,14 +157,10 @@ class SelfAttention(keras.layers.Layer):
             self.norm.build((None, None, channels))
 
     def _kernel(self, name, shape):
-        initializer = self.kernel_initializer
-        if isinstance(initializer, keras.initializers.Initializer):
-            # One object draws the same values each time: queries would begin equal to keys.
-            initializer = initializer.clone()
         return self.add_weight(
             name=name,
             shape=shape,
-            initializer=initializer,
+            initializer=_drawn_apart(self.kernel_initializer, KERNELS.index(name)),
             regularizer=self.kernel_regularizer,
             autocast=False,
         )
@@ -248,6 +255,22 @@ class SelfAttention(keras.layers.Layer):
             # Files with one head open in 0.1.0, which knows no other number.
             **({} if self.num_heads == 1 else {"num_heads": self.num_heads}),
         }
+
+
+def _drawn_apart(initializer, number):
+    """An initializer for one of several kernels.
+
+    One object draws the same values each time, and so do its copies where it has a seed: queries
+    would begin equal to keys.
+    """
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    config = initializer.get_config()
+    seed = config.get("seed")
+    if is_integer(seed):
+        return type(initializer).from_config({**config, "seed": (seed + _STEP * number) % 2**31})
+    # A generator in the place of a seed goes on by itself.
+    return initializer.clone() if seed is None else initializer
 
 
 def _check_divided(name, width, num_heads):

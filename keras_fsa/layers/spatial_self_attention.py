@@ -24,7 +24,8 @@ class SpatialSelfAttention(SelfAttention):
     under the same names.
 
     Args:
-        affinity: `"softmax"`, `"dot_product"`, `"linear_softmax"` or `"linear"`.
+        affinity: `"softmax"`, `"dot_product"`, `"linear_softmax"`, `"linear"`, `"relu_linear"`, or
+            an object, see `keras_fsa.affinities`.
         low_pass: frequencies (an int, a pair, or a band) to which queries, keys and values are
             restricted, or None for all.
         recurrence, key_dim, value_dim, use_bias, residual, kernel_initializer, kernel_regularizer,
@@ -39,8 +40,8 @@ class SpatialSelfAttention(SelfAttention):
 
     Under torch, and under JAX where values are as wide as keys, softmax attention is computed by
     `keras.ops.dot_product_attention`, which uses a fused kernel where the device has one; otherwise
-    the `N x N` matrix of all pairs is materialised. The linear forms sum over keys first and never
-    materialise it.
+    (and in float64) the `N x N` matrix of all pairs is materialised. The linear forms sum over keys
+    first and never materialise it.
 
     Raises:
         ValueError: as in `FrequencySelfAttention`.

@@ -56,6 +56,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 def _fold_fsanet(model):
     # First, since `get_config` does not say which layer it cannot describe.
     parts = {"backbone": _fold_functional(model.backbone), "head": _fold_functional(model.head)}
+    if isinstance(model.attention, keras.Layer) and model.attention_layer() is not None:
+        parts["attention"] = parts["head"].get_layer(model.attention_layer().name)
     folded = FsaNet.from_config({**model.get_config(), **parts, "auxiliary_loss_weight": 0})
     folded.normalize.set_weights(model.normalize.get_weights())
     return folded

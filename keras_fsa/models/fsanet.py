@@ -15,10 +15,10 @@ from keras_fsa.affinities import Affinity
 from keras_fsa.arguments import (
     MOST,
     boolean,
+    check_image_shape,
     floating_dtype,
     integer,
     interpreted,
-    is_integer,
     number,
     one_of,
     path_or_none,
@@ -66,7 +66,7 @@ class FsaNet(keras.Model):
             named backbone or a ResNet; another model's own. Given for another model, a copy of it
             is dilated; where that cannot be, it is an error.
         attention: `"frequency"`, `"spatial"` (regular self-attention), None, or a layer from a map
-            to a map of the same shape, which has its own settings.
+            `(B, h, w, C)` to a map of the same shape, which has its own settings.
         frequencies: of the frequency attention, see `FrequencySelfAttention`; a small map has no
             more frequencies than positions: at output stride 8, 8 of them need 64 pixels.
         affinity: of the attention. Default: `"dot_product"` for `"frequency"`, `"softmax"` for
@@ -164,7 +164,7 @@ class FsaNet(keras.Model):
                 f"`num_classes` must be at most {IGNORE_LABEL}, the label of ignored pixels. "
                 f"Received: num_classes={num_classes}. Merge classes."
             )
-        _check_image_shape(image_shape)
+        check_image_shape(image_shape)
         one_of("output_stride", output_stride, (8, 16, 32, None))
         parse_frequencies(frequencies)
         integer("recurrence", recurrence, maximum=MOST)
@@ -539,9 +539,6 @@ class FsaNet(keras.Model):
         return keras.KerasTensor(self.compute_output_shape(images.shape), self._logits_dtype)
 
     def get_config(self):
-        attention = self.attention
-        if isinstance(attention, keras.Layer):
-            attention = keras.saving.serialize_keras_object(attention)
         # Heads are built anew, and know nothing of it.
         frozen = {
             part: [layer.name for layer in head.layers if not layer.trainable]
@@ -554,7 +551,9 @@ class FsaNet(keras.Model):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "image_shape": self.image_shape,
             "output_stride": self.output_stride,
-            "attention": attention,
+            "attention": describe_attention(
+                self.attention, self.head if self._given_head else None
+            ),
             "frequencies": self.frequencies,
             "affinity": self.affinity and affinities.serialize(self.affinity),
             "recurrence": self.recurrence,
@@ -581,10 +580,12 @@ class FsaNet(keras.Model):
         config = dict(config)
         # Early files have NumPy's arrays in a list, the normalization.
         for name in ("backbone", "attention", "affinity", "dtype", "head", "normalization"):
-            if isinstance(config.get(name), (dict, list)):
+            if isinstance(config.get(name), (dict, list)) and not in_head(config[name]):
                 config[name] = keras.saving.deserialize_keras_object(
                     config[name], custom_objects=custom_objects
                 )
+        if attention := in_head(config.get("attention")):
+            config["attention"] = config["head"].get_layer(attention)
         # A file's backbone is dilated already; 0.1.0 recorded 8 for any that it took as it came.
         output_stride, frozen = config.pop("output_stride", None), config.pop("frozen", {})
         model = cls(**config)
@@ -639,7 +640,36 @@ class _FunctionLoss(keras.losses.Loss):
         self.function = function
 
     def call(self, y_true, y_pred):
+        # As Keras does for the loss itself. Of another rank they would broadcast.
+        true, predicted = (len(y.shape) for y in (y_true, y_pred))
+        if true == predicted + 1 and y_true.shape[-1] == 1:
+            y_true = ops.squeeze(y_true, -1)
+        elif predicted == true + 1 and y_pred.shape[-1] == 1:
+            y_pred = ops.squeeze(y_pred, -1)
         return self.function(y_true, y_pred)
+
+
+def describe_attention(attention: Any, head: keras.Model | None) -> Any:
+    """What a config says of an attention.
+
+    Args:
+        attention: a name, a layer or None.
+        head: where the config describes the head, too. Of a layer in it the name is enough:
+            described twice, it would come back as two layers, one of them of no use.
+    """
+    if not isinstance(attention, keras.Layer):
+        return attention
+    if head is not None and any(layer is attention for layer in head.layers):
+        return {_IN_HEAD: attention.name}
+    return keras.saving.serialize_keras_object(attention)
+
+
+def in_head(described: Any) -> str | None:
+    """Of what `describe_attention` says, the name of the layer in the head; None for others."""
+    return described.get(_IN_HEAD) if isinstance(described, dict) else None
+
+
+_IN_HEAD = "in_head"
 
 
 def _attention_name(head, layer):
@@ -673,19 +703,6 @@ def _check_head(head, finer, num_classes):
             f"head={head.name!r}, whose output has the shape {shape}, for num_classes="
             f"{num_classes}. Build it for as many; a folded network keeps its classes, so change "
             "them before `fold_batch_norm`."
-        )
-
-
-def _check_image_shape(image_shape):
-    valid = isinstance(image_shape, (tuple, list)) and len(image_shape) == 3
-    if valid:
-        *size, channels = image_shape
-        valid = is_integer(channels) and channels > 0
-        valid &= all(side is None or (is_integer(side) and side > 0) for side in size)
-    if not valid:
-        raise ValueError(
-            "`image_shape` must be (height, width, channels) in positive ints, of which height and "
-            f"width may be None. Received: image_shape={image_shape!r}. Write (None, None, 3)."
         )
 
 
@@ -730,7 +747,16 @@ def _known_shape(x):
 
 
 def _build_attention(attention, frequencies, affinity, recurrence, num_heads, dtype):
-    if attention is None or isinstance(attention, keras.layers.Layer):
+    if isinstance(attention, keras.layers.Layer):
+        # A map of known size would go through it, its rows taken for channels.
+        if getattr(attention, "data_format", None) == "channels_first":
+            raise ValueError(
+                "`attention` must take maps with the channels last. Received: attention="
+                f"{attention!r} with data_format='channels_first'. Give it "
+                "data_format='channels_last', whatever Keras is configured to."
+            )
+        return attention
+    if attention is None:
         return attention
     one_of("attention", attention, ("frequency", "spatial", None))
     common = {

@@ -21,7 +21,7 @@ import os
 import pathlib
 from typing import Any
 
-from keras_fsa.arguments import MOST, integer, one_of
+from keras_fsa.arguments import MOST, check_image_shape, integer, one_of
 from keras_fsa.backbones.resnet import STAGES, deep_stem_resnet
 from keras_fsa.layers import FrequencySelfAttention
 from keras_fsa.models.heads import finer_stages
@@ -134,9 +134,11 @@ def preset_arguments(preset: str, **changes: Any) -> dict[str, Any]:
     arguments = {"head_channels": 512, **setting, **FAMILIES[family], **changes}
     dtype = arguments.get("dtype")
     if "backbone" not in arguments:
+        image_shape = arguments.get("image_shape", (None, None, 3))
+        check_image_shape(image_shape)
         arguments["output_stride"] = arguments.get("output_stride") or 8
         arguments["backbone"] = deep_stem_resnet(
-            image_shape=arguments.get("image_shape", (None, None, 3)),
+            image_shape=image_shape,
             output_stride=arguments["output_stride"],
             dtype=dtype,
             stages=(*finer_stages(arguments.get("low_level")), *STAGES),
