@@ -308,6 +308,9 @@ def test_labelme(images, tmp_path):
     data, names = labelme_dataset(folder, ["sea", "boat"], activation="sigmoid", images=images)
     assert names == ["sea", "boat"] and data[0][1].shape == (*SIZE, 2)
     assert data[0][1][5, 6].tolist() == [1, 1]  # sea behind the boat
+    # Class 255 is one of many there, and not what is ignored.
+    many, _ = labelme_dataset(folder, [*"x" * 254, "sea", "boat"], activation="sigmoid")
+    np.testing.assert_array_equal(np.moveaxis(many[0][1], -1, 0)[[0, 254, 255], 5, 8], [0, 1, 1])
     labelme_file(folder / "a.json", ("sea", None, [[2, 1]]), image="..\\images\\a.png")
     data, _ = labelme_dataset(folder)
     with pytest.raises(ValueError, match="The regions of an image must be .*a.png"):
