@@ -95,9 +95,17 @@ def read_image(
 
 
 def decode_image(
-    path: types.Path | BinaryIO, channels: int = 3, max_pixels: int | None = MAX_PIXELS
+    path: types.Path | BinaryIO,
+    channels: int = 3,
+    max_pixels: int | None = MAX_PIXELS,
+    as_stored: bool = False,
 ) -> Decoded:
-    """Like `read_image`, but says also what kind of file it was."""
+    """Like `read_image`, but says also what kind of file it was.
+
+    Args:
+        path, channels, max_pixels: as for `read_image`.
+        as_stored: whether to leave out the orientation, as for masks.
+    """
     one_of("channels", channels, (1, 3))
     pillow = optional_import("PIL.Image", "tools")
     ops = optional_import("PIL.ImageOps", "tools")
@@ -107,7 +115,7 @@ def decode_image(
         if mode == "RGB" and has_16_bits(file) and getattr(file, "tag_v2", {}).get(_PLANES) == 2:
             # Pillow takes their bytes for pixels.
             raise ValueError("has 16 bits in a plane for each channel, save it interleaved")
-        image = file if upright else ops.exif_transpose(file)
+        image = file if upright or as_stored else ops.exif_transpose(file)
         # Older versions of Pillow open 16-bit PNG files in mode "I".
         if mode.startswith("I;16") or (mode == "I" and file.format == "PNG"):
             # As Pillow does with 16-bit RGB; its conversion of greys clips at 255 instead.

@@ -1,5 +1,6 @@
 """Images and masks of one's own, in small files of the true formats."""
 
+import dataclasses
 import json
 
 import cv2
@@ -11,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coder
 
 from keras_fsa.commands import evaluate, predict, train
-from keras_fsa.commands.data import takes_stored_values
+from keras_fsa.commands.data import Source, takes_stored_values
 from keras_fsa.datasets import folder_dataset
 from keras_fsa.datasets.masks import colour_reader, read_colour_table, read_id_table, remap_reader
 from keras_fsa.datasets.pairs import read_pairs
@@ -125,6 +126,21 @@ def test_colours(tmp_path):
     Image.fromarray(pixels).quantize(16).save(tmp_path / "palette.png")
     for name in ("rgb.png", "palette.png"):
         np.testing.assert_array_equal(read(tmp_path / name), [[1, 255], [2, 0]])
+    # Opaque, and turned for viewers: masks are taken as they are stored, and checked as images are.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).convert("RGBA").save(tmp_path / "rgba.png", exif=exif)
+    np.testing.assert_array_equal(read(tmp_path / "rgba.png"), [[1, 255], [2, 0]])
+    with pytest.raises(ImageError, match="2 x 2, and 3 are allowed"):
+        colour_reader(colours, ignored, max_pixels=3)(tmp_path / "rgb.png")
+    content = (tmp_path / "rgb.png").read_bytes()
+    place = content.index(b"IDAT") - 4
+    length = int.from_bytes(content[place : place + 4], "big")
+    (tmp_path / "bad.png").write_bytes(
+        content[: place + 8 + length] + b"gone" + content[place + 12 + length :]
+    )
+    with pytest.raises(ImageError, match="the checksum of a part"):
+        read(tmp_path / "bad.png")
     pixels[0, 0] = 7
     Image.fromarray(pixels).save(tmp_path / "rgb.png")
     with pytest.raises(ValueError, match=r"1 pixels of colours that are not .* as \[7, 7, 7\]"):
@@ -281,6 +297,21 @@ def labelme_file(path, *shapes, image="../images/a.png"):
     ]
     sheet = {"imagePath": image, "imageHeight": SIZE[0], "imageWidth": SIZE[1], "shapes": shapes}
     path.write_text(json.dumps(sheet))
+
+
+@pytest.mark.parametrize("table", ["id_table", "colour_table"])
+def test_the_limit_of_pixels_holds_for_masks_of_any_kind(images, tmp_path, table):
+    (tmp_path / "id_table").write_text("0,0\n")
+    (tmp_path / "colour_table").write_text("0 0 0 sea\n")
+    (tmp_path / "masks").mkdir()
+    for name in "ab":
+        Image.new("L" if table == "id_table" else "RGB", SIZE[::-1]).save(
+            tmp_path / f"masks/{name}.png"
+        )
+    data = Source(images, tmp_path / "masks", "softmax", **{table: tmp_path / table})
+    assert not data.open(["sea"])[0][1].any()
+    with pytest.raises(ValueError, match=r"masks/a\.png: has too many pixels \(17 x 13, and 9 are"):
+        dataclasses.replace(data, max_pixels=9).open(["sea"])
 
 
 def test_labelme(images, tmp_path):

@@ -9,6 +9,7 @@
 | a folder | a folder of masks for each class (sigmoid) | `keras_fsa.datasets.folders_of_classes` |
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from keras_fsa.arguments import optional_import
-from keras_fsa.images import MAX_PIXELS, read_image
+from keras_fsa.images import MAX_PIXELS, read_image, read_mask
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,11 @@ class Source:
 
         if self.colour_table:
             _, colours, ignored = read_colour_table(self.colour_table)
-            return 255, colour_reader(colours, ignored)
+            return 255, colour_reader(colours, ignored, self.max_pixels)
         if self.id_table:
-            return self.ignore_label, remap_reader(read_id_table(self.id_table, self.ignore_label))
+            table = read_id_table(self.id_table, self.ignore_label)
+            read = functools.partial(read_mask, max_pixels=self.max_pixels)
+            return self.ignore_label, remap_reader(table, read)
         return self.ignore_label, None
 
     def is_polygons(self) -> bool:
