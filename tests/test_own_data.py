@@ -314,6 +314,23 @@ def test_the_limit_of_pixels_holds_for_masks_of_any_kind(images, tmp_path, table
         dataclasses.replace(data, max_pixels=9).open(["sea"])
 
 
+def test_the_order_of_a_colour_table_is_that_of_the_classes(images, tmp_path):
+    (tmp_path / "table.txt").write_text("0 0 0 sea\n1 1 1 boat\nignored 9 9 9\n")
+    (tmp_path / "masks").mkdir()
+    for name in "ab":
+        Image.new("RGB", SIZE[::-1], (1, 1, 1)).save(tmp_path / f"masks/{name}.png")
+    data = Source(images, tmp_path / "masks", "softmax", colour_table=tmp_path / "table.txt")
+    for names in (["sea", "boat"], ["class 0", "boat"], ["sea", "ship", "more"]):
+        assert (data.open(names)[0][1] == 1).all()
+    message = "the same place in --colour-table .*Received: '{}' at {} in .*table.txt and at {} of"
+    for names, found in ((["boat", "sea"], ("boat", 1, 0)), (["none", "sea"], ("sea", 0, 1))):
+        with pytest.raises(ValueError, match=message.format(*found)):
+            data.open(names)
+    # Of one class, 0 is what it is not.
+    data = dataclasses.replace(data, activation="sigmoid")
+    assert (data.open(["boat"])[0][1] == 1).all()
+
+
 def test_labelme(images, tmp_path):
     folder = tmp_path / "sheets"
     folder.mkdir()
