@@ -10,6 +10,7 @@ library reads through `read_image` and `read_mask`. What becomes of each kind of
 | EXIF orientation | turned upright | ignored: masks are taken as they are stored |
 | 8 bits per channel | as it is | ids |
 | 16 bits per channel | the upper 8 bits, `value >> 8` | ids, which do not wrap around |
+| 12 bits, in TIFF | the upper 8 bits, `value >> 4` | ids, which do not wrap around |
 | 32 bits per channel | an error | ids, if they are integers |
 | 1 bit | 0 and 255 | 0 and 1 |
 | palette | the colours it stands for | its indices |
@@ -119,7 +120,8 @@ def decode_image(
         # Older versions of Pillow open 16-bit PNG files in mode "I".
         if mode.startswith("I;16") or (mode == "I" and file.format == "PNG"):
             # As Pillow does with 16-bit RGB; its conversion of greys clips at 255 instead.
-            image = pillow.fromarray((np.asarray(image) >> 8).astype("uint8"))
+            bits = int(np.max(getattr(file, "tag_v2", {}).get(_BITS, 16)))
+            image = pillow.fromarray((np.asarray(image) >> (bits - 8)).astype("uint8"))
         elif mode in ("I", "F"):
             raise ValueError(f"has 32 bits per channel (mode {mode}), save it with 8 or 16")
         # Pillow warns about each palette file that has one.

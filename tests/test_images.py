@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from keras_fsa import images
@@ -109,6 +110,15 @@ def test_masks_keep_their_ids(file, expected):
     ids = read_mask(file)
     assert ids.dtype != bool
     np.testing.assert_array_equal(ids, expected)
+
+
+def test_12_bits(tmp_path):
+    path, values = tmp_path / "deep.tif", DEEP >> 4
+    size = {"height": len(DEEP), "width": DEEP.shape[1], "count": 1}
+    with rasterio.open(path, "w", driver="GTiff", dtype="uint16", NBITS=12, **size) as file:
+        file.write(values[None])
+    np.testing.assert_array_equal(read_image(path, channels=1)[..., 0], values >> 4)
+    np.testing.assert_array_equal(read_mask(path), values)
 
 
 @pytest.mark.parametrize(

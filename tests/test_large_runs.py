@@ -502,6 +502,8 @@ def test_command_sees_what_predict_sees(rng, tmp_path, monkeypatch, capsys):
     want = segment(model, (image >> 8).astype("uint8"), tile=16, verbose=False)
     np.testing.assert_array_equal(command("plain.npy", *output), want)
     assert len(np.unique(want)) > 1
+    geotiff(tmp_path / "12.tif", image >> 4, NBITS=12)
+    np.testing.assert_array_equal(command("12.tif", *output), want)
 
     def error(name):
         with pytest.raises(SystemExit):
