@@ -73,6 +73,11 @@ class Segment:
     def check(self) -> None:
         """Raise a `ValueError` for an output that cannot be written."""
         check_output(self.output)
+        if self.output.resolve() == self.input.resolve():
+            raise ValueError(
+                "`output` must be another file than `input`, which it would replace. Received: "
+                f"{self.output} for both. Name another one."
+            )
 
 
 def main(
