@@ -206,15 +206,15 @@ def _opened(kind: str, path: Any, max_pixels: int | None) -> Iterator[Any]:
 
 
 def _open(pillow, path, max_pixels):
-    own = pillow.MAX_IMAGE_PIXELS
-    if own is None or (max_pixels is not None and max_pixels <= own):
-        return pillow.open(path)
-    with _limit:  # Pillow's own limit is one for all threads
-        try:
-            pillow.MAX_IMAGE_PIXELS = max_pixels
-            return pillow.open(path)
-        finally:
-            pillow.MAX_IMAGE_PIXELS = own
+    with _limit:  # Pillow's own limit is one for all threads, and another's while it opens a file
+        own = pillow.MAX_IMAGE_PIXELS
+        if own is not None and (max_pixels is None or max_pixels > own):
+            try:
+                pillow.MAX_IMAGE_PIXELS = max_pixels
+                return pillow.open(path)
+            finally:
+                pillow.MAX_IMAGE_PIXELS = own
+    return pillow.open(path)
 
 
 def _check_sums(file):

@@ -1,7 +1,10 @@
 """Every kind of file that people have, written with Pillow and read in the one way there is."""
 
+import concurrent.futures
 import io
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -177,6 +180,25 @@ def test_the_limit_of_pixels(monkeypatch):
         read_image(stored(RGB), max_pixels=0)
     with pytest.raises(ValueError, match=r"`channels` must be one of 1, 3\. Received: channels=4"):
         read_image(stored(RGB), channels=4)
+
+
+def test_the_limits_of_threads(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    opened, begun = Image.open, threading.Event()
+
+    def slowly(file):
+        first, _ = not begun.is_set(), begun.set()
+        time.sleep(0.1 if first else 0.3)
+        return opened(file)
+
+    monkeypatch.setattr(Image, "open", slowly)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(read_image, stored(RGB), max_pixels=None)
+        begun.wait()
+        # It would be opened within the limit that Pillow has again by then.
+        second = pool.submit(read_image, stored(RGB), max_pixels=35)
+    assert first.result().shape == second.result().shape == (5, 7, 3)
+    assert Image.MAX_IMAGE_PIXELS == 10
 
 
 def test_a_missing_pillow_is_named(monkeypatch):
