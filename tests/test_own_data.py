@@ -11,6 +11,7 @@ import rasterio
 from PIL import Image
 from pycocotools import mask as coder
 
+import keras_fsa
 from keras_fsa.commands import evaluate, predict, train
 from keras_fsa.commands.data import Source, takes_stored_values
 from keras_fsa.datasets import folder_dataset
@@ -493,6 +494,23 @@ def test_training_by_the_command_line(images, tmp_path, kind):
     assert model.class_names == names
     run(evaluate, "--model", tmp_path / "out/best.keras", *data, "--output", tmp_path / "e")
     assert list(json.loads((tmp_path / "e/scores.json").read_text())["classes"]) == list(names)
+
+
+def test_a_trained_network_gets_the_names_that_its_new_data_has(images, tmp_path):
+    common(tmp_path)
+    backbone = keras.saving.load_model(tmp_path / "backbone.keras")
+    named = keras_fsa.FsaNet(
+        2, backbone, normalization="imagenet", frequencies=2, head_channels=4,
+        class_names=["sea", "boat"],
+    )  # fmt: skip
+    named.save(tmp_path / "model.keras")
+    settings = train.Train(images, 2, init=tmp_path / "model.keras")
+    for names, expected in (
+        (["boat", "sea"], ("boat", "sea")),
+        (["class 0", "class 1"], ("sea", "boat")),  # which nothing names
+        (None, ("sea", "boat")),
+    ):
+        assert train.build_model(settings, names).class_names == expected
 
 
 @pytest.mark.parametrize(
