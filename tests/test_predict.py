@@ -101,7 +101,7 @@ def test_folder(folder, tmp_path, capsys, model):
 def test_one_image_in_windows_with_names_spectrum_and_attention(folder, tmp_path, capsys):
     run(
         *("--model", folder / "model.keras", folder / "in/a.png", "--output", tmp_path),
-        *("--class-names", "sea,sky,boat", "--spectrum", "--attention-at", "40,28"),
+        *("--class-names", "sea, sky,boat", "--spectrum", "--attention-at", "40,28"),
         *("--window", 24),
     )
     names = sorted(file.name for file in tmp_path.iterdir())

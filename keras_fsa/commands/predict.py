@@ -61,7 +61,7 @@ Names = Annotated[
     PrimitiveConstructorSpec(
         nargs=1,
         metavar="A,B,C",
-        instance_from_str=lambda words: tuple(words[0].split(",")),
+        instance_from_str=lambda words: tuple(map(str.strip, words[0].split(","))),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(value)],
     ),
