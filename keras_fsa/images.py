@@ -10,6 +10,7 @@ library reads through `read_image` and `read_mask`. What becomes of each kind of
 | EXIF orientation | turned upright | ignored: masks are taken as they are stored |
 | 8 bits per channel | as it is | ids |
 | 16 bits per channel | the upper 8 bits, `value >> 8` | ids, which do not wrap around |
+| 12 bits, in TIFF | the upper 8 bits, `value >> 4` | ids, which do not wrap around |
 | 32 bits per channel | an error | ids, if they are integers |
 | 1 bit | 0 and 255 | 0 and 1 |
 | palette | the colours it stands for | its indices |
@@ -95,9 +96,17 @@ def read_image(
 
 
 def decode_image(
-    path: types.Path | BinaryIO, channels: int = 3, max_pixels: int | None = MAX_PIXELS
+    path: types.Path | BinaryIO,
+    channels: int = 3,
+    max_pixels: int | None = MAX_PIXELS,
+    as_stored: bool = False,
 ) -> Decoded:
-    """Like `read_image`, but says also what kind of file it was."""
+    """Like `read_image`, but says also what kind of file it was.
+
+    Args:
+        path, channels, max_pixels: as for `read_image`.
+        as_stored: whether to leave out the orientation, as for masks.
+    """
     one_of("channels", channels, (1, 3))
     pillow = optional_import("PIL.Image", "tools")
     ops = optional_import("PIL.ImageOps", "tools")
@@ -107,11 +116,12 @@ def decode_image(
         if mode == "RGB" and has_16_bits(file) and getattr(file, "tag_v2", {}).get(_PLANES) == 2:
             # Pillow takes their bytes for pixels.
             raise ValueError("has 16 bits in a plane for each channel, save it interleaved")
-        image = file if upright else ops.exif_transpose(file)
+        image = file if upright or as_stored else ops.exif_transpose(file)
         # Older versions of Pillow open 16-bit PNG files in mode "I".
         if mode.startswith("I;16") or (mode == "I" and file.format == "PNG"):
             # As Pillow does with 16-bit RGB; its conversion of greys clips at 255 instead.
-            image = pillow.fromarray((np.asarray(image) >> 8).astype("uint8"))
+            bits = int(np.max(getattr(file, "tag_v2", {}).get(_BITS, 16)))
+            image = pillow.fromarray((np.asarray(image) >> (bits - 8)).astype("uint8"))
         elif mode in ("I", "F"):
             raise ValueError(f"has 32 bits per channel (mode {mode}), save it with 8 or 16")
         # Pillow warns about each palette file that has one.
@@ -196,15 +206,15 @@ def _opened(kind: str, path: Any, max_pixels: int | None) -> Iterator[Any]:
 
 
 def _open(pillow, path, max_pixels):
-    own = pillow.MAX_IMAGE_PIXELS
-    if own is None or (max_pixels is not None and max_pixels <= own):
-        return pillow.open(path)
-    with _limit:  # Pillow's own limit is one for all threads
-        try:
-            pillow.MAX_IMAGE_PIXELS = max_pixels
-            return pillow.open(path)
-        finally:
-            pillow.MAX_IMAGE_PIXELS = own
+    with _limit:  # Pillow's own limit is one for all threads, and another's while it opens a file
+        own = pillow.MAX_IMAGE_PIXELS
+        if own is not None and (max_pixels is None or max_pixels > own):
+            try:
+                pillow.MAX_IMAGE_PIXELS = max_pixels
+                return pillow.open(path)
+            finally:
+                pillow.MAX_IMAGE_PIXELS = own
+    return pillow.open(path)
 
 
 def _check_sums(file):

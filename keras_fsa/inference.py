@@ -201,6 +201,8 @@ class _NumPy:
             [(index, weight) for index, weight in taps if weight.any()]
             for taps in (row_taps, column_taps)
         )
+        if not (row_taps and column_taps):  # it is beside the few places that the result shows
+            return total
         for low in range(0, stop - first, _STRIP):
             strip = slice(low, min(low + _STRIP, stop - first))
             lines = _combine(x, [(i[strip], w[strip, None, None]) for i, w in row_taps], axis=1)

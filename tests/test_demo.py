@@ -101,6 +101,12 @@ def test_grey_images():
     for row in rows:
         assert row["share"] == pytest.approx(100 * np.mean(ids == int(row["name"][-1])))
     assert viewer.attention(found["image"], 3, 5)["size"] == (11, 8)
+    # Its normalization is numbers: it takes all 16 bits, of which the page has the upper 8.
+    deep = io.BytesIO()
+    Image.fromarray(PIXELS[..., 0].astype("uint16") * 257).save(deep, "PNG")
+    with pytest.raises(ValueError, match="8 bits per channel.* Use `keras_fsa predict`"):
+        viewer.add(deep.getvalue())
+    assert demo.Viewer(model(3), 10_000).add(deep.getvalue())["image"] == 1
     with pytest.raises(ValueError, match="must take RGB or grey images.*Received: .* 4 channels"):
         demo.Viewer(model(4), 10_000)
 

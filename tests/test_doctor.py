@@ -71,7 +71,7 @@ def test_one_engine_in_each_process(probed, monkeypatch, capsys):
 def test_what_is_wrong_comes_with_the_command_that_mends_it(probed, monkeypatch, capsys):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     there = doctor.version
-    gone = {"jax", "tyro", "onnxruntime"}
+    gone = {"jax", "tyro", "onnxruntime", "opencv-python-headless"}
     monkeypatch.setattr(doctor, "version", lambda name: None if name in gone else there(name))
     with pytest.raises(SystemExit) as stop:
         doctor.main([])
@@ -81,6 +81,7 @@ def test_what_is_wrong_comes_with_the_command_that_mends_it(probed, monkeypatch,
     assert "jax does not work. export KERAS_BACKEND=tensorflow" in out
     assert 'pip install "keras_fsa[jax]"' in out
     assert 'lacks tyro: pip install "keras_fsa[tools]"' in out
+    assert 'lacks opencv-python-headless: pip install "keras_fsa[tools]"' in out
     assert 'lacks onnxruntime: pip install "keras_fsa[export]"' in out
 
 
@@ -102,6 +103,19 @@ def test_triton_behind_tensorflow(probed, monkeypatch, capsys):
     assert "then triton 3.9.0 in one process aborts it" in report(capsys)
     probed[1]["triton"] = []
     assert "aborts" not in report(capsys)
+
+
+def test_any_build_of_a_package(monkeypatch):
+    there = {"opencv-contrib-python": "5.0", "tensorflow-cpu": "2.21"}
+
+    def installed(name):
+        if name not in there:
+            raise doctor.importlib.metadata.PackageNotFoundError
+        return there[name]
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", installed)
+    found = map(doctor.version, ("opencv-python-headless", "tensorflow", "torch"))
+    assert list(found) == ["5.0", "2.21", None]
 
 
 def test_which_engine(monkeypatch, tmp_path):

@@ -1,10 +1,14 @@
 """Every kind of file that people have, written with Pillow and read in the one way there is."""
 
+import concurrent.futures
 import io
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from keras_fsa import images
@@ -111,6 +115,15 @@ def test_masks_keep_their_ids(file, expected):
     np.testing.assert_array_equal(ids, expected)
 
 
+def test_12_bits(tmp_path):
+    path, values = tmp_path / "deep.tif", DEEP >> 4
+    size = {"height": len(DEEP), "width": DEEP.shape[1], "count": 1}
+    with rasterio.open(path, "w", driver="GTiff", dtype="uint16", NBITS=12, **size) as file:
+        file.write(values[None])
+    np.testing.assert_array_equal(read_image(path, channels=1)[..., 0], values >> 4)
+    np.testing.assert_array_equal(read_mask(path), values)
+
+
 @pytest.mark.parametrize(
     ("read", "file", "reason"),
     [
@@ -167,6 +180,25 @@ def test_the_limit_of_pixels(monkeypatch):
         read_image(stored(RGB), max_pixels=0)
     with pytest.raises(ValueError, match=r"`channels` must be one of 1, 3\. Received: channels=4"):
         read_image(stored(RGB), channels=4)
+
+
+def test_the_limits_of_threads(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    opened, begun = Image.open, threading.Event()
+
+    def slowly(file):
+        first, _ = not begun.is_set(), begun.set()
+        time.sleep(0.1 if first else 0.3)
+        return opened(file)
+
+    monkeypatch.setattr(Image, "open", slowly)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(read_image, stored(RGB), max_pixels=None)
+        begun.wait()
+        # It would be opened within the limit that Pillow has again by then.
+        second = pool.submit(read_image, stored(RGB), max_pixels=35)
+    assert first.result().shape == second.result().shape == (5, 7, 3)
+    assert Image.MAX_IMAGE_PIXELS == 10
 
 
 def test_a_missing_pillow_is_named(monkeypatch):

@@ -178,6 +178,14 @@ def test_equal_logits_stay_exact(rng, blend):
     np.testing.assert_allclose(got, np.broadcast_to(e / e.sum(), got.shape), rtol=1e-6)
 
 
+def test_a_result_so_small_that_windows_lie_between_its_places(rng):
+    picture = rng.random((9, 9, 3))
+    # Of 9 rows 3 are shown: 1, 4 and 7. The window of 2 and 3 shows none.
+    got = probabilities(lambda x: x, picture, size=(3, 3), window=2, stride=2)
+    want = np.exp(picture[1::3, 1::3])
+    np.testing.assert_allclose(got, want / want.sum(-1, keepdims=True), rtol=1e-5)
+
+
 def test_blending_removes_seams():
     """Windows that answer with their own number: jumps where they end, a ramp when blended."""
 

@@ -502,6 +502,8 @@ def test_command_sees_what_predict_sees(rng, tmp_path, monkeypatch, capsys):
     want = segment(model, (image >> 8).astype("uint8"), tile=16, verbose=False)
     np.testing.assert_array_equal(command("plain.npy", *output), want)
     assert len(np.unique(want)) > 1
+    geotiff(tmp_path / "12.tif", image >> 4, NBITS=12)
+    np.testing.assert_array_equal(command("12.tif", *output), want)
 
     def error(name):
         with pytest.raises(SystemExit):
@@ -559,6 +561,8 @@ def test_command_refuses_before_the_work(rng, tmp_path, monkeypatch, capsys):
         return capsys.readouterr().err
 
     assert "has one class at a pixel" in error("--output", tmp_path / "out.zarr")
+    same = "`--output` must be another file than `--input`, which it would replace. Received: /"
+    assert same in error("--output", tmp_path / "more" / ".." / "scene.npy")
     assert "Received: 2 names" in error("--output", tmp_path / "out.npy", "--class-names", "a,b")
     monkeypatch.setitem(sys.modules, "rasterio", None)
     assert "needs the package 'rasterio'" in error("--output", tmp_path / "out.tif")

@@ -1,5 +1,6 @@
 """Images and masks of one's own, in small files of the true formats."""
 
+import dataclasses
 import json
 
 import cv2
@@ -10,8 +11,9 @@ import rasterio
 from PIL import Image
 from pycocotools import mask as coder
 
+import keras_fsa
 from keras_fsa.commands import evaluate, predict, train
-from keras_fsa.commands.data import takes_stored_values
+from keras_fsa.commands.data import Source, takes_stored_values
 from keras_fsa.datasets import folder_dataset
 from keras_fsa.datasets.masks import colour_reader, read_colour_table, read_id_table, remap_reader
 from keras_fsa.datasets.pairs import read_pairs
@@ -125,6 +127,21 @@ def test_colours(tmp_path):
     Image.fromarray(pixels).quantize(16).save(tmp_path / "palette.png")
     for name in ("rgb.png", "palette.png"):
         np.testing.assert_array_equal(read(tmp_path / name), [[1, 255], [2, 0]])
+    # Opaque, and turned for viewers: masks are taken as they are stored, and checked as images are.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).convert("RGBA").save(tmp_path / "rgba.png", exif=exif)
+    np.testing.assert_array_equal(read(tmp_path / "rgba.png"), [[1, 255], [2, 0]])
+    with pytest.raises(ImageError, match="2 x 2, and 3 are allowed"):
+        colour_reader(colours, ignored, max_pixels=3)(tmp_path / "rgb.png")
+    content = (tmp_path / "rgb.png").read_bytes()
+    place = content.index(b"IDAT") - 4
+    length = int.from_bytes(content[place : place + 4], "big")
+    (tmp_path / "bad.png").write_bytes(
+        content[: place + 8 + length] + b"gone" + content[place + 12 + length :]
+    )
+    with pytest.raises(ImageError, match="the checksum of a part"):
+        read(tmp_path / "bad.png")
     pixels[0, 0] = 7
     Image.fromarray(pixels).save(tmp_path / "rgb.png")
     with pytest.raises(ValueError, match=r"1 pixels of colours that are not .* as \[7, 7, 7\]"):
@@ -283,6 +300,38 @@ def labelme_file(path, *shapes, image="../images/a.png"):
     path.write_text(json.dumps(sheet))
 
 
+@pytest.mark.parametrize("table", ["id_table", "colour_table"])
+def test_the_limit_of_pixels_holds_for_masks_of_any_kind(images, tmp_path, table):
+    (tmp_path / "id_table").write_text("0,0\n")
+    (tmp_path / "colour_table").write_text("0 0 0 sea\n")
+    (tmp_path / "masks").mkdir()
+    for name in "ab":
+        Image.new("L" if table == "id_table" else "RGB", SIZE[::-1]).save(
+            tmp_path / f"masks/{name}.png"
+        )
+    data = Source(images, tmp_path / "masks", "softmax", **{table: tmp_path / table})
+    assert not data.open(["sea"])[0][1].any()
+    with pytest.raises(ValueError, match=r"masks/a\.png: has too many pixels \(17 x 13, and 9 are"):
+        dataclasses.replace(data, max_pixels=9).open(["sea"])
+
+
+def test_the_order_of_a_colour_table_is_that_of_the_classes(images, tmp_path):
+    (tmp_path / "table.txt").write_text("0 0 0 sea\n1 1 1 boat\nignored 9 9 9\n")
+    (tmp_path / "masks").mkdir()
+    for name in "ab":
+        Image.new("RGB", SIZE[::-1], (1, 1, 1)).save(tmp_path / f"masks/{name}.png")
+    data = Source(images, tmp_path / "masks", "softmax", colour_table=tmp_path / "table.txt")
+    for names in (["sea", "boat"], ["class 0", "boat"], ["sea", "ship", "more"]):
+        assert (data.open(names)[0][1] == 1).all()
+    message = "the same place in --colour-table .*Received: '{}' at {} in .*table.txt and at {} of"
+    for names, found in ((["boat", "sea"], ("boat", 1, 0)), (["none", "sea"], ("sea", 0, 1))):
+        with pytest.raises(ValueError, match=message.format(*found)):
+            data.open(names)
+    # Of one class, 0 is what it is not.
+    data = dataclasses.replace(data, activation="sigmoid")
+    assert (data.open(["boat"])[0][1] == 1).all()
+
+
 def test_labelme(images, tmp_path):
     folder = tmp_path / "sheets"
     folder.mkdir()
@@ -308,6 +357,9 @@ def test_labelme(images, tmp_path):
     data, names = labelme_dataset(folder, ["sea", "boat"], activation="sigmoid", images=images)
     assert names == ["sea", "boat"] and data[0][1].shape == (*SIZE, 2)
     assert data[0][1][5, 6].tolist() == [1, 1]  # sea behind the boat
+    # Class 255 is one of many there, and not what is ignored.
+    many, _ = labelme_dataset(folder, [*"x" * 254, "sea", "boat"], activation="sigmoid")
+    np.testing.assert_array_equal(np.moveaxis(many[0][1], -1, 0)[[0, 254, 255], 5, 8], [0, 1, 1])
     labelme_file(folder / "a.json", ("sea", None, [[2, 1]]), image="..\\images\\a.png")
     data, _ = labelme_dataset(folder)
     with pytest.raises(ValueError, match="The regions of an image must be .*a.png"):
@@ -442,6 +494,23 @@ def test_training_by_the_command_line(images, tmp_path, kind):
     assert model.class_names == names
     run(evaluate, "--model", tmp_path / "out/best.keras", *data, "--output", tmp_path / "e")
     assert list(json.loads((tmp_path / "e/scores.json").read_text())["classes"]) == list(names)
+
+
+def test_a_trained_network_gets_the_names_that_its_new_data_has(images, tmp_path):
+    common(tmp_path)
+    backbone = keras.saving.load_model(tmp_path / "backbone.keras")
+    named = keras_fsa.FsaNet(
+        2, backbone, normalization="imagenet", frequencies=2, head_channels=4,
+        class_names=["sea", "boat"],
+    )  # fmt: skip
+    named.save(tmp_path / "model.keras")
+    settings = train.Train(images, 2, init=tmp_path / "model.keras")
+    for names, expected in (
+        (["boat", "sea"], ("boat", "sea")),
+        (["class 0", "class 1"], ("sea", "boat")),  # which nothing names
+        (None, ("sea", "boat")),
+    ):
+        assert train.build_model(settings, names).class_names == expected
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_folder(folder, tmp_path, capsys, model):
 def test_one_image_in_windows_with_names_spectrum_and_attention(folder, tmp_path, capsys):
     run(
         *("--model", folder / "model.keras", folder / "in/a.png", "--output", tmp_path),
-        *("--class-names", "sea,sky,boat", "--spectrum", "--attention-at", "40,28"),
+        *("--class-names", "sea, sky,boat", "--spectrum", "--attention-at", "40,28"),
         *("--window", 24),
     )
     names = sorted(file.name for file in tmp_path.iterdir())
@@ -158,6 +158,8 @@ def test_folders_of_classes_and_files_that_are_no_images(folder, tmp_path, capsy
     model.save(tmp_path / "each.keras")
     for name in ("a.h5", "b.mpg", "c.eps", "d.fits", "e.pdf"):
         (tmp_path / name).write_text("no image that a network sees")
+    (tmp_path / "._f.jpg").write_text("what a Mac keeps beside a file")
+    (tmp_path / "g.tif").mkdir()
     Image.new("RGB", (6, 4)).save(tmp_path / "f.ppm")
     arguments = ("--model", tmp_path / "each.keras", tmp_path, "--output", tmp_path / "out")
     with pytest.raises(SystemExit):

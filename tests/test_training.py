@@ -556,6 +556,16 @@ def test_a_trained_model_is_not_replaced(tmp_path):
     assert (tmp_path / "model.keras").read_text() == "trained for weeks"
 
 
+def test_the_best_of_an_earlier_training_is_not_that_of_a_new_one(tmp_path):
+    (tmp_path / "best.keras").write_text("of three other classes")
+    (tmp_path / "best.json").write_text('{"val_mean_iou": 0.99}')
+    tiny_training.run(tmp_path, steps=2)
+    assert (tmp_path / "best.previous.keras").read_text() == "of three other classes"
+    assert "0.99" in (tmp_path / "best.previous.json").read_text()
+    assert "0.99" not in (tmp_path / "best.json").read_text()
+    assert keras.saving.load_model(tmp_path / "best.keras").num_classes == 3
+
+
 def test_two_trainings_of_one_output(tmp_path):
     code = f"""
 from tests import tiny_training

@@ -54,6 +54,17 @@ def test_colour_mask():
     np.testing.assert_array_equal(colour_mask(mask, palette), expected)
 
 
+def test_more_classes_than_a_byte_holds(rng):
+    palette = rng.integers(0, 200, (300, 3)).astype("uint8")
+    ids = np.array([[0, 44, 256, 299], [300, 1000, -1, 65535]])
+    colours = colour_mask(ids, palette)
+    np.testing.assert_array_equal(colours[0], palette[ids[0]])
+    pale = colour_mask(np.uint8(255), palette[:3])
+    assert (colours[1] == pale).all() and (colour_mask(ids, palette[:50])[0, 2:] == pale).all()
+    np.testing.assert_array_equal(colour_mask(ids.astype("uint16"), palette)[0], colours[0])
+    plot_overlay(np.zeros((2, 4, 3), "uint8"), ids.astype("uint16"), palette=palette)
+
+
 def test_comparison(rng, tmp_path):
     images = rng.integers(0, 256, (2, 8, 10, 3)).astype("uint8")
     masks = rng.integers(0, 3, (2, 8, 10, 1)).astype("uint8")

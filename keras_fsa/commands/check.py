@@ -11,7 +11,7 @@ colours or of other ids, a folder of masks for each class, images of any channel
 the datasets by name, of which all splits are read, or those of --split.
 
 Every image and mask is read once. For each class come its share of the pixels, the number of images
-that have it, and its weight by keras_fsa train --class-weights balanced. A problem is
+that have it, and about its weight by keras_fsa train --class-weights balanced. A problem is
 
 - a file that cannot be read, is cut short, or has no partner;
 - a mask of another size than its image, with ids that are no class, or all of it ignored;

@@ -9,6 +9,7 @@
 | a folder | a folder of masks for each class (sigmoid) | `keras_fsa.datasets.folders_of_classes` |
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from keras_fsa.arguments import optional_import
-from keras_fsa.images import MAX_PIXELS, read_image
+from keras_fsa.images import MAX_PIXELS, read_image, read_mask
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Source:
                 "--colour-table, --id-table and CSV files are for one mask of ids for each image. "
                 f"Received: one of them with --masks {self.masks}. Leave it out."
             )
-        self._mask_reader()
+        self._mask_reader(names)
 
     def _has_folders(self, names):
         """Whether each class has its own folder of masks."""
@@ -107,10 +108,10 @@ class Source:
         if images.is_file():
             images, masks = read_pairs(images)
         count = len(names) + (self.activation == "sigmoid")
-        label, reader = self._mask_reader()
+        label, reader = self._mask_reader(names)
         return folder_dataset(images, masks, count, size, label, mask_reader=reader, **settings)
 
-    def _mask_reader(self):
+    def _mask_reader(self, names):
         """The ignore label of what the reader gives, and the reader, None for ids as stored."""
         from keras_fsa.datasets.masks import (
             colour_reader,
@@ -120,10 +121,23 @@ class Source:
         )
 
         if self.colour_table:
-            _, colours, ignored = read_colour_table(self.colour_table)
-            return 255, colour_reader(colours, ignored)
+            found, colours, ignored = read_colour_table(self.colour_table)
+            # A model's classes are in the order of the table that it was trained with.
+            moved = [
+                name for i, name in enumerate(names) if name in found and found[i:][:1] != [name]
+            ]
+            if moved and self.activation == "softmax":
+                raise ValueError(
+                    "A class must have the same place in --colour-table and among the classes. "
+                    f"Received: {moved[0]!r} at {found.index(moved[0])} in {self.colour_table} and "
+                    f"at {list(names).index(moved[0])} of {', '.join(names)[:300]}. Put the lines "
+                    "in that order."
+                )
+            return 255, colour_reader(colours, ignored, self.max_pixels)
         if self.id_table:
-            return self.ignore_label, remap_reader(read_id_table(self.id_table, self.ignore_label))
+            table = read_id_table(self.id_table, self.ignore_label)
+            read = functools.partial(read_mask, max_pixels=self.max_pixels)
+            return self.ignore_label, remap_reader(table, read)
         return self.ignore_label, None
 
     def is_polygons(self) -> bool:

@@ -29,9 +29,10 @@ from keras_fsa.arguments import optional_import
 from keras_fsa.attention_map import attention_at
 from keras_fsa.classes import activation_of, counted, names_of
 from keras_fsa.commands.command import command
+from keras_fsa.commands.data import takes_stored_values
 from keras_fsa.commands.models import TrainedModel, load_keras_model
 from keras_fsa.commands.predict import attention_layer, position_of_pixel
-from keras_fsa.images import read_image
+from keras_fsa.images import has_16_bits, read_image
 from keras_fsa.inference import class_map
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.models.fsanet import FsaNet
@@ -135,6 +136,11 @@ class Viewer:
     def add(self, content: bytes) -> dict[str, Any]:
         """Keep an image; its number and how the model gets it."""
         image = read_image(io.BytesIO(content), self.channels, self.max_pixels)
+        if takes_stored_values(self.model) and _is_deep(content):
+            raise ValueError(
+                "An image must have 8 bits per channel, which are all that a page shows. Received: "
+                "one of more, for a model of the values that files store. Use `keras_fsa predict`."
+            )
         with self._lock:
             self._count += 1
             self._images[self._count] = image
@@ -245,6 +251,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         """Requests are not worth a line each."""
+
+
+def _is_deep(content):
+    """Whether an image has more than 8 bits per channel."""
+    with optional_import("PIL.Image", "tools").open(io.BytesIO(content)) as file:
+        return file.mode.startswith("I") or has_16_bits(file)
 
 
 def _png(pixels):

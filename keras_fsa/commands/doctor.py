@@ -36,10 +36,14 @@ GPU_INSTALL = {
     "jax": 'pip install "jax[cuda13]"   (or "jax[cuda12]", by the driver)',
     "torch": "pip install torch   (on Linux it has CUDA; a build named +cpu has not)",
 }
-# What for, the packages as pip names them, the engines that it concerns (none: all), the extra.
+# Its builds, of which one is enough.
+OPENCV = tuple(
+    f"opencv{kind}-python{view}" for view in ("-headless", "") for kind in ("", "-contrib")
+)
+# What for, the packages as pip names them, the extra.
 USES = (
     ("the command line, drawings, scores", ("tyro", "pillow", "matplotlib", "scipy"), "tools"),
-    ("trainings: one process on an output", ("filelock",), "tools"),
+    ("trainings: data, one process on an output", (OPENCV[0], "filelock"), "tools"),
     (
         "datasets by name (cityscapes, ade20k, voc_aug)",
         ("tensorflow", "tensorflow-datasets", "importlib_resources"),
@@ -122,7 +126,7 @@ def _seconds(text):
 
 def version(package: str) -> str | None:
     """The installed version of a package, None where there is none. Nothing is imported."""
-    names = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tf-nightly")}
+    names = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tf-nightly"), OPENCV[0]: OPENCV}
     for name in names.get(package, (package,)):
         try:
             return importlib.metadata.version(name)

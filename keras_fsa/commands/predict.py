@@ -61,7 +61,7 @@ Names = Annotated[
     PrimitiveConstructorSpec(
         nargs=1,
         metavar="A,B,C",
-        instance_from_str=lambda words: tuple(words[0].split(",")),
+        instance_from_str=lambda words: tuple(map(str.strip, words[0].split(","))),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(value)],
     ),
@@ -175,14 +175,17 @@ def predict(settings: Predict) -> None:
 
 
 def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """`(file, name of its results)` for files and folders; the name keeps the subfolders."""
-    from keras_fsa.datasets.folder import EXTENSIONS
+    """`(file, name of its results)` for files and folders; the name keeps the subfolders.
 
-    readable = {*EXTENSIONS, *_FURTHER}
+    Hidden files in a folder are ignored.
+    """
+    from keras_fsa.datasets.folder import EXTENSIONS, is_image
+
+    readable = (*EXTENSIONS, *_FURTHER)
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in readable]
+            files = [file for file in sorted(path.rglob("*")) if is_image(file, readable)]
             named = [(file, file.relative_to(path).with_suffix("")) for file in files]
         else:
             named = [(path, Path(path.stem))]

@@ -73,6 +73,11 @@ class Segment:
     def check(self) -> None:
         """Raise a `ValueError` for an output that cannot be written."""
         check_output(self.output)
+        if self.output.resolve() == self.input.resolve():
+            raise ValueError(
+                "`output` must be another file than `input`, which it would replace. Received: "
+                f"{self.output} for both. Name another one."
+            )
 
 
 def main(
@@ -131,8 +136,8 @@ def segment(settings: Segment) -> None:
 class _UpperByte:
     """An image of 16 bits in 8, as `keras_fsa.images` reads it. What was not seen is NaN."""
 
-    def __init__(self, image, nodata):
-        self.image, self.shape = image, image.shape
+    def __init__(self, image, nodata, bits):
+        self.image, self.shape, self.bits = image, image.shape, bits
         # All 16 bits tell what was not seen.
         self.values = unseen_values(nodata, getattr(image, "nodata", None))
         self.nodata = np.nan if self.values else None
@@ -140,7 +145,7 @@ class _UpperByte:
 
     def __getitem__(self, item):
         pixels = np.asarray(self.image[item])
-        upper = (pixels // 256).astype(self.dtype)
+        upper = (pixels // 2 ** (self.bits - 8)).astype(self.dtype)
         if self.values:
             upper[~seen_pixels(pixels, self.values)] = np.nan
         return upper
@@ -169,7 +174,9 @@ def _as_predicted(path, image, model, nodata):
         )
     dtype = np.dtype(getattr(image, "stored_dtype", image.dtype))
     if dtype == "uint16":
-        return _UpperByte(image, nodata)
+        # GDAL has files of 12 bits, and others.
+        structure = raster.tags(image.bands[0], ns="IMAGE_STRUCTURE") if raster else {}
+        return _UpperByte(image, nodata, int(structure.get("NBITS", 16)))
     if dtype != "uint8":
         raise ValueError(
             "A model whose normalization is a name or None takes images of 8 bits, or the upper 8 "

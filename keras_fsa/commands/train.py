@@ -47,7 +47,7 @@ import numpy as np
 
 import keras_fsa
 from keras_fsa import losses
-from keras_fsa.classes import answers, by_class, choose_activation
+from keras_fsa.classes import answers, by_class, choose_activation, names_of
 from keras_fsa.commands.command import command, in_bytes
 from keras_fsa.commands.data import (
     Source,
@@ -383,7 +383,9 @@ def _with_classes(model, settings, names):
         raise ValueError(f"`init` must be an FsaNet. Received: {settings.init}. Take another file.")
     changes = {"num_classes": settings.num_classes, "activation": settings.activation}
     same = model.num_classes == settings.num_classes
-    if settings.class_names or not (same and model.class_names):
+    # Numbers stand for classes that neither flags nor files name.
+    numbered = names is None or list(names) == names_of(None, settings.num_classes)
+    if settings.class_names or not (same and model.class_names and numbered):
         changes["class_names"] = names
     return adapted(model, settings.mixed_precision, **changes)
 

@@ -25,9 +25,9 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif",
 """Endings of the files that are read, in lower case; the case of a file's own ending is free."""
 
 
-def is_image(path: Path) -> bool:
-    """Whether it is a file of one of `EXTENSIONS`, and not a hidden one."""
-    return path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file()
+def is_image(path: Path, endings: Sequence[str] = EXTENSIONS) -> bool:
+    """Whether it is a file with one of the endings, and not a hidden one."""
+    return path.suffix.lower() in endings and path.name[0] != "." and path.is_file()
 
 
 def match_pairs(images: types.Path, masks: types.Path) -> list[tuple[Path, Path]]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_fsa import types
-from keras_fsa.arguments import integer, optional_import
+from keras_fsa.arguments import integer
 from keras_fsa.classes import checked_palette
-from keras_fsa.images import read_image, read_mask
+from keras_fsa.images import MAX_PIXELS, decode_image, read_mask
 from keras_fsa.metrics import IGNORE_LABEL
 
 IGNORED = "ignored"
@@ -72,12 +72,15 @@ def read_colour_table(path: types.Path) -> tuple[list[str], list[tuple[int, int,
     return names, colours, ignored
 
 
-def colour_reader(colours: Sequence, ignored: Sequence = ()) -> Callable[[types.Path], np.ndarray]:
+def colour_reader(
+    colours: Sequence, ignored: Sequence = (), max_pixels: int | None = MAX_PIXELS
+) -> Callable[[types.Path], np.ndarray]:
     """A reader of masks that store the colour of each class.
 
     Args:
         colours: red, green and blue of each class, in the order of the ids.
         ignored: colours of what belongs to no class.
+        max_pixels: most pixels that a mask may have; None for any number.
 
     Returns:
         A function from a path to ids, uint8. It raises a ValueError for a colour of neither.
@@ -94,7 +97,7 @@ def colour_reader(colours: Sequence, ignored: Sequence = ()) -> Callable[[types.
     def read(path):
         if Path(path).suffix.lower() in (".jpg", ".jpeg"):
             raise ValueError("is a JPEG, whose compression changes colours, save masks as PNG")
-        pixels = _as_stored(path)
+        pixels = decode_image(path, max_pixels=max_pixels, as_stored=True).pixels
         wanted = _key(pixels.astype("int64"))
         place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         wrong = keys[place] != wanted
@@ -160,15 +163,6 @@ def read_id_table(path: types.Path, ignore_label: int = IGNORE_LABEL) -> dict[in
             f"{path} without such a line. Write one for each id."
         )
     return table
-
-
-def _as_stored(path):
-    """The colours of a mask: no orientation, no other depth."""
-    pillow = optional_import("PIL.Image", "tools")
-    with pillow.open(path) as file:
-        if file.mode == "RGB":
-            return np.asarray(file)
-    return read_image(path)
 
 
 def _key(colour):

@@ -22,6 +22,8 @@ from keras_fsa.images import MAX_PIXELS, read_image
 from keras_fsa.metrics import IGNORE_LABEL
 
 BACKGROUND = "background"
+# The label of what is ignored: class 255 is one of many with the sigmoid.
+_IGNORED = -1
 
 
 def coco_dataset(
@@ -83,10 +85,10 @@ def coco_dataset(
             elif isinstance(code["counts"], list):
                 code = coder.frPyObjects(code, *size)
             inside = coder.decode(code).astype(bool)
-            label = IGNORE_LABEL if item.get("iscrowd") else places[item["category_id"]]
+            label = _IGNORED if item.get("iscrowd") else places[item["category_id"]]
             found.append((label, inside))
         # The smaller are in front; crowds are behind all.
-        return sorted(found, key=lambda region: (region[0] != IGNORE_LABEL, -region[1].sum()))
+        return sorted(found, key=lambda region: (region[0] != _IGNORED, -region[1].sum()))
 
     return _examples(files, sizes, regions, names, size, activation, max_pixels)
 
@@ -125,7 +127,7 @@ def labelme_dataset(
             f"`folder` must hold JSON files of Labelme. Received: {os.fspath(folder)} without one. "
             "Name the folder that they are in."
         )
-    special = {"_background_": None, "__ignore__": IGNORE_LABEL}
+    special = {"_background_": None, "__ignore__": _IGNORED}
     files, sizes, shapes = [], [], []
     for sheet in sheets:
         data = _read_json(sheet)
@@ -242,11 +244,11 @@ def _composed(regions, size, classes, activation):
     if activation == "softmax":
         mask = np.zeros(size, "uint8")
         for label, inside in regions:
-            mask[inside] = {None: 0, IGNORE_LABEL: IGNORE_LABEL}.get(label, (label or 0) + 1)
+            mask[inside] = {None: 0, _IGNORED: IGNORE_LABEL}.get(label, (label or 0) + 1)
         return mask
     mask = np.zeros((*size, classes), "uint8")
     for label, inside in regions:
-        if label == IGNORE_LABEL:
+        if label == _IGNORED:
             mask[inside] = np.where(mask[inside] == 1, 1, IGNORE_LABEL)
         elif label is not None:
             mask[inside, label] = 1

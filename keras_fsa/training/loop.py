@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -65,7 +66,8 @@ def fit(
     - `history.csv`: step, loss and metrics since the previous row, learning rate, seconds per
       step, and the validation's figures as `val_...`;
     - `best.keras`: the model of the best validation so far, and `best.json`, its figure. A worse
-      one never replaces it;
+      one never replaces it. Those of an earlier training, of which there is no checkpoint any more,
+      become `best.previous.keras` and `best.previous.json`;
     - `model.keras`: the trained model, at the end;
     - `predictions/step_*.png`: the first validation images with their truth and prediction;
     - `tensorboard`: the figures for TensorBoard, by step.
@@ -374,6 +376,8 @@ def _fit(model, batches, plan, devices):
     step = checkpoint.restore(model)
     if step and writes:
         print(f"Resuming from step {step} of {plan.output}.", flush=True)
+    elif writes:
+        _put_aside(plan.output / "best.keras")
     join_gradients(model, devices)
     callbacks = [
         duties.StopAtStep(plan.steps, step),
@@ -485,6 +489,14 @@ def _check_output(output, model, checkpoint, validates):
         )
     names = [checkpoint.name, previous(checkpoint).name, "model.keras"]
     check_room(output, model, names + ["best.keras"] * validates)
+
+
+def _put_aside(model):
+    """Keep the best model of a training that does not go on: its figure tells nothing of this."""
+    for path in (model, model.with_suffix(".json")):
+        if path.exists():
+            os.replace(path, previous(path))
+            print(f"{path.name} of an earlier training is now {previous(path).name}.", flush=True)
 
 
 def _first(examples: Iterable, count: int) -> list[tuple[Any, Any]]:

@@ -40,9 +40,12 @@ def default_palette(num_classes: int) -> np.ndarray:
 
 def colour_mask(mask: Any, palette: Any) -> np.ndarray:
     """Class ids `(..., H, W)` as RGB uint8 `(..., H, W, 3)`; ids without a colour are pale."""
-    table = np.full((256, 3), _IGNORE_COLOUR, "uint8")
+    ids = np.asarray(mask)
+    table = np.full((max(256, len(palette)) + 1, 3), _IGNORE_COLOUR, "uint8")
     table[: len(palette)] = palette
-    return table[np.asarray(mask).astype("uint8")]
+    if ids.dtype != "uint8":  # all of whose ids are in the table
+        ids = np.where((ids >= 0) & (ids < len(palette)), ids.astype("int64"), -1)
+    return table[ids]
 
 
 def colour_answers(mask: Any, palette: Any) -> np.ndarray:
