@@ -465,12 +465,14 @@ class SumOfLosses(keras.losses.Loss):
     """A weighted sum of losses, such as cross entropy and half of Lovasz-softmax.
 
     Args:
-        losses: the losses, `keras.losses.Loss`. Their own reduction is not used.
+        losses: the losses, `keras.losses.Loss`. Their own reduction is not used, so Keras'
+            `ignore_class`, which is part of it, is refused.
         weights: a positive number for each loss, or None for ones.
         reduction, name, dtype: of `keras.losses.Loss`.
 
     Raises:
-        ValueError: for no loss, something else than a loss, or weights that do not fit.
+        ValueError: for no loss, something else than a loss, one of Keras' with `ignore_class`, or
+            weights that do not fit.
     """
 
     def __init__(
@@ -488,6 +490,14 @@ class SumOfLosses(keras.losses.Loss):
                 "`losses` must be a list of keras.losses.Loss. Received: "
                 f"losses={losses!r}. Give for example [CrossEntropy(), TverskyLoss()]."
             )
+        for loss in losses:
+            ignored = getattr(loss, "ignore_class", None)
+            if ignored is not None and not isinstance(loss, CrossEntropy):
+                raise ValueError(
+                    "Pixels that one of `losses` ignores must not count in its mean. Received: "
+                    f"{type(loss).__name__} with ignore_class={ignored}, where they "
+                    "count as 0 in a sum. Give a loss of keras_fsa.losses, such as CrossEntropy."
+                )
         if weights is not None and (
             not isinstance(weights, (list, tuple)) or len(weights) != len(losses)
         ):

@@ -345,6 +345,10 @@ def test_by_the_command_line(folders, capsys):  # noqa: F811
     model = keras.saving.load_model(folders / "out/model.keras")
     assert isinstance(model.optimizer, AdamW)
     assert set(model.optimizer.rates.values()) == {0.1}
+    flags[flags.index("--accumulate") + 1] = 99
+    with pytest.raises(SystemExit):
+        train.main([str(flag) for flag in flags], "test")
+    assert "`--accumulate` must be at most the number of steps" in capsys.readouterr().err
 
 
 @pytest.mark.once

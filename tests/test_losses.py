@@ -473,6 +473,10 @@ def test_an_ignored_pixel_may_have_any_label(rng):
         (lambda: TverskyLoss(gamma="x"), r"`gamma` must be .* Received: gamma='x'"),
         (lambda: SumOfLosses([]), r"`losses` must be a list of .* Received: losses=\[\]"),
         (lambda: SumOfLosses(["dice"]), r"`losses` must be .* Received: losses=\['dice'\]"),
+        (
+            lambda: SumOfLosses([keras.losses.SparseCategoricalCrossentropy(ignore_class=255)]),
+            r"must not count .* Received: SparseCategoricalCrossentropy with ignore_class=255",
+        ),
         (lambda: SumOfLosses([FocalLoss()], [1, 2]), r"of the 1 losses.* weights=\[1, 2\]"),
         (lambda: SumOfLosses([FocalLoss()], [0]), r"`weights` must be .* Received: weights=0"),
         (lambda: OhemCrossEntropy(np.nan), r"`threshold` must be .* Received: threshold=nan"),

@@ -286,6 +286,11 @@ def train(settings: Train) -> None:
             f"`batch` must be at most the number of training images. Received: {settings.batch} "
             f"for {len(training)} images. Lower it."
         )
+    if settings.accumulate > settings.epochs * steps:
+        raise ValueError(
+            "`accumulate` must be at most the number of steps, or no weight changes. Received: "
+            f"{settings.accumulate} for {settings.epochs * steps} steps. Lower it."
+        )
 
     weights = settings.class_weights
     if weights == "balanced":
