@@ -563,6 +563,8 @@ def test_command_refuses_before_the_work(rng, tmp_path, monkeypatch, capsys):
     assert "has one class at a pixel" in error("--output", tmp_path / "out.zarr")
     same = "`--output` must be another file than `--input`, which it would replace. Received: /"
     assert same in error("--output", tmp_path / "more" / ".." / "scene.npy")
+    (tmp_path / "folder.npy").mkdir()
+    assert "cannot take the place of a folder" in error("--output", tmp_path / "folder.npy")
     assert "Received: 2 names" in error("--output", tmp_path / "out.npy", "--class-names", "a,b")
     monkeypatch.setitem(sys.modules, "rasterio", None)
     assert "needs the package 'rasterio'" in error("--output", tmp_path / "out.tif")

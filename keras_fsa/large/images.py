@@ -289,6 +289,11 @@ def check_output(path: Path, several: bool = False, dtype: Any = "uint8") -> Non
             "Classes are written as .tif, .tiff, .zarr or .npy. "
             f"Received: path={str(path)!r}. Name one of these."
         )
+    if ending != ".zarr" and path.is_dir():
+        raise ValueError(
+            f"A file cannot take the place of a folder. Received: path={str(path)!r}, which is a "
+            "folder. Name another, or remove it."
+        )
     if dtype != "uint8":
         raise ValueError(
             f"`classes` must be uint8. Received: classes of dtype {dtype}, whose numbers would "
