@@ -15,6 +15,7 @@ the gradient of the output.
 """
 
 import contextlib
+import gc
 import os
 import platform
 import time
@@ -128,6 +129,8 @@ class TorchCall:
             self.run()
             return torch.cuda.max_memory_allocated() - before
         activities = [torch.profiler.ProfilerActivity.CPU]
+        # What an earlier profile left, collected within this one, would count as released by the call.
+        gc.collect()
         with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
             result = self.run()
         # The profiler closes before the result goes, so that no release of it is counted.
