@@ -129,7 +129,7 @@ class TorchCall:
             self.run()
             return torch.cuda.max_memory_allocated() - before
         activities = [torch.profiler.ProfilerActivity.CPU]
-        # What an earlier profile left, collected within this one, would count as released by the call.
+        # What an earlier profile left, collected within this one, would count as released here.
         gc.collect()
         with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
             result = self.run()
