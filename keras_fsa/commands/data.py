@@ -123,15 +123,14 @@ class Source:
         if self.colour_table:
             found, colours, ignored = read_colour_table(self.colour_table)
             # A model's classes are in the order of the table that it was trained with.
-            moved = [
-                name for i, name in enumerate(names) if name in found and found[i:][:1] != [name]
-            ]
+            places = {name: place for place, name in enumerate(found)}
+            moved = [(name, i) for i, name in enumerate(names) if places.get(name, i) != i]
             if moved and self.activation == "softmax":
+                name, place = moved[0]
                 raise ValueError(
                     "A class must have the same place in --colour-table and among the classes. "
-                    f"Received: {moved[0]!r} at {found.index(moved[0])} in {self.colour_table} and "
-                    f"at {list(names).index(moved[0])} of {', '.join(names)[:300]}. Put the lines "
-                    "in that order."
+                    f"Received: {name!r} at {places[name]} in {self.colour_table} and at {place} "
+                    f"of {', '.join(names)[:300]}. Put the lines in that order."
                 )
             return 255, colour_reader(colours, ignored, self.max_pixels)
         if self.id_table:

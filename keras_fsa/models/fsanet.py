@@ -757,7 +757,7 @@ def _build_attention(attention, frequencies, affinity, recurrence, num_heads, dt
             )
         return attention
     if attention is None:
-        return attention
+        return None
     one_of("attention", attention, ("frequency", "spatial", None))
     common = {
         "recurrence": recurrence,
