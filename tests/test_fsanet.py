@@ -187,6 +187,21 @@ def test_a_function_as_loss_sees_masks_of_the_rank_of_its_logits(rng):
         np.testing.assert_allclose(float(loss), expected, rtol=1e-5)
 
 
+@pytest.mark.once
+def test_one_loss_in_a_list_and_what_is_no_loss(rng):
+    x, y = pictures_and_masks(rng)
+    loss = keras_fsa.losses.CrossEntropy()
+    model = tiny(dropout=0.0)
+    totals = []
+    for given in (loss, [loss], {"logits": loss}):
+        model.compile(loss=given)
+        totals.append(model.evaluate(x, y, verbose=0)[0])
+    assert totals == totals[:1] * 3
+    for wrong in ("crossentropy", [loss, loss], 3):
+        with pytest.raises(ValueError, match=r"`loss` must be one loss .*Received: loss=.*Sum"):
+            model.compile(loss=wrong)
+
+
 def test_own_loss_metrics_and_sample_weight(rng):
     x, y = pictures_and_masks(rng)
     y[y == 255] = 0

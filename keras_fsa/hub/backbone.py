@@ -6,7 +6,8 @@ import keras
 
 from keras_fsa import affinities
 from keras_fsa.arguments import boolean, optional_import
-from keras_fsa.models.fsanet import FsaNet, describe_attention, in_head
+from keras_fsa.models.attention import describe_attention, in_head
+from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.heads import MAPS, seen_by_head
 from keras_fsa.models.speed import use_speed_paths
 from keras_fsa.types import DType, Path

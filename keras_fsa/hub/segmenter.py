@@ -17,15 +17,9 @@ from keras_fsa.hub.preprocessing import FsaNetImageSegmenterPreprocessor
 from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
-from keras_fsa.models.fsanet import (
-    as_loss,
-    check_data,
-    check_loss,
-    check_masks,
-    loss_weight,
-    with_auxiliary,
-)
 from keras_fsa.models.heads import MAPS
+from keras_fsa.models.masks import check_data, check_masks
+from keras_fsa.models.objective import as_loss, loss_weight, only_loss, with_auxiliary
 from keras_fsa.models.speed import use_speed_paths
 from keras_fsa.portable import portable_config
 from keras_fsa.spectral import token_dtype
@@ -157,13 +151,14 @@ class FsaNetImageSegmenter(ImageSegmenter):
             **kwargs: of `keras.Model.compile`.
 
         Raises:
-            ValueError: for a loss of this library that is of another activation than the task.
+            ValueError: for several losses, what is no loss, and a loss of this library that is of
+                another activation than the task.
         """
         if optimizer == "auto":
             optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
         if loss == "auto":
             loss = CrossEntropy(activation=self.activation)
-        check_loss(loss, self.activation)
+        loss = only_loss(loss, self.activation)
         if metrics == "auto":
             metrics = [mean_iou(self.num_classes, self.activation)]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)

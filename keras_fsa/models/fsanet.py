@@ -28,12 +28,19 @@ from keras_fsa.backbones.resnet import STAGES
 from keras_fsa.classes import checked_names, checked_palette, choose_activation
 from keras_fsa.compilation import announces_xla, warn_of_slow_xla
 from keras_fsa.graphs import calls
-from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
-from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models import exporting, quantizing
-from keras_fsa.models.heads import auxiliary_head, finer_stages, fsa_head, seen_by_head
+from keras_fsa.models.attention import build_attention, describe_attention, in_head, name_in_head
+from keras_fsa.models.heads import (
+    auxiliary_head,
+    check_head,
+    finer_stages,
+    fsa_head,
+    seen_by_head,
+)
+from keras_fsa.models.masks import check_data, check_masks
+from keras_fsa.models.objective import as_loss, loss_weight, only_loss, with_auxiliary
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
 from keras_fsa.models.presets import PRESETS, is_hub_preset, preset_arguments, preset_file
 from keras_fsa.models.speed import neutral_twins, use_speed_paths
@@ -177,7 +184,7 @@ class FsaNet(keras.Model):
         integer("auxiliary_channels", auxiliary_channels, optional=True, maximum=MOST)
         boolean("auxiliary_use_bias", auxiliary_use_bias)
         finer = finer_stages(low_level)
-        _check_head(head, finer, num_classes)
+        check_head(head, finer, num_classes)
         self.activation = choose_activation(activation, num_classes)
         self.class_names = checked_names(class_names, num_classes)
         self.palette = checked_palette(palette, num_classes)
@@ -207,7 +214,7 @@ class FsaNet(keras.Model):
         )
         needed = (*finer, *(STAGES if auxiliary_loss_weight else ("stage5",)))
         shapes = feature_shapes(self.backbone, self.image_shape, needed)
-        layer = _build_attention(
+        layer = build_attention(
             attention, frequencies, self.affinity, recurrence, num_heads, policy
         )
         self._given_head = head is not None
@@ -223,7 +230,7 @@ class FsaNet(keras.Model):
         )
         # A head that is given may compute in half precision.
         self._logits_dtype = token_dtype(self.head.output.dtype)
-        self._attention_name = _attention_name(self.head, layer)
+        self._attention_name = name_in_head(self.head, layer)
         # Behind the head, so that weights come in one order, whoever made the attention.
         self.attention = attention
         self.auxiliary_head = None
@@ -386,13 +393,14 @@ class FsaNet(keras.Model):
             **kwargs: of `keras.Model.compile`.
 
         Raises:
-            ValueError: for a loss of this library that is of another activation than the model.
+            ValueError: for several losses, what is no loss, and a loss of this library that is of
+                another activation than the model.
         """
         if optimizer is None:
             optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
         if loss is None:
             loss = CrossEntropy(activation=self.activation)
-        check_loss(loss, self.activation)
+        loss = only_loss(loss, self.activation)
         if metrics is None:
             metrics = [mean_iou(self.num_classes, self.activation)]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
@@ -599,173 +607,3 @@ class FsaNet(keras.Model):
     def _heads(self):
         heads = {"head": self.head, "auxiliary_head": self.auxiliary_head}
         return [(part, head) for part, head in heads.items() if head is not None]
-
-
-def check_loss(loss: Any, activation: str) -> None:
-    """Raise a `ValueError` for a loss of this library that is of another activation."""
-    for part in getattr(loss, "losses", ()):
-        check_loss(part, activation)
-    found = getattr(loss, "activation", activation)
-    if isinstance(loss, CrossEntropy) and found != activation:
-        raise ValueError(
-            "`loss` must be of the model's activation. Received: "
-            f"{type(loss).__name__}(activation={found!r}) for a model with activation="
-            f"{activation!r}. Pass activation={activation!r} to the loss."
-        )
-
-
-def with_auxiliary(loss: Tensor, auxiliary: Tensor, weight: float) -> Tensor:
-    """The loss of a training with an auxiliary head."""
-    # Keras' loss has the default dtype, ours is float32.
-    return loss + weight * ops.cast(auxiliary, loss.dtype)
-
-
-def loss_weight(loss_weights: Any) -> float:
-    """Of what `compile` takes for weights of its losses, that of the only one."""
-    weights = [] if loss_weights is None else keras.tree.flatten(loss_weights)
-    return weights[0] if weights else 1.0
-
-
-def as_loss(loss: Any) -> keras.losses.Loss:
-    """What `compile` takes for a loss, as an object that takes sample weights."""
-    function = keras.losses.get(loss)
-    return function if isinstance(function, keras.losses.Loss) else _FunctionLoss(function)
-
-
-class _FunctionLoss(keras.losses.Loss):
-    """A plain loss function, with the reduction and the sample weights of Keras' losses."""
-
-    def __init__(self, function):
-        super().__init__(name="auxiliary_loss")
-        self.function = function
-
-    def call(self, y_true, y_pred):
-        # As Keras does for the loss itself. Of another rank they would broadcast.
-        true, predicted = (len(y.shape) for y in (y_true, y_pred))
-        if true == predicted + 1 and y_true.shape[-1] == 1:
-            y_true = ops.squeeze(y_true, -1)
-        elif predicted == true + 1 and y_pred.shape[-1] == 1:
-            y_pred = ops.squeeze(y_pred, -1)
-        return self.function(y_true, y_pred)
-
-
-def describe_attention(attention: Any, head: keras.Model | None) -> Any:
-    """What a config says of an attention.
-
-    Args:
-        attention: a name, a layer or None.
-        head: where the config describes the head, too. Of a layer in it the name is enough:
-            described twice, it would come back as two layers, one of them of no use.
-    """
-    if not isinstance(attention, keras.Layer):
-        return attention
-    if head is not None and any(layer is attention for layer in head.layers):
-        return {_IN_HEAD: attention.name}
-    return keras.saving.serialize_keras_object(attention)
-
-
-def in_head(described: Any) -> str | None:
-    """Of what `describe_attention` says, the name of the layer in the head; None for others."""
-    return described.get(_IN_HEAD) if isinstance(described, dict) else None
-
-
-_IN_HEAD = "in_head"
-
-
-def _attention_name(head, layer):
-    """The name of the attention in a head: the layer that it was made with, or one of its own."""
-    inside = [own.name for own in head.layers]
-    own = [own.name for own in head.layers if isinstance(own, SelfAttention)]
-    return next((name for name in (getattr(layer, "name", None), *own) if name in inside), None)
-
-
-def _check_head(head, finer, num_classes):
-    if head is None:
-        return
-    if not isinstance(head, keras.Model) or not hasattr(head, "output"):
-        raise ValueError(
-            "`head` must be a functional Keras model from stage 5 to logits, or None. Received: "
-            f"head={head!r}. Leave it out for FsaNet's own; of a Sequential one write "
-            "keras.Model(head.inputs, head.outputs[0])."
-        )
-    found = sorted(head.input) if isinstance(head.input, dict) else []
-    wanted = sorted((*finer, "stage5")) if finer else []
-    if found != wanted:
-        raise ValueError(
-            "`head` must take stage 5, or with `low_level` a dict of its stages and 'stage5'. "
-            f"Received: head={head.name!r}, which takes {found or 'one map'}, with "
-            f"low_level={finer or None}. Build it of keras.Input(..., name=stage) for each stage."
-        )
-    shape = tuple(getattr(head.output, "shape", ()))
-    if len(shape) != 4 or shape[-1] != num_classes:
-        raise ValueError(
-            "`head` must give one map of a logit for each class. Received: "
-            f"head={head.name!r}, whose output has the shape {shape}, for num_classes="
-            f"{num_classes}. Build it for as many; a folded network keeps its classes, so change "
-            "them before `fold_batch_norm`."
-        )
-
-
-def check_data(x: Any, y: Any, class_weight: Any, num_classes: int, activation: str) -> None:
-    """Raise a `ValueError` for data of `fit` that cannot be right, as far as shapes are known."""
-    if class_weight is not None:
-        raise ValueError(
-            "`class_weight` must be left out: Keras looks for the one class of an image. "
-            f"Received: class_weight={class_weight!r}. Give the weights to the loss, "
-            "model.compile(loss=keras_fsa.losses.CrossEntropy(class_weights=[...]))."
-        )
-    # Of a `tf.data.Dataset`.
-    spec = None if isinstance(x, keras.utils.PyDataset) else getattr(x, "element_spec", None)
-    images, masks = spec[:2] if isinstance(spec, tuple) and len(spec) > 1 else (x, y)
-    check_masks(masks, images, num_classes, activation)
-
-
-def check_masks(masks: Any, images: Any, num_classes: int, activation: str) -> None:
-    """Raise a `ValueError` where masks cannot fit the images, as far as shapes are known."""
-    shape, expected = _known_shape(masks), _known_shape(images)
-    if not shape or not expected:
-        return
-    each = activation == "sigmoid" and num_classes > 1
-    last = num_classes if each else None
-    fits = len(shape) in ((4,) if each else (3, 4)) and all(
-        size is None or want is None or size == want
-        for size, want in zip(shape, (*expected[:3], last), strict=False)
-    )
-    if not fits:
-        rule = f"(B, H, W, {last})" if each else "(B, H, W) or (B, H, W, 1)"
-        raise ValueError(
-            f"Masks must have the height and width of their images, {rule}. "
-            f"Received: masks of shape {shape} for images of shape {expected}. Resize the "
-            "masks with the nearest-neighbour method, or crop both alike."
-        )
-
-
-def _known_shape(x):
-    """The static shape of an array, None where there is none. TensorFlow may not know the rank."""
-    shape = getattr(x, "shape", None)
-    return None if shape is None or getattr(shape, "rank", 0) is None else tuple(shape)
-
-
-def _build_attention(attention, frequencies, affinity, recurrence, num_heads, dtype):
-    if isinstance(attention, keras.layers.Layer):
-        # A map of known size would go through it, its rows taken for channels.
-        if getattr(attention, "data_format", None) == "channels_first":
-            raise ValueError(
-                "`attention` must take maps with the channels last. Received: attention="
-                f"{attention!r} with data_format='channels_first'. Give it "
-                "data_format='channels_last', whatever Keras is configured to."
-            )
-        return attention
-    if attention is None:
-        return None
-    one_of("attention", attention, ("frequency", "spatial", None))
-    common = {
-        "recurrence": recurrence,
-        "num_heads": num_heads,
-        "data_format": "channels_last",
-        "dtype": dtype,
-        "name": "attention",
-    }
-    if attention == "frequency":
-        return FrequencySelfAttention(frequencies, affinity or "dot_product", **common)
-    return SpatialSelfAttention(affinity or "softmax", **common)

@@ -64,6 +64,34 @@ def seen_by_head(features: dict, low_level: str | Sequence[str] | None) -> Any:
     return {stage: features[stage] for stage in (*finer_stages(low_level), "stage5")}
 
 
+def check_head(head: Any, finer: Sequence[str], num_classes: int) -> None:
+    """Raise a `ValueError` for a head that FsaNet cannot take: wrong stages, or wrong logits."""
+    if head is None:
+        return
+    if not isinstance(head, keras.Model) or not hasattr(head, "output"):
+        raise ValueError(
+            "`head` must be a functional Keras model from stage 5 to logits, or None. Received: "
+            f"head={head!r}. Leave it out for FsaNet's own; of a Sequential one write "
+            "keras.Model(head.inputs, head.outputs[0])."
+        )
+    found = sorted(head.input) if isinstance(head.input, dict) else []
+    wanted = sorted((*finer, "stage5")) if finer else []
+    if found != wanted:
+        raise ValueError(
+            "`head` must take stage 5, or with `low_level` a dict of its stages and 'stage5'. "
+            f"Received: head={head.name!r}, which takes {found or 'one map'}, with "
+            f"low_level={finer or None}. Build it of keras.Input(..., name=stage) for each stage."
+        )
+    shape = tuple(getattr(head.output, "shape", ()))
+    if len(shape) != 4 or shape[-1] != num_classes:
+        raise ValueError(
+            "`head` must give one map of a logit for each class. Received: "
+            f"head={head.name!r}, whose output has the shape {shape}, for num_classes="
+            f"{num_classes}. Build it for as many; a folded network keeps its classes, so change "
+            "them before `fold_batch_norm`."
+        )
+
+
 def fsa_head(
     feature_shape: Shape,
     num_classes: int,
