@@ -77,18 +77,25 @@ def uncompiled(model: keras.Model) -> keras.Model:
 def outputs_of(
     layers: Sequence[keras.Layer], model: keras.Model, inputs: Any
 ) -> tuple[list[Any], Any]:
-    """What layers of a functional model give, each a list, and the model: shapes and dtypes alone.
+    """What layers of a functional model give, each a list, and the model: see `specs_of`.
+
+    Of a nested model, what it gives counts, not what is inside. Each layer is called once.
+    """
+    own = {id(call.operation): call.outputs for call in calls(model)}
+    return specs_of([own[id(layer)] for layer in layers], model, inputs)
+
+
+def specs_of(tensors: Any, model: keras.Model, inputs: Any) -> tuple[Any, Any]:
+    """What tensors of a functional model's graph become, and its output: shapes and dtypes alone.
 
     Args:
-        layers: of the model, each called once in it. Of a nested model, what it gives counts, not
-            what is inside.
+        tensors: of the graph, in any structure.
         model: a functional model.
         inputs: its inputs, `keras.KerasTensor`s.
     """
-    own = {id(call.operation): call.outputs for call in calls(model)}
-    every = keras.Model(model.input, [model.output, [own[id(layer)] for layer in layers]])
-    found, outputs = every.compute_output_spec(inputs)
-    return outputs, found
+    every = keras.Model(model.input, [model.output, tensors])
+    found, specs = every.compute_output_spec(inputs)
+    return specs, found
 
 
 def node(tensor: keras.KerasTensor) -> Any:

@@ -263,6 +263,23 @@ def test_memory_of_a_step():
         step_memory(model, (16, 0), 2)
 
 
+@pytest.mark.once
+def test_memory_of_nested_models():
+    """A backbone in a backbone, or in a Sequential, counts as its layers do."""
+    flat = network()
+    images = keras.Input((None, None, 3))
+    inner = keras.Sequential([keras.layers.Identity(), keras.layers.Rescaling(1.0)])
+    nested = keras.Model(images, keras.models.clone_model(flat.backbone)(inner(images)))
+    arguments = {"head_channels": 6, "frequencies": 2, "normalization": "imagenet"}
+    sizes = []
+    for backbone in (flat.backbone, nested):
+        model = keras_fsa.FsaNet(3, backbone, **arguments)
+        model.compile(SGD(0.1))
+        sizes.append(step_memory(model, (16, 24), 2)["maps"])
+    # And the image, twice.
+    assert sizes[1] - sizes[0] == 4 * 2 * (2 * 16 * 24 * 3)
+
+
 def large(width, first):
     """A network whose memory is that of its maps, where the first layers are wide."""
     keras.utils.set_random_seed(3)

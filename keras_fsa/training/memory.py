@@ -5,7 +5,7 @@ import math
 import keras
 
 from keras_fsa.arguments import integer, positive_ints
-from keras_fsa.graphs import outputs_of
+from keras_fsa.graphs import calls, is_graph, specs_of
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.models.heads import seen_by_head
 
@@ -62,10 +62,18 @@ def step_memory(model: FsaNet, size: tuple[int, int], batch: int) -> dict[str, i
 
 
 def _outputs(model, inputs):
-    """Bytes of all outputs in a functional model, and what it gives."""
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    maps, found = outputs_of(layers, model, inputs)
-    return sum(map(_bytes, keras.tree.flatten(maps))), found
+    """Bytes of all that is made in a functional model and its nested ones, and what it gives."""
+    made = [call for call in calls(model) if call.input_tensors]
+    nested = [call for call in made if is_graph(call.operation)]
+    plain = [call.outputs for call in made if not is_graph(call.operation)]
+    read = [call.input_tensors for call in nested]
+    (maps, given), found = specs_of([plain, read], model, inputs)
+    total = sum(map(_bytes, keras.tree.flatten(maps)))
+    for call, inner in zip(nested, given, strict=True):
+        # Its own tensors, and of a Sequential, which is no graph, too.
+        graph = keras.Model(call.operation.inputs, call.operation.outputs)
+        total += _outputs(graph, inner)[0]
+    return total, found
 
 
 def _bytes(tensor):
