@@ -556,6 +556,7 @@ def test_a_trained_model_is_not_replaced(tmp_path):
     assert (tmp_path / "model.keras").read_text() == "trained for weeks"
 
 
+@pytest.mark.once
 def test_the_best_of_an_earlier_training_is_not_that_of_a_new_one(tmp_path):
     (tmp_path / "best.keras").write_text("of three other classes")
     (tmp_path / "best.json").write_text('{"val_mean_iou": 0.99}')
@@ -566,6 +567,7 @@ def test_the_best_of_an_earlier_training_is_not_that_of_a_new_one(tmp_path):
     assert keras.saving.load_model(tmp_path / "best.keras").num_classes == 3
 
 
+@pytest.mark.once
 def test_two_trainings_of_one_output(tmp_path):
     code = f"""
 from tests import tiny_training
