@@ -185,6 +185,8 @@ def main(arguments=None):
     parser.add_argument("--json", metavar="FILE", help="and the table beside it, as .md")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.masks and not options.images:
+        parser.error("--masks are those of --images, which is missing")
     if options.step:
         row, folder = options.step
         if row == "prepare":

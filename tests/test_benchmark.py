@@ -513,6 +513,9 @@ def test_runtimes_table():
     assert "| there | failed with code 1 |  |  |  |  |  |" in plain
     scored = runtimes.markdown([{**row, "mean_iou": 0.68058}])
     assert "| 100.00 % | 0.6806 |" in scored
+    # Masks of noise would cost the whole measurement.
+    with pytest.raises(SystemExit):
+        runtimes.main(["--masks", "masks"])
 
 
 def test_backbones(tmp_path):
