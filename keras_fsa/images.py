@@ -165,20 +165,25 @@ def read_mask(path: types.Path | BinaryIO, max_pixels: int | None = MAX_PIXELS) 
     return ids.astype("uint8") if ids.dtype == bool else ids
 
 
-def write_mask(path: types.Path, ids: np.ndarray) -> None:
+def write_mask(path: types.Path, ids: np.ndarray, software: str | None = None) -> None:
     """Write class ids as an 8-bit grey image, complete or not at all.
 
     Args:
         path: a PNG or TIFF file. Missing folders are made.
         ids: uint8 `(height, width)`.
+        software: what wrote it, for a PNG file to say; None for nothing.
 
     Raises:
         OSError: if it cannot be written.
         ImportError: if Pillow is missing, with the pip command.
     """
     pillow = optional_import("PIL.Image", "tools")
+    said = {}
+    if software is not None:
+        said["pnginfo"] = optional_import("PIL.PngImagePlugin", "tools").PngInfo()
+        said["pnginfo"].add_text("Software", software)
     with whole_file(path) as unfinished:
-        pillow.fromarray(ids).save(unfinished)
+        pillow.fromarray(ids).save(unfinished, **said)
 
 
 @contextlib.contextmanager
