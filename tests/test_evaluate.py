@@ -222,6 +222,7 @@ def fails(run, capsys, *arguments):
     [
         ((), "give --dataset or --images"),
         (("--images", "images"), "without --masks needs --submission"),
+        (("--images", "images", "--submission", "images/"), "must be another folder than --images"),
         (("--dataset", "ade20k", "--masks", "masks"), "--masks needs the --images"),
         (("--data-set", "ade20k", "--masks", "masks"), "--data-set is deprecated. Use --dataset"),
         (("--dataset", "ade20k", "--output", "model.keras"), "`--output` must be a folder. Receiv"),
