@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_fsa import types
 from keras_fsa.arguments import integer, optional_import, positive_int
-from keras_fsa.images import MAX_PIXELS, ImageError, has_16_bits, read_image
+from keras_fsa.images import MAX_PIXELS, ImageError, has_16_bits, read_image, shown_otherwise
 from keras_fsa.large.images import open_image
 
 
@@ -71,7 +71,8 @@ def _is_ordinary(path, channels):
         with pillow.open(path) as file:
             if file.format == "JPEG2000":
                 return False  # Pillow does not say how many bits there are
-            return {"L": 1, "RGB": 3}.get(file.mode) == channels and not has_16_bits(file)
+            ordinary = {"L": 1, "RGB": 3}.get(file.mode) == channels
+            return ordinary and not has_16_bits(file) and shown_otherwise(file) is None
     except Exception:
         # Not one of Pillow's; what is wrong with it, the other reader says.
         return False
