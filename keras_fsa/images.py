@@ -26,6 +26,7 @@ can hold gigabytes. The argument `max_pixels` raises the limit.
 """
 
 import contextlib
+import os
 import re
 import threading
 import zlib
@@ -58,8 +59,9 @@ class ImageError(ValueError):
     """
 
     def __init__(self, kind: str, path: Any, reason: str) -> None:
+        name = path if isinstance(path, (str, os.PathLike)) else "an open file"
         super().__init__(
-            f"{kind} must be a file that can be read. Received: {path}: {reason}. Correct the "
+            f"{kind} must be a file that can be read. Received: {name}: {reason}. Correct the "
             "file, or leave it out."
         )
         self.reason = reason
@@ -229,6 +231,9 @@ def _opened(kind: str, path: Any, max_pixels: int | None) -> Iterator[Any]:
         raise  # these name the file, or have nothing to do with it
     except pillow.DecompressionBombError as error:
         raise ImageError(kind, path, _too_large(str(error), max_pixels)) from None
+    except pillow.UnidentifiedImageError:
+        # Pillow repeats the path, or the address of an open file.
+        raise ImageError(kind, path, "cannot identify image file") from None
     # Decoders meet bad files with errors of many kinds: OSError, SyntaxError, struct.error ...
     except Exception as error:
         raise ImageError(kind, path, str(error) or type(error).__name__) from error

@@ -6,6 +6,7 @@ depth cameras store more channels, 16 bits or floats, and this is how those are 
 
 import os
 import warnings
+from typing import BinaryIO
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def read_raster(path: types.Path, channels: int, max_pixels: int | None = MAX_PI
     """
     positive_int("channels", channels)
     integer("max_pixels", max_pixels, optional=True)
-    if _is_ordinary(path, channels):
+    if is_ordinary(path, channels):
         return read_image(path, channels, max_pixels)
     try:
         with warnings.catch_warnings():
@@ -64,8 +65,8 @@ def read_raster(path: types.Path, channels: int, max_pixels: int | None = MAX_PI
     return pixels
 
 
-def _is_ordinary(path, channels):
-    """Whether Pillow reads just what the file stores."""
+def is_ordinary(path: types.Path | BinaryIO, channels: int) -> bool:
+    """Whether `keras_fsa.images` reads just what the file stores: RGB or grey in 8 bits."""
     pillow = optional_import("PIL.Image", "tools")
     try:
         with pillow.open(path) as file:
