@@ -166,7 +166,8 @@ def test_folders_of_classes_and_files_that_are_no_images(folder, tmp_path, capsy
         run(*arguments, "--masks", "--class-names", "a/b,a_b")
     assert "Received: 'a/b' and 'a_b'. Rename one" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    run(*arguments, "--masks", "--class-names", "a/b,b")
+    for _ in range(2):  # what lies in its output is no image
+        run(*arguments, "--masks", "--class-names", "a/b,b")
     written = sorted(str(f.relative_to(tmp_path)) for f in tmp_path.glob("out/masks/*/*"))
     assert written == ["out/masks/a_b/f.png", "out/masks/b/f.png"]
 

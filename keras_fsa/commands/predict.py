@@ -4,8 +4,8 @@ r"""What a trained model sees in any image: an overlay, and how much there is of
     keras_fsa predict --model outputs/quickstart/saved_model image.jpg
     keras_fsa predict --model model.keras --dataset cityscapes --window 769 folder/
 
-Images are files, or folders that are searched to any depth. For each one, the folder of --output
-gets
+Images are files, or folders that are searched to any depth, but for --output within one. For each
+one, the folder of --output gets
 
 - `NAME_overlay.png`: the image with the classes laid over it, and their shares;
 - with --masks, `masks/NAME.png`: the class id of each pixel, as `keras_fsa train` reads masks; of
@@ -133,7 +133,7 @@ def main(
 
 def predict(settings: Predict) -> None:
     """Read, predict and draw each image, then write the shares of the classes."""
-    images = find_images(settings.images)
+    images = find_images(settings.images, settings.output)
     model = load_model(settings.model)
     known, palette = class_table(settings.dataset, settings.class_names, model)
     if settings.masks:
@@ -195,10 +195,10 @@ def _check_masks(folder, names, classes):
                     )
 
 
-def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+def find_images(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     """`(file, name of its results)` for files and folders; the name keeps the subfolders.
 
-    Hidden files in a folder are ignored.
+    Hidden files in a folder are ignored, and what earlier runs left in an `output` within it.
     """
     from keras_fsa.datasets.folder import EXTENSIONS, is_image
 
@@ -207,6 +207,8 @@ def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     for path in paths:
         if path.is_dir():
             files = [file for file in sorted(path.rglob("*")) if is_image(file, readable)]
+            if path.resolve() in output.resolve().parents:
+                files = [file for file in files if output.resolve() not in file.resolve().parents]
             named = [(file, file.relative_to(path).with_suffix("")) for file in files]
         else:
             named = [(path, Path(path.stem))]
