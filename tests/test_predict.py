@@ -210,6 +210,10 @@ def test_masks_of_others_are_not_replaced(folder, tmp_path, capsys):
             "file that can be read. Received: in/notes.txt",
         ),
         (
+            ("--model", "model.keras", "in/a.png", "--max-pixels", "1188"),
+            r"has too many pixels \(41 x 29, and 1188 are allowed\)",
+        ),
+        (
             ("--model", "model.keras", "in/a.png", "in"),
             "results, a. Received: in/a.png and in/a.png",
         ),
