@@ -190,6 +190,13 @@ def test_pairs(tmp_path):
             read_pairs(listing)
 
 
+@pytest.mark.parametrize("read", [read_pairs, read_id_table, read_colour_table])
+def test_tables_that_a_spreadsheet_wrote(tmp_path, read):
+    (tmp_path / "table.csv").write_text("1,2,3,Stra\xdfe\n", "latin-1")
+    with pytest.raises(ValueError, match="text in UTF-8. Received: .*table.csv .*0xdf.*encoding"):
+        read(tmp_path / "table.csv")
+
+
 @pytest.fixture
 def images(rng, tmp_path):
     (tmp_path / "images").mkdir()
