@@ -156,6 +156,19 @@ def shown_otherwise(file: Any) -> tuple[int, bool] | None:
     return int(found[1] or (1 if file.mode == "1" else 8)), bool(found[2])
 
 
+def is_upright(path: types.Path) -> bool:
+    """Whether a file of any size stores its image as it is viewed, as far as Pillow can tell."""
+    pillow = optional_import("PIL.Image", "tools")
+    try:
+        with _open(pillow, path, None) as file:
+            if file.format == "PNG" and "exif" not in file.info:
+                return True  # Pillow would decode all pixels to look behind them
+            return file.getexif().get(_ORIENTATION, 1) == 1
+    # Decoders meet files that are not theirs with errors of many kinds.
+    except Exception:
+        return True
+
+
 def read_mask(path: types.Path | BinaryIO, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:
     """Read the class ids of a mask as they are stored; the module's docstring has the rules.
 

@@ -519,8 +519,9 @@ def test_command_sees_what_predict_sees(rng, tmp_path, monkeypatch, capsys):
     picture = Image.fromarray((image >> 8).astype("uint8"))
     turned = Image.Exif()
     turned[0x0112] = 6
-    picture.save(tmp_path / "turned.jpg", exif=turned)
-    assert "must be stored as it is viewed" in error("turned.jpg")
+    for ending in ("jpg", "png", "tif"):
+        picture.save(tmp_path / f"turned.{ending}", exif=turned)
+        assert "must be stored as it is viewed" in error(f"turned.{ending}")
     picture.quantize(16).save(tmp_path / "palette.png")
     assert "indices of a palette. Resolve it: gdal_translate" in error("palette.png")
     with locked_folder(tmp_path / "out.npy.work"):

@@ -35,6 +35,7 @@ from keras_fsa.commands.data import takes_stored_values
 from keras_fsa.commands.models import TrainedModel, load_keras_model, num_classes_of
 from keras_fsa.commands.predict import Names, class_table
 from keras_fsa.files import locked_folder
+from keras_fsa.images import is_upright
 from keras_fsa.large.images import Raster, check_output
 from keras_fsa.large.unseen import seen_pixels, unseen_values
 from keras_fsa.metrics import IGNORE_LABEL
@@ -158,7 +159,8 @@ def _as_predicted(path, image, model, nodata):
         ValueError: where that cannot be done tile by tile.
     """
     raster = image.file if isinstance(image, Raster) else None
-    if raster and raster.tags().get("EXIF_Orientation", "1") != "1":
+    # GDAL tells that of a JPEG only.
+    if raster and not is_upright(path):
         raise ValueError(
             "An image must be stored as it is viewed. Received: "
             f"--input {path}, whose EXIF orientation turns it. Save it upright, with Pillow: "
