@@ -183,7 +183,12 @@ def locked_folder(path: Path, name: str = "output") -> Iterator[None]:
 
 
 def _temporary_stem(path):
-    return f"{path.stem}.partial-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{_beginning(path)}.partial-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _beginning(path):
+    """Of the name: the whole of a long one would leave no room for what follows."""
+    return path.stem[:32]
 
 
 def _host():
@@ -192,7 +197,8 @@ def _host():
 
 def _remove_stale(path, suffix):
     """Remove temporary files or folders for `path` whose process has ended."""
-    pattern = re.compile(rf"{re.escape(path.stem)}\.partial-{_host()}-(\d+)-\w+{re.escape(suffix)}")
+    beginning, ending = re.escape(_beginning(path)), re.escape(suffix)
+    pattern = re.compile(rf"{beginning}\.partial-{_host()}-(\d+)-\w+{ending}")
     for other in path.parent.iterdir():
         match = pattern.fullmatch(other.name)
         if match and not _is_alive(int(match[1])):

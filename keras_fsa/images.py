@@ -12,7 +12,8 @@ library reads through `read_image` and `read_mask`. What becomes of each kind of
 | 16 bits per channel | the upper 8 bits, `value >> 8` | ids, which do not wrap around |
 | 12 bits, in TIFF | the upper 8 bits, `value >> 4` | ids, which do not wrap around |
 | 32 bits per channel | an error | ids, if they are integers |
-| 1 bit | 0 and 255 | 0 and 1 |
+| 1, 2, 4 bits, grey | 0 to 255 | 0 to 1, 3, 15 |
+| zero is white, in TIFF | as it looks | ids, which are not turned round |
 | palette | the colours it stands for | its indices |
 | grey | equal red, green and blue | ids |
 | CMYK, YCbCr | converted to RGB | an error |
@@ -25,6 +26,8 @@ can hold gigabytes. The argument `max_pixels` raises the limit.
 """
 
 import contextlib
+import os
+import re
 import threading
 import zlib
 from collections.abc import Iterator
@@ -44,7 +47,7 @@ MAX_PIXELS = 2**30 // 12
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's mean colour, (123.675, 116.28, 103.53), in 8 bits: it fills what an image does not."""
 
-_ORIENTATION, _BITS, _PLANES = 0x0112, 258, 284
+_ORIENTATION, _BITS, _PHOTOMETRIC, _PLANES = 0x0112, 258, 262, 284
 _limit = threading.Lock()
 
 
@@ -56,8 +59,9 @@ class ImageError(ValueError):
     """
 
     def __init__(self, kind: str, path: Any, reason: str) -> None:
+        name = path if isinstance(path, (str, os.PathLike)) else "an open file"
         super().__init__(
-            f"{kind} must be a file that can be read. Received: {path}: {reason}. Correct the "
+            f"{kind} must be a file that can be read. Received: {name}: {reason}. Correct the "
             "file, or leave it out."
         )
         self.reason = reason
@@ -120,8 +124,11 @@ def decode_image(
         # Older versions of Pillow open 16-bit PNG files in mode "I".
         if mode.startswith("I;16") or (mode == "I" and file.format == "PNG"):
             # As Pillow does with 16-bit RGB; its conversion of greys clips at 255 instead.
-            bits = int(np.max(getattr(file, "tag_v2", {}).get(_BITS, 16)))
-            image = pillow.fromarray((np.asarray(image) >> (bits - 8)).astype("uint8"))
+            tags = getattr(file, "tag_v2", {})
+            bits = int(np.max(tags.get(_BITS, 16)))
+            upper = (np.asarray(image) >> (bits - 8)).astype("uint8")
+            # Of 16 bits Pillow does not turn those whose zero is white.
+            image = pillow.fromarray(255 - upper if tags.get(_PHOTOMETRIC) == 0 else upper)
         elif mode in ("I", "F"):
             raise ValueError(f"has 32 bits per channel (mode {mode}), save it with 8 or 16")
         # Pillow warns about each palette file that has one.
@@ -135,6 +142,31 @@ def has_16_bits(file: Any) -> bool:
     if file.format == "TIFF":
         return np.max(file.tag_v2.get(_BITS, 1)) == 16
     return any(";16" in str(part[3]) for part in file.tile)
+
+
+def shown_otherwise(file: Any) -> tuple[int, bool] | None:
+    """Bits of a grey pixel, and whether zero is white, where Pillow stretches or turns values.
+
+    Args:
+        file: of Pillow, before its pixels are read.
+    """
+    found = re.search(r"\b[1L];([24]?)(I?)", str([part[3] for part in file.tile[:1]]))
+    if found is None or not any(found.groups()):
+        return None
+    return int(found[1] or (1 if file.mode == "1" else 8)), bool(found[2])
+
+
+def is_upright(path: types.Path) -> bool:
+    """Whether a file of any size stores its image as it is viewed, as far as Pillow can tell."""
+    pillow = optional_import("PIL.Image", "tools")
+    try:
+        with _open(pillow, path, None) as file:
+            if file.format == "PNG" and "exif" not in file.info:
+                return True  # Pillow would decode all pixels to look behind them
+            return file.getexif().get(_ORIENTATION, 1) == 1
+    # Decoders meet files that are not theirs with errors of many kinds.
+    except Exception:
+        return True
 
 
 def read_mask(path: types.Path | BinaryIO, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:
@@ -161,24 +193,36 @@ def read_mask(path: types.Path | BinaryIO, max_pixels: int | None = MAX_PIXELS) 
                 f"is not one channel of class ids but a {file.mode} file, save the ids as 8-bit "
                 "grey or palette"
             )
+        shown = shown_otherwise(file)
         ids = np.asarray(file)
-    return ids.astype("uint8") if ids.dtype == bool else ids
+    ids = ids.astype("uint8") if ids.dtype == bool else ids
+    if shown is None:
+        return ids
+    bits, turned = shown
+    largest = 2**bits - 1
+    ids = ids if bits == 1 else ids // (255 // largest)
+    return largest - ids if turned else ids
 
 
-def write_mask(path: types.Path, ids: np.ndarray) -> None:
+def write_mask(path: types.Path, ids: np.ndarray, software: str | None = None) -> None:
     """Write class ids as an 8-bit grey image, complete or not at all.
 
     Args:
         path: a PNG or TIFF file. Missing folders are made.
         ids: uint8 `(height, width)`.
+        software: what wrote it, for a PNG file to say; None for nothing.
 
     Raises:
         OSError: if it cannot be written.
         ImportError: if Pillow is missing, with the pip command.
     """
     pillow = optional_import("PIL.Image", "tools")
+    said = {}
+    if software is not None:
+        said["pnginfo"] = optional_import("PIL.PngImagePlugin", "tools").PngInfo()
+        said["pnginfo"].add_text("Software", software)
     with whole_file(path) as unfinished:
-        pillow.fromarray(ids).save(unfinished)
+        pillow.fromarray(ids).save(unfinished, **said)
 
 
 @contextlib.contextmanager
@@ -200,6 +244,9 @@ def _opened(kind: str, path: Any, max_pixels: int | None) -> Iterator[Any]:
         raise  # these name the file, or have nothing to do with it
     except pillow.DecompressionBombError as error:
         raise ImageError(kind, path, _too_large(str(error), max_pixels)) from None
+    except pillow.UnidentifiedImageError:
+        # Pillow repeats the path, or the address of an open file.
+        raise ImageError(kind, path, "cannot identify image file") from None
     # Decoders meet bad files with errors of many kinds: OSError, SyntaxError, struct.error ...
     except Exception as error:
         raise ImageError(kind, path, str(error) or type(error).__name__) from error

@@ -347,7 +347,8 @@ def test_from_folders_to_a_file_for_serving(folders, capsys, kind):
     model = keras.saving.load_model(out / "best.keras", compile=False)
     assert (list(model.class_names), model.activation) == (names, "sigmoid")
 
-    printed = run(evaluate, "--model", out / "best.keras", *data, "--output", out / "e", "--quiet")
+    flags = "--output", out / "e", "--quiet", "--threshold", 0.4
+    printed = run(evaluate, "--model", out / "best.keras", *data, *flags)
     scores = json.loads((out / "e/scores.json").read_text())
     assert list(scores["classes"]) == names and "calibration error" in printed
     assert Image.open(out / "e/overlaps.png").size[0] > 400
@@ -357,22 +358,25 @@ def test_from_folders_to_a_file_for_serving(folders, capsys, kind):
         image = np.asarray(Image.open(folders / f"images/{i}.png"))
         parts = [folders / kind / name for name in names] if several else [folders / kind]
         mask = np.stack([np.asarray(Image.open(part / f"{i}.png")) for part in parts], -1)
-        total += binary_confusions(mask, by_class(class_map(model, image), len(names)))
+        yes = class_map(model, image, threshold=0.4)
+        total += binary_confusions(mask, by_class(yes, len(names)))
     np.testing.assert_allclose(scores["mean_iou"], binary_scores(total)["mean_iou"], rtol=1e-12)
 
     image = folders / "images/0.png"
-    printed = run(predict, "--model", out / "best.keras", image, "--output", out / "p", "--masks")
+    p = probabilities(model, np.asarray(Image.open(image)))
+    threshold = float(np.median(p))
+    flags = "--masks", "--threshold", threshold
+    printed = run(predict, "--model", out / "best.keras", image, "--output", out / "p", *flags)
     with open(out / "p/shares.csv", newline="") as file:
         header, row = csv.reader(file)
-    p = probabilities(model, np.asarray(Image.open(image)))
     assert header == ["image", *names]
     np.testing.assert_allclose(
-        [float(x) for x in row[1:]], 100 * (p >= 0.5).mean((0, 1)), atol=1e-4
+        [float(x) for x in row[1:]], 100 * (p >= threshold).mean((0, 1)), atol=1e-4
     )
     assert re.search(rf"{names[0]} +\d+\.\d\d %", printed)
     for i, name in enumerate(names):
         mask = read_mask(out / "p/masks" / (name if several else "") / "0.png")
-        np.testing.assert_array_equal(mask, p[..., i] >= 0.5)
+        np.testing.assert_array_equal(mask, p[..., i] >= threshold)
     if several:
         flags = "--submission", out / "sent", "--output", out / "f"
         with pytest.raises(SystemExit):

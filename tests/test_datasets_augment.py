@@ -1,4 +1,6 @@
 import colorsys
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -95,6 +97,19 @@ def test_what_is_left_out_is_not_read(folder, tmp_path):
     assert len(stream[0]) == 2
     with pytest.raises(ValueError, match=r"Received: .*images/\d\.png: .*No such file"):
         batches(data, 1, (7, 9), 1, 0, **PLAIN)
+
+
+def test_several_threads_may_read_batches(folder):
+    wanted = batches(folder, 60, (7, 9), 2, 1)
+    stream, interval = training_batches(folder, (7, 9), 2, 1), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads change places often
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(stream.__getitem__, range(60)))
+    finally:
+        sys.setswitchinterval(interval)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
 
 
 def test_image_and_mask_stay_together(folder):

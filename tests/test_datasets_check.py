@@ -145,7 +145,9 @@ def test_channels(rng, tmp_path, capsys):
     data = ["--images", tmp_path / "images", "--masks", tmp_path / "masks", "--num-classes", 2]
     assert run(*data, "--channels", 5) == 0
     assert run(*data, "--channels", 6) == 1
-    assert "has 5 channels, and 6 are wanted" in capsys.readouterr().out
+    assert run(*data, "--channels", 5, "--max-pixels", 220) == 1
+    found = capsys.readouterr().out
+    assert "has 5 channels, and 6 are wanted" in found and "and 220 are allowed" in found
 
 
 def test_the_published_number_of_examples(tmp_path, monkeypatch, capsys):
@@ -154,8 +156,11 @@ def test_the_published_number_of_examples(tmp_path, monkeypatch, capsys):
     assert run(*arguments) == 0
     printed = capsys.readouterr().out
     assert "signal_harbor, test: 2 examples" in printed and "outbound" in printed
-    monkeypatch.setattr(datasets, "load", lambda *args: load("signal_harbor", "test").take(1))
-    assert run(*arguments) == 1
+    given = []
+    monkeypatch.setattr(datasets, "load", lambda *a: given.append(a) or load(*a[:2]).take(1))
+    places = ["--data-dir", tmp_path / "data", "--manual-dir", tmp_path]
+    assert run(*arguments, *places, "--download", "--skip-unreadable") == 1
+    assert given == [("signal_harbor", "test", tmp_path / "data", True, tmp_path, True)]
     assert "PROBLEM: 1 examples, where 2 are published" in capsys.readouterr().out
 
 

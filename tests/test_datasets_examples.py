@@ -92,6 +92,9 @@ def test_in_memory_reads_each_example_once():
     assert sorted(reads) == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="read-only"):
         kept[0][0][0] = 1
+    own = read(0)
+    assert len(list(Examples(1, lambda _: own).in_memory())) == 1
+    own[0][0] = 1  # the arrays of whoever made them are not read-only
     crops = training_batches(kept, (5, 7), 2, 0)
     assert crops[0][0].flags.writeable
     reads.clear()
@@ -250,4 +253,6 @@ else:
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    # As of a thread pool that is shut down too late.
+    assert "Exception ignored" not in done.stderr
     assert re.search(r"^0 problems$", done.stdout, re.M)

@@ -82,7 +82,8 @@ def send(served, pixels=PIXELS):
 
 
 def test_the_default_is_the_packaged_network():
-    with demo.make_server(demo.Demo(port=0, browser=False)) as server:
+    with demo.make_server(demo.Demo(host="0.0.0.0", port=0, browser=False)) as server:
+        assert server.server_address[0] == "0.0.0.0"
         about = server.RequestHandlerClass.keywords["viewer"].about()
     network = keras_fsa.FsaNet.from_preset("signal_harbor")
     assert about["name"] == network.name and about["parameters"] == network.count_params()
@@ -104,8 +105,12 @@ def test_grey_images():
     # Its normalization is numbers: it takes all 16 bits, of which the page has the upper 8.
     deep = io.BytesIO()
     Image.fromarray(PIXELS[..., 0].astype("uint16") * 257).save(deep, "PNG")
-    with pytest.raises(ValueError, match="8 bits per channel.* Use `keras_fsa predict`"):
-        viewer.add(deep.getvalue())
+    # So are the indices of a palette, which the page has not.
+    palette = io.BytesIO()
+    Image.fromarray(PIXELS).quantize(9).save(palette, "PNG")
+    for other in (deep, palette):
+        with pytest.raises(ValueError, match="8 bits per channel.* Use `keras_fsa predict`"):
+            viewer.add(other.getvalue())
     assert demo.Viewer(model(3), 10_000).add(deep.getvalue())["image"] == 1
     with pytest.raises(ValueError, match="must take RGB or grey images.*Received: .* 4 channels"):
         demo.Viewer(model(4), 10_000)
@@ -181,7 +186,7 @@ def test_attention(served):
         ("/mask?wrong=1", None, 400, "unexpected keyword argument 'wrong'"),
         ("/mask?image=1&frequencies=9", None, 400, "`frequencies`"),
         ("/attention?image=1&x=1000&y=1", None, 400, "must be a pixel of the image"),
-        ("/images", b"no image", 400, "An image must be a file that can be read"),
+        ("/images", b"no image", 400, "Received: an open file: cannot identify image file."),
         ("/images", b"", 413, "at most 64 MiB"),
         ("/elsewhere", b"1", 413, "goes to /images"),
     ],
@@ -196,7 +201,7 @@ def test_too_many_pixels(served):
     file = io.BytesIO()
     Image.new("RGB", (200, 100)).save(file, "PNG")
     status, found = ask(served, "/images", file.getvalue())
-    assert status == 400 and "max_pixels" in found["error"]
+    assert status == 400 and "raise `--max-pixels`" in found["error"]
 
 
 def test_old_images_are_forgotten(served):

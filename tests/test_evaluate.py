@@ -147,8 +147,12 @@ def test_windows_scales_and_mirror_images(run, tmp_path, model, pairs):
 
 
 def test_dataset_by_name(run, tmp_path, rng, monkeypatch):
+    from keras_fsa import datasets
     from keras_fsa.datasets import load, signal_harbor
 
+    given = []
+    wrapped = lambda *args, **kwargs: given.append(kwargs) or load(*args)  # noqa: E731
+    monkeypatch.setattr(datasets, "load", wrapped)
     monkeypatch.setattr(signal_harbor, "SPLITS", {"train": 1, "test": 3})
     model = small_model(10, rng)
     model.save(tmp_path / "model.keras")
@@ -157,7 +161,10 @@ def test_dataset_by_name(run, tmp_path, rng, monkeypatch):
         *("--model", tmp_path / "model.keras", "--dataset", "signal_harbor"),
         *("--data-dir", tmp_path / "data", "--output", tmp_path / "out", "--quiet"),
         *("--submission", tmp_path / "predictions"),
+        *("--manual-dir", tmp_path, "--skip-unreadable"),
     )
+    places = {"data_dir": tmp_path / "data", "manual_dir": tmp_path}
+    assert given == [{**places, "skip_unreadable": True}]
     data = load("signal_harbor", "test", tmp_path / "data")
     pairs = list(data)
     scores = check_scores(
@@ -222,6 +229,8 @@ def fails(run, capsys, *arguments):
     [
         ((), "give --dataset or --images"),
         (("--images", "images"), "without --masks needs --submission"),
+        (("--images", "images", "--submission", "images/"), "must be another folder than --images"),
+        (("--images", "images", "--masks", "masks", "--max-pixels", 9), "and 9 are allowed"),
         (("--dataset", "ade20k", "--masks", "masks"), "--masks needs the --images"),
         (("--data-set", "ade20k", "--masks", "masks"), "--data-set is deprecated. Use --dataset"),
         (("--dataset", "ade20k", "--output", "model.keras"), "`--output` must be a folder. Receiv"),

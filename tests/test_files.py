@@ -32,6 +32,14 @@ def test_a_file_that_fails_leaves_the_old_one(tmp_path):
     assert path.read_text() == "new" and names(tmp_path) == ["file"]
 
 
+def test_names_may_be_as_long_as_the_system_allows(tmp_path):
+    path = tmp_path / ("ü" * 125 + ".txt")
+    for text in ("old", "new"):
+        with whole_file(path) as temporary:
+            temporary.write_text(text)
+    assert path.read_text() == "new" and names(tmp_path) == [path.name]
+
+
 WRITER = """
 import sys
 import numpy as np

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_fsa.datasets.folder import check_pairs, folder_dataset, match_pairs
+from keras_fsa.datasets.masks import remap_reader
 
 pytestmark = pytest.mark.once
 
@@ -281,6 +282,20 @@ def test_check_pairs_reports_the_problems_of_all_files(folders):
     ):
         assert re.match(expected, problem)
     assert last.startswith("Correct or remove these files")
+
+
+def test_masks_of_no_and_yes_in_255_are_warned_of(folders, recwarn):
+    images, masks, write = folders
+    write("a", ids=IDS * 0)
+    write("b", ids=(IDS > 0) * np.uint8(255))
+    with pytest.warns(UserWarning, match="nothing but 0 and the ignore label 255.*line 255,1"):
+        folder_dataset(images, masks, 2)
+    reader = remap_reader({255: 1})
+    mask = folder_dataset(images, masks, 2, mask_reader=reader)[1][1]
+    np.testing.assert_array_equal(mask, IDS > 0)
+    write("c", ids=np.minimum(IDS, 1))
+    folder_dataset(images, masks, 2)
+    assert len(recwarn) == 0
 
 
 def test_both_files_of_a_pair_are_reported(folders):

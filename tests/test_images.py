@@ -12,6 +12,7 @@ import rasterio
 from PIL import Image
 
 from keras_fsa import images
+from keras_fsa.datasets.rasters import read_raster
 from keras_fsa.images import ImageError, read_image, read_mask
 
 pytestmark = pytest.mark.once
@@ -122,6 +123,22 @@ def test_12_bits(tmp_path):
         file.write(values[None])
     np.testing.assert_array_equal(read_image(path, channels=1)[..., 0], values >> 4)
     np.testing.assert_array_equal(read_mask(path), values)
+
+
+@pytest.mark.parametrize("zero", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_greys_of_few_bits_and_those_whose_zero_is_white(bits, zero, tmp_path):
+    """Masks and rasters have what is stored, images what is seen."""
+    path, values = tmp_path / "a.tif", DEEP >> 16 - bits
+    values = values.astype("uint16" if bits == 16 else "uint8")
+    size = {"height": len(DEEP), "width": DEEP.shape[1], "count": 1, "dtype": values.dtype}
+    with rasterio.open(path, "w", "GTiff", nbits=bits, photometric=zero, **size) as file:
+        file.write(values[None])
+    np.testing.assert_array_equal(read_mask(path), values)
+    np.testing.assert_array_equal(read_raster(path, 1)[..., 0], values)
+    seen = values >> 8 if bits == 16 else values * (255 // (2**bits - 1))
+    seen = 255 - seen if zero == "miniswhite" else seen
+    np.testing.assert_array_equal(read_image(path, channels=1)[..., 0], seen)
 
 
 @pytest.mark.parametrize(

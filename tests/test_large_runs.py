@@ -512,11 +512,16 @@ def test_command_sees_what_predict_sees(rng, tmp_path, monkeypatch, capsys):
 
     np.save(tmp_path / "float.npy", image.astype("float32"))
     assert "or the upper 8 of 16. Received: --input" in error("float.npy")
+    geotiff(tmp_path / "4.tif", (image >> 12).astype("uint8"), NBITS=4)
+    assert "of 16. Received: --input" in (found := error("4.tif")) and "of 4 bits" in found
+    geotiff(tmp_path / "white.tif", (image[..., :1] >> 8).astype("uint8"), photometric="miniswhite")
+    assert "images whose zero is black" in error("white.tif")
     picture = Image.fromarray((image >> 8).astype("uint8"))
     turned = Image.Exif()
     turned[0x0112] = 6
-    picture.save(tmp_path / "turned.jpg", exif=turned)
-    assert "must be stored as it is viewed" in error("turned.jpg")
+    for ending in ("jpg", "png", "tif"):
+        picture.save(tmp_path / f"turned.{ending}", exif=turned)
+        assert "must be stored as it is viewed" in error(f"turned.{ending}")
     picture.quantize(16).save(tmp_path / "palette.png")
     assert "indices of a palette. Resolve it: gdal_translate" in error("palette.png")
     with locked_folder(tmp_path / "out.npy.work"):

@@ -190,6 +190,13 @@ def test_pairs(tmp_path):
             read_pairs(listing)
 
 
+@pytest.mark.parametrize("read", [read_pairs, read_id_table, read_colour_table])
+def test_tables_that_a_spreadsheet_wrote(tmp_path, read):
+    (tmp_path / "table.csv").write_text("1,2,3,Stra\xdfe\n", "latin-1")
+    with pytest.raises(ValueError, match="text in UTF-8. Received: .*table.csv .*0xdf.*encoding"):
+        read(tmp_path / "table.csv")
+
+
 @pytest.fixture
 def images(rng, tmp_path):
     (tmp_path / "images").mkdir()
@@ -329,7 +336,19 @@ def test_the_order_of_a_colour_table_is_that_of_the_classes(images, tmp_path):
             data.open(names)
     # Of one class, 0 is what it is not.
     data = dataclasses.replace(data, activation="sigmoid")
-    assert (data.open(["boat"])[0][1] == 1).all()
+    assert (data.open(["boat"])[0][1] == 1).all() and data.palette(1) == [(1, 1, 1)]
+    (tmp_path / "table.txt").write_text("1 1 1 boat\nignored 0 0 0\n")
+    with pytest.raises(ValueError, match="must hold two colours, .*Received: .* with boat. Corr"):
+        data.open(["boat"])
+
+
+def test_folders_beside_the_masks_of_one_class_are_no_classes(images, tmp_path):
+    for folder in ("masks/new", "masks/old"):
+        (tmp_path / folder).mkdir(parents=True)
+    data = Source(images, tmp_path / "masks", "sigmoid")
+    assert data.class_names() == ["new", "old"]
+    Image.new("L", SIZE[::-1]).save(tmp_path / "masks/a.png")
+    assert data.class_names() is None
 
 
 def test_labelme(images, tmp_path):
@@ -416,6 +435,7 @@ def test_six_channels_by_the_command_line(rng, tmp_path, capsys):
     file = tmp_path / "out/best.keras"
     model = keras.saving.load_model(file, compile=False)
     assert model.class_names == ("land", "sea") and model.image_shape == (None, None, 6)
+    assert model.palette == ((10, 0, 0), (0, 20, 0))
     mean, std = model.normalization
     assert 40_000 < min(mean) < max(mean) < 44_000 and min(std) > 100
     run(evaluate, "--model", file, *data, "--output", tmp_path / "e", "--quiet")
@@ -501,7 +521,7 @@ def test_a_trained_network_gets_the_names_that_its_new_data_has(images, tmp_path
     backbone = keras.saving.load_model(tmp_path / "backbone.keras")
     named = keras_fsa.FsaNet(
         2, backbone, normalization="imagenet", frequencies=2, head_channels=4,
-        class_names=["sea", "boat"],
+        class_names=["sea", "boat"], palette=[(0, 0, 9), (9, 0, 0)],
     )  # fmt: skip
     named.save(tmp_path / "model.keras")
     settings = train.Train(images, 2, init=tmp_path / "model.keras")
@@ -510,7 +530,10 @@ def test_a_trained_network_gets_the_names_that_its_new_data_has(images, tmp_path
         (["class 0", "class 1"], ("sea", "boat")),  # which nothing names
         (None, ("sea", "boat")),
     ):
-        assert train.build_model(settings, names).class_names == expected
+        model = train.build_model(settings, names)
+        assert (model.class_names, model.palette) == (expected, named.palette)
+    model = train.build_model(settings, ["boat", "sea"], palette=[(8, 0, 0), (0, 0, 8)])
+    assert model.palette == ((8, 0, 0), (0, 0, 8))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 
 import keras_fsa
 from keras_fsa.commands import predict
-from keras_fsa.images import read_image, read_mask
+from keras_fsa.images import read_image, read_mask, write_mask
 from tests.helpers import BACKEND, array, run_python
 
 
@@ -166,9 +166,25 @@ def test_folders_of_classes_and_files_that_are_no_images(folder, tmp_path, capsy
         run(*arguments, "--masks", "--class-names", "a/b,a_b")
     assert "Received: 'a/b' and 'a_b'. Rename one" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    run(*arguments, "--masks", "--class-names", "a/b,b")
+    for _ in range(2):  # what lies in its output is no image
+        run(*arguments, "--masks", "--class-names", "a/b,b")
     written = sorted(str(f.relative_to(tmp_path)) for f in tmp_path.glob("out/masks/*/*"))
     assert written == ["out/masks/a_b/f.png", "out/masks/b/f.png"]
+
+
+@pytest.mark.once
+def test_masks_of_others_are_not_replaced(folder, tmp_path, capsys):
+    true = tmp_path / "masks" / "more" / "b.png"
+    write_mask(true, np.zeros((37, 31), "uint8"))
+    arguments = ("--model", folder / "model.keras", folder / "in", "--output", tmp_path, "--masks")
+    with pytest.raises(SystemExit):
+        run(*arguments)
+    assert "wrote are replaced. Received: " + str(true) in capsys.readouterr().err
+    assert not (tmp_path / "a_overlay.png").exists() and not read_mask(true).any()
+    true.unlink()
+    for _ in range(2):
+        run(*arguments)
+    assert read_mask(true).any()
 
 
 @pytest.mark.parametrize(
@@ -192,6 +208,10 @@ def test_folders_of_classes_and_files_that_are_no_images(folder, tmp_path, capsy
         (
             ("--model", "model.keras", "in/notes.txt"),
             "file that can be read. Received: in/notes.txt",
+        ),
+        (
+            ("--model", "model.keras", "in/a.png", "--max-pixels", "1188"),
+            r"has too many pixels \(41 x 29, and 1188 are allowed\)",
         ),
         (
             ("--model", "model.keras", "in/a.png", "in"),

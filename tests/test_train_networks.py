@@ -100,19 +100,20 @@ def test_a_recipe_keeps_images(monkeypatch):
     from keras_fsa.datasets import augment
     from keras_fsa.datasets.examples import Examples
 
-    seen, handed = [], []
+    seen, handed, given = [], [], []
     image, mask = np.zeros((4, 4, 3), "uint8"), np.zeros((4, 4), "uint8")
     examples = Examples(6, lambda i: seen.append(i) or (image.copy(), mask.copy()))
-    monkeypatch.setattr(datasets, "load", lambda *args, **kwargs: examples)
+    monkeypatch.setattr(datasets, "load", lambda *a, **k: given.append((a, k)) or examples)
     monkeypatch.setattr(
         augment, "training_batches", lambda examples, *a, **k: handed.append(examples)
     )
     monkeypatch.setattr(recipes, "train", lambda recipe, n, batches, *rest: batches(0, (0, 1)))
     for gigabytes, expected in ((0.0, [0, 2, 4] * 2), (1.0, [0, 2, 4])):
         seen.clear()
-        recipes.train_recipe(
-            Recipe("signal_harbor", cache_gigabytes=gigabytes), choose=lambda part: part[::2]
-        )
+        places = {"manual_dir": "archives", "skip_unreadable": True}
+        recipe = Recipe("signal_harbor", "data", cache_gigabytes=gigabytes, **places)
+        recipes.train_recipe(recipe, choose=lambda part: part[::2])
+        assert given[-2:] == [(("signal_harbor", s, "data"), places) for s in ("train", "test")]
         for _ in range(2):
             assert len([handed[-1][i] for i in range(3)]) == 3
         assert seen == expected

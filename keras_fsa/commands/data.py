@@ -36,6 +36,7 @@ class Source:
 
     def class_names(self) -> list[str] | None:
         """The names of the classes that the files say, in the order of the ids; else None."""
+        from keras_fsa.datasets.folder import is_image
         from keras_fsa.datasets.masks import read_colour_table
 
         if self.colour_table:
@@ -43,9 +44,23 @@ class Source:
         if self.is_polygons():
             return self._polygons(None, None)[1]
         if self.activation == "sigmoid" and self.masks is not None and self.masks.is_dir():
-            folders = [path.name for path in self.masks.iterdir() if path.is_dir()]
-            return sorted(name for name in folders if not name.startswith(".")) or None
+            inside = list(self.masks.iterdir())
+            # Beside masks, a folder is not that of a class.
+            if not any(map(is_image, inside)):
+                folders = [path.name for path in inside if path.is_dir()]
+                return sorted(name for name in folders if not name.startswith(".")) or None
         return None
+
+    def palette(self, count: int) -> list[tuple[int, int, int]] | None:
+        """The colours of so many classes, where the files say them; else None."""
+        from keras_fsa.datasets.masks import read_colour_table
+
+        if not self.colour_table:
+            return None
+        colours = read_colour_table(self.colour_table)[1]
+        # Of one class, the first is that of what it is not.
+        colours = colours[self.activation == "sigmoid" :]
+        return colours if len(colours) == count else None
 
     def check(self, names: list[str]) -> None:
         """Raise a `ValueError` for forms that do not go together."""
@@ -131,6 +146,11 @@ class Source:
                     "A class must have the same place in --colour-table and among the classes. "
                     f"Received: {name!r} at {places[name]} in {self.colour_table} and at {place} "
                     f"of {', '.join(names)[:300]}. Put the lines in that order."
+                )
+            if self.activation == "sigmoid" and len(found) != 2:
+                raise ValueError(
+                    "For one class, --colour-table must hold two colours, first that of what it is "
+                    f"not. Received: {self.colour_table} with {', '.join(found)[:300]}. Correct it."
                 )
             return 255, colour_reader(colours, ignored, self.max_pixels)
         if self.id_table:

@@ -28,11 +28,11 @@ import numpy as np
 from keras_fsa.arguments import optional_import
 from keras_fsa.attention_map import attention_at
 from keras_fsa.classes import activation_of, counted, names_of
-from keras_fsa.commands.command import command
+from keras_fsa.commands.command import command, named_by_flags
 from keras_fsa.commands.data import takes_stored_values
 from keras_fsa.commands.models import TrainedModel, load_keras_model
 from keras_fsa.commands.predict import attention_layer, position_of_pixel
-from keras_fsa.images import has_16_bits, read_image
+from keras_fsa.images import read_image
 from keras_fsa.inference import class_map
 from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.models.fsanet import FsaNet
@@ -135,11 +135,16 @@ class Viewer:
 
     def add(self, content: bytes) -> dict[str, Any]:
         """Keep an image; its number and how the model gets it."""
+        # The package of datasets may bring TensorFlow's.
+        from keras_fsa.datasets.rasters import is_ordinary
+
         image = read_image(io.BytesIO(content), self.channels, self.max_pixels)
-        if takes_stored_values(self.model) and _is_deep(content):
+        plain = any(is_ordinary(io.BytesIO(content), channels) for channels in (1, 3))
+        if takes_stored_values(self.model) and not plain:
             raise ValueError(
-                "An image must have 8 bits per channel, which are all that a page shows. Received: "
-                "one of more, for a model of the values that files store. Use `keras_fsa predict`."
+                "An image must be RGB or grey in 8 bits per channel, which are all that a page "
+                "shows. Received: another, for a model of the values that files store. Use "
+                "`keras_fsa predict`."
             )
         with self._lock:
             self._count += 1
@@ -221,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
             numbers = {name: int(value) for name, value in urllib.parse.parse_qsl(query)}
             self._send(json.dumps(work(**numbers)).encode(), "application/json")
         except (TypeError, ValueError) as error:
-            self._send_error(400, str(error))
+            self._send_error(400, named_by_flags(str(error), Demo))
 
     def do_POST(self):
         length = self.headers.get("Content-Length", "")
@@ -236,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
             found = self.viewer.add(self.rfile.read(size))
             self._send(json.dumps(found).encode(), "application/json")
         except ValueError as error:
-            self._send_error(400, str(error))
+            self._send_error(400, named_by_flags(str(error), Demo))
 
     def _send(self, content, kind, status=200):
         self.send_response(status)
@@ -251,12 +256,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         """Requests are not worth a line each."""
-
-
-def _is_deep(content):
-    """Whether an image has more than 8 bits per channel."""
-    with optional_import("PIL.Image", "tools").open(io.BytesIO(content)) as file:
-        return file.mode.startswith("I") or has_16_bits(file)
 
 
 def _png(pixels):

@@ -131,6 +131,7 @@ class Evaluate:
 
     def check(self) -> None:
         """Raise a `ValueError` for flags that do not go together."""
+        read = [path.resolve() for path in (self.images, self.masks) if path]
         wrong = (
             (not self.images and not self.dataset, "give --dataset or --images"),
             (
@@ -138,6 +139,11 @@ class Evaluate:
                 "--images without --masks needs --submission: there is nothing to score",
             ),
             (self.masks and not self.images, "--masks needs the --images they belong to"),
+            (
+                self.submission and self.submission.resolve() in read,
+                "--submission must be another folder than --images and --masks, whose files it "
+                f"would replace. Received: {self.submission}",
+            ),
             (
                 self.mode == "slide" and self.stride > self.window,
                 f"--stride must be at most the window. Received: {self.stride} for {self.window}",

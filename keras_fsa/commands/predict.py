@@ -4,12 +4,13 @@ r"""What a trained model sees in any image: an overlay, and how much there is of
     keras_fsa predict --model outputs/quickstart/saved_model image.jpg
     keras_fsa predict --model model.keras --dataset cityscapes --window 769 folder/
 
-Images are files, or folders that are searched to any depth. For each one, the folder of --output
-gets
+Images are files, or folders that are searched to any depth, but for --output within one. For each
+one, the folder of --output gets
 
 - `NAME_overlay.png`: the image with the classes laid over it, and their shares;
 - with --masks, `masks/NAME.png`: the class id of each pixel, as `keras_fsa train` reads masks; of
-  models of several classes at a pixel `masks/CLASS/NAME.png`, of 0 and 1;
+  models of several classes at a pixel `masks/CLASS/NAME.png`, of 0 and 1. Masks that are there
+  and that this command did not write are not replaced;
 - with --spectrum, `NAME_spectrum.png`: the spectrum of the feature map that attention is given;
 - with --attention-at X,Y, `NAME_attention.png`: what the pixel in column X and row Y attends to,
   beside softmax attention with the same weights;
@@ -28,6 +29,7 @@ import numpy as np
 from tyro.conf import Positional
 from tyro.constructors import PrimitiveConstructorSpec
 
+from keras_fsa.arguments import optional_import
 from keras_fsa.attention_map import softmax_twin
 from keras_fsa.classes import activation_of, counted, decide
 from keras_fsa.commands.command import command
@@ -44,6 +46,8 @@ from keras_fsa.visualize import as_rgb, plot_attention, plot_overlay, plot_spect
 
 # What Pillow reads, too, and few train on. It would also open videos, HDF5 and PostScript.
 _FURTHER = (".avif", ".j2k", ".jfif", ".jpe", ".pbm", ".pgm", ".pnm", ".ppm", ".tga")
+SOFTWARE = "keras_fsa predict"
+"""What a mask says that it was written by."""
 
 
 def _pixel(words):
@@ -129,11 +133,12 @@ def main(
 
 def predict(settings: Predict) -> None:
     """Read, predict and draw each image, then write the shares of the classes."""
-    images = find_images(settings.images)
+    images = find_images(settings.images, settings.output)
     model = load_model(settings.model)
     known, palette = class_table(settings.dataset, settings.class_names, model)
     if settings.masks:
-        class_folders(known or ())
+        names_of_images = [name for _, name in images]
+        _check_masks(settings.output / "masks", names_of_images, class_folders(known or ()))
     names: Sequence[str] = known or ()
     activation, read = activation_of(model), image_reader(model, settings.max_pixels)
     inspects = settings.spectrum or settings.attention_at
@@ -174,10 +179,26 @@ def predict(settings: Predict) -> None:
     print(f"{written} and shares.csv are in {settings.output}")
 
 
-def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+def _check_masks(folder, names, classes):
+    """Raise a `ValueError` for masks in the way that no prediction wrote, such as true ones."""
+    pillow = optional_import("PIL.Image", "tools")
+    for name in names:
+        for place in ("", *classes):
+            path = folder / place / f"{name}.png"
+            if not path.exists():
+                continue
+            with pillow.open(path) as file:
+                if file.info.get("Software") != SOFTWARE:
+                    raise ValueError(
+                        f"Only masks that {SOFTWARE} wrote are replaced. Received: {path}, which "
+                        "is not one. Name another --output."
+                    )
+
+
+def find_images(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     """`(file, name of its results)` for files and folders; the name keeps the subfolders.
 
-    Hidden files in a folder are ignored.
+    Hidden files in a folder are ignored, and what earlier runs left in an `output` within it.
     """
     from keras_fsa.datasets.folder import EXTENSIONS, is_image
 
@@ -186,6 +207,8 @@ def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     for path in paths:
         if path.is_dir():
             files = [file for file in sorted(path.rglob("*")) if is_image(file, readable)]
+            if path.resolve() in output.resolve().parents:
+                files = [file for file in files if output.resolve() not in file.resolve().parents]
             named = [(file, file.relative_to(path).with_suffix("")) for file in files]
         else:
             named = [(path, Path(path.stem))]
@@ -308,10 +331,10 @@ def write_masks(folder: Path, name: Path, mask: np.ndarray, names: Sequence[str]
         names: of the classes.
     """
     if mask.ndim == 2 or mask.shape[-1] == 1:
-        write_mask(folder / f"{name}.png", mask.reshape(mask.shape[:2]))
+        write_mask(folder / f"{name}.png", mask.reshape(mask.shape[:2]), SOFTWARE)
         return
     for i, place in enumerate(class_folders(names)):
-        write_mask(folder / place / f"{name}.png", mask[..., i])
+        write_mask(folder / place / f"{name}.png", mask[..., i], SOFTWARE)
 
 
 def class_folders(names: Sequence[str]) -> list[str]:

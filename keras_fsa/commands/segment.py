@@ -35,6 +35,7 @@ from keras_fsa.commands.data import takes_stored_values
 from keras_fsa.commands.models import TrainedModel, load_keras_model, num_classes_of
 from keras_fsa.commands.predict import Names, class_table
 from keras_fsa.files import locked_folder
+from keras_fsa.images import is_upright
 from keras_fsa.large.images import Raster, check_output
 from keras_fsa.large.unseen import seen_pixels, unseen_values
 from keras_fsa.metrics import IGNORE_LABEL
@@ -158,7 +159,8 @@ def _as_predicted(path, image, model, nodata):
         ValueError: where that cannot be done tile by tile.
     """
     raster = image.file if isinstance(image, Raster) else None
-    if raster and raster.tags().get("EXIF_Orientation", "1") != "1":
+    # GDAL tells that of a JPEG only.
+    if raster and not is_upright(path):
         raise ValueError(
             "An image must be stored as it is viewed. Received: "
             f"--input {path}, whose EXIF orientation turns it. Save it upright, with Pillow: "
@@ -172,15 +174,23 @@ def _as_predicted(path, image, model, nodata):
             f"{path}, whose values are indices of a palette. Resolve it: gdal_translate -expand "
             "rgb (or gray)."
         )
+    if raster and raster.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
+        raise ValueError(
+            "A model of RGB or grey takes images whose zero is black. Received: "
+            f"--input {path}, whose zero is white. Turn it round, with Pillow: "
+            "PIL.Image.open(path).save(new_path)."
+        )
     dtype = np.dtype(getattr(image, "stored_dtype", image.dtype))
+    # GDAL has files of 12 bits, and others.
+    structure = raster.tags(image.bands[0], ns="IMAGE_STRUCTURE") if raster else {}
+    bits = int(structure.get("NBITS", 8 * dtype.itemsize))
     if dtype == "uint16":
-        # GDAL has files of 12 bits, and others.
-        structure = raster.tags(image.bands[0], ns="IMAGE_STRUCTURE") if raster else {}
-        return _UpperByte(image, nodata, int(structure.get("NBITS", 16)))
-    if dtype != "uint8":
+        return _UpperByte(image, nodata, bits)
+    if dtype != "uint8" or bits < 8:
+        kind = f"{bits} bits" if bits < 8 else dtype
         raise ValueError(
             "A model whose normalization is a name or None takes images of 8 bits, or the upper 8 "
-            f"of 16. Received: --input {path} of {dtype}. Scale it to 8 bits as for the training, "
+            f"of 16. Received: --input {path} of {kind}. Scale it to 8 bits as for the training, "
             "or train a model with normalization=(mean, std)."
         )
     return image

@@ -270,7 +270,8 @@ def train(settings: Train) -> None:
     # Whatever is wrong with the model shows before thousands of images are read.
     with devices.scope():
         keras.utils.set_random_seed(settings.seed)
-        model = build_model(settings, names, numbers)
+        palette = source(*folders).palette(settings.num_classes)
+        model = build_model(settings, names, numbers, palette)
     if settings.init and (takes_stored_values(model) or channels_of(model) != 3):
         reader = image_reader(model)
     training = training or examples(*folders)
@@ -340,7 +341,10 @@ def train(settings: Train) -> None:
 
 
 def build_model(
-    settings: Train, names: Sequence[str] | None = None, numbers: tuple | None = None
+    settings: Train,
+    names: Sequence[str] | None = None,
+    numbers: tuple | None = None,
+    palette: Sequence | None = None,
 ) -> keras_fsa.FsaNet:
     """The network that the settings describe, or that of --init with their classes.
 
@@ -348,9 +352,10 @@ def build_model(
         settings: the settings.
         names: of the classes.
         numbers: mean and standard deviation, in place of the normalization that the settings name.
+        palette: colours of the classes, where the data has some.
     """
     if settings.init:
-        model = _with_classes(load_keras_model(settings.init), settings, names)
+        model = _with_classes(load_keras_model(settings.init), settings, names, palette)
     else:
         backbone = settings.backbone
         if backbone.endswith(".keras"):
@@ -376,13 +381,14 @@ def build_model(
             auxiliary_loss_weight=settings.auxiliary_loss_weight,
             activation=settings.activation,
             class_names=names,
+            palette=palette,
             dtype=settings.mixed_precision,
         )
     model.backbone.trainable = not settings.freeze_backbone
     return model
 
 
-def _with_classes(model, settings, names):
+def _with_classes(model, settings, names, palette):
     """A trained network, with another number of classes where wanted: its last layers are new."""
     if not isinstance(model, keras_fsa.FsaNet):
         raise ValueError(f"`init` must be an FsaNet. Received: {settings.init}. Take another file.")
@@ -392,6 +398,8 @@ def _with_classes(model, settings, names):
     numbered = names is None or list(names) == names_of(None, settings.num_classes)
     if settings.class_names or not (same and model.class_names and numbered):
         changes["class_names"] = names
+    if palette:
+        changes["palette"] = palette
     return adapted(model, settings.mixed_precision, **changes)
 
 
@@ -477,5 +485,6 @@ def _report(settings, names, count, validation):
         masks,
         answers(np.asarray(model.predict_on_batch(images)), model.activation),
         class_names=names,
+        palette=model.palette,
         path=settings.output / "predictions.png",
     )

@@ -22,6 +22,8 @@ One pipeline serves every backend: NumPy and OpenCV in threads, which release Py
 """
 
 import functools
+import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
@@ -131,22 +133,24 @@ class _Endless(Batches):
         super().__init__(positions, example, None, name)
         self._pool = ThreadPoolExecutor(threads(), thread_name_prefix="training_batches")
         self._begun: dict[int, list[Future]] = {}
+        self._lock = threading.Lock()
+        # Also where Python ends, before what the pool needs for it is gone.
+        weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
 
     def _pairs(self, index):
         wanted = range(index, index + 1 + self._AHEAD)
-        for step in [step for step in self._begun if step not in wanted]:
-            for future in self._begun.pop(step):
-                future.cancel()
-        for step in wanted:
-            if step not in self._begun:
-                self._begun[step] = [
-                    self._pool.submit(self._example, position) for position in self._positions(step)
-                ]
-        return [future.result() for future in self._begun.pop(index)]
-
-    def __del__(self):
-        if pool := self.__dict__.get("_pool"):
-            pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for step in [step for step in self._begun if step not in wanted]:
+                for future in self._begun.pop(step):
+                    future.cancel()
+            for step in wanted:
+                if step not in self._begun:
+                    positions = self._positions(step)
+                    self._begun[step] = [
+                        self._pool.submit(self._example, position) for position in positions
+                    ]
+            mine = self._begun.pop(index)
+        return [future.result() for future in mine]
 
 
 def augment(

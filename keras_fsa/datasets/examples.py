@@ -139,7 +139,9 @@ class Examples(_AsBefore, Sequence):
             with mine:
                 if index in kept:
                     return kept[index]
-                pair = self._read(index)
+                # Views, since whoever made the arrays may write to them.
+                image, mask = self._read(index)
+                pair = image.view(), mask.view()
                 size = sum(part.nbytes for part in pair)
                 with lock:
                     if size <= left[0]:

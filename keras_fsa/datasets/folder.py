@@ -96,7 +96,8 @@ def check_pairs(
 
     Warns:
         UserWarning: once, if there are images that are not RGB with 8 bits per channel. They are
-            converted, as `keras_fsa.images` says.
+            converted, as `keras_fsa.images` says. And if the masks hold nothing but 0 and what is
+            ignored: of masks of 0 and 255, for no and yes, a network learns that all is 0.
     """
     optional_import("PIL", "tools")
     _check_labels(num_classes, ignore_label)
@@ -106,13 +107,16 @@ def check_pairs(
         found = read_pair(
             image_path, mask_path, num_classes, ignore_label, mask_reader, max_pixels, image_reader
         )
-        return found.mode, found.problems
+        ids = np.zeros(1) if found.mask is None else found.mask
+        ignored = ids == IGNORE_LABEL
+        return found.mode, found.problems, bool(ignored.any()), bool((ids[~ignored] > 0).any())
 
     pairs = list(pairs)
     bar = keras.utils.Progbar(len(pairs), verbose=len(pairs) > 200, interval=0.5, unit_name="pair")
-    problems, converted = [], []
-    for (image_path, _), (mode, found) in zip(pairs, in_order(check, pairs), strict=True):
+    problems, converted, ignores, has_classes = [], [], False, False
+    for (image_path, _), (mode, found, *ids) in zip(pairs, in_order(check, pairs), strict=True):
         problems += found
+        ignores, has_classes = ignores or ids[0], has_classes or ids[1]
         if mode not in ("RGB", None):
             converted.append(f"{image_path} (mode {mode})")
         bar.add(1)
@@ -129,6 +133,14 @@ def check_pairs(
         warnings.warn(
             f"{len(converted)} of {len(pairs)} images are not RGB with 8 bits per channel and "
             f"are converted to it. The first one is {converted[0]}.",
+            stacklevel=2,
+        )
+    if ignores and not has_classes:
+        warnings.warn(
+            "Masks should hold classes beside 0. Received: masks of nothing but 0 and the ignore "
+            f"label {ignore_label}. Where that stands for a class, say so: keras_fsa train "
+            f"--id-table with the line {ignore_label},1, or remap_reader of "
+            "keras_fsa.datasets.masks.",
             stacklevel=2,
         )
 

@@ -14,6 +14,7 @@ import numpy as np
 from keras_fsa import types
 from keras_fsa.arguments import integer
 from keras_fsa.classes import checked_palette
+from keras_fsa.datasets.pairs import read_table
 from keras_fsa.images import MAX_PIXELS, decode_image, read_mask
 from keras_fsa.metrics import IGNORE_LABEL
 
@@ -38,7 +39,7 @@ def read_colour_table(path: types.Path) -> tuple[list[str], list[tuple[int, int,
     names: list[str] = []
     colours: list[tuple[int, int, int]] = []
     ignored: list[tuple[int, int, int]] = []
-    for number, line in enumerate(Path(path).read_text("utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_table(path).read().splitlines(), start=1):
         if not re.search(r"\d", line):
             continue
         separated = r"\s*[,;\s]\s*"
@@ -145,18 +146,17 @@ def read_id_table(path: types.Path, ignore_label: int = IGNORE_LABEL) -> dict[in
         ValueError: for a line of something else, or no line.
     """
     table: dict[int, int] = {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            if not any(re.search(r"\d", cell) for cell in row):
-                continue
-            try:
-                before, after = (cell.strip() for cell in row)
-                table[int(before)] = ignore_label if after == IGNORED else int(after)
-            except ValueError:
-                raise ValueError(
-                    "A table of ids must hold an old id and a new one, or 'ignored', in each line. "
-                    f"Received: {path}, line {number}: {','.join(row)!r}. Correct the line."
-                ) from None
+    for number, row in enumerate(csv.reader(read_table(path)), start=1):
+        if not any(re.search(r"\d", cell) for cell in row):
+            continue
+        try:
+            before, after = (cell.strip() for cell in row)
+            table[int(before)] = ignore_label if after == IGNORED else int(after)
+        except ValueError:
+            raise ValueError(
+                "A table of ids must hold an old id and a new one, or 'ignored', in each line. "
+                f"Received: {path}, line {number}: {','.join(row)!r}. Correct the line."
+            ) from None
     if not table:
         raise ValueError(
             "A table of ids must hold an old id and a new one in each line. Received: "

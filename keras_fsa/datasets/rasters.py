@@ -6,12 +6,13 @@ depth cameras store more channels, 16 bits or floats, and this is how those are 
 
 import os
 import warnings
+from typing import BinaryIO
 
 import numpy as np
 
 from keras_fsa import types
 from keras_fsa.arguments import integer, optional_import, positive_int
-from keras_fsa.images import MAX_PIXELS, ImageError, has_16_bits, read_image
+from keras_fsa.images import MAX_PIXELS, ImageError, has_16_bits, read_image, shown_otherwise
 from keras_fsa.large.images import open_image
 
 
@@ -36,7 +37,7 @@ def read_raster(path: types.Path, channels: int, max_pixels: int | None = MAX_PI
     """
     positive_int("channels", channels)
     integer("max_pixels", max_pixels, optional=True)
-    if _is_ordinary(path, channels):
+    if is_ordinary(path, channels):
         return read_image(path, channels, max_pixels)
     try:
         with warnings.catch_warnings():
@@ -64,14 +65,15 @@ def read_raster(path: types.Path, channels: int, max_pixels: int | None = MAX_PI
     return pixels
 
 
-def _is_ordinary(path, channels):
-    """Whether Pillow reads just what the file stores."""
+def is_ordinary(path: types.Path | BinaryIO, channels: int) -> bool:
+    """Whether `keras_fsa.images` reads just what the file stores: RGB or grey in 8 bits."""
     pillow = optional_import("PIL.Image", "tools")
     try:
         with pillow.open(path) as file:
             if file.format == "JPEG2000":
                 return False  # Pillow does not say how many bits there are
-            return {"L": 1, "RGB": 3}.get(file.mode) == channels and not has_16_bits(file)
+            ordinary = {"L": 1, "RGB": 3}.get(file.mode) == channels
+            return ordinary and not has_16_bits(file) and shown_otherwise(file) is None
     except Exception:
         # Not one of Pillow's; what is wrong with it, the other reader says.
         return False
