@@ -382,6 +382,18 @@ def test_deviation():
     assert largest_deviation(model, lambda x: np.zeros((1, 1, 1, 5), "float32")) == np.inf
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_what_is_no_number_is_no_match(activation):
+    model = tiny(image_shape=(16, 24, 3), activation=activation)
+    for none, dtype in ((np.nan, "float32"), (255, "uint8")):
+        shape = (1, 16, 24, 5)[: 3 if (activation, dtype) == ("softmax", "uint8") else 4]
+        served = np.zeros(shape, dtype)
+        assert np.isfinite(largest_deviation(model, lambda x, served=served: served))
+        served.reshape(-1)[7] = none
+        assert largest_deviation(model, lambda x, served=served: served) == np.inf
+
+
 @pytest.mark.parametrize("format", ["tf_saved_model", "onnx", "litert", "openvino"])
 def test_nan_is_no_class(rng, tmp_path, format):
     """In an image, or in the logits: the ignore label, in every runtime."""

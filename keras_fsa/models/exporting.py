@@ -452,12 +452,21 @@ def largest_deviation(
 def deviation(
     served: np.ndarray, scores: np.ndarray, activation: str = "softmax", threshold: float = 0.0
 ) -> float:
-    """The same for one batch: served scores `(B, H, W, C)` or classes, uint8, and scores."""
+    """The same for one batch: served scores `(B, H, W, C)` or classes, uint8, and scores.
+
+    It is infinite where they cannot be compared: another shape, NaN, or a pixel without a class.
+    """
     if activation == "sigmoid" and served.dtype == np.uint8:
         no = served.reshape(scores.shape) == 0
-        return float(np.maximum(np.where(no, scores - threshold, threshold - scores), 0).max())
-    if served.ndim == 3:
-        chosen = np.take_along_axis(scores, served[..., None].astype("int64"), axis=-1)[..., 0]
-        return float((scores.max(axis=-1) - chosen).max())
-    # Other shapes would broadcast.
-    return float(np.abs(served - scores).max()) if served.shape == scores.shape else np.inf
+        short = np.maximum(np.where(no, scores - threshold, threshold - scores), 0)
+        largest = np.where(served.reshape(scores.shape) > 1, np.inf, short).max()
+    elif served.ndim == 3:
+        is_class = served < scores.shape[-1]
+        known = np.where(is_class, served, 0)[..., None].astype("int64")
+        chosen = np.take_along_axis(scores, known, axis=-1)[..., 0]
+        largest = np.where(is_class, scores.max(axis=-1) - chosen, np.inf).max()
+    else:
+        # Other shapes would broadcast.
+        largest = np.abs(served - scores).max() if served.shape == scores.shape else np.inf
+    # NaN is beyond no bound.
+    return np.inf if np.isnan(largest) else float(largest)
