@@ -366,6 +366,38 @@ def test_loading_errors(tmp_path):
         load_exported(tmp_path / "model.pb")
 
 
+@pytest.mark.once
+def test_values_that_a_file_does_not_hold(tmp_path):
+    """300 became 44, or 255; and files of other types than float32 and uint8 were not read."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    images = np.full((1, 2, 2, 3), 200.4)
+
+    def open_file(kind):
+        kind = getattr(onnx.TensorProto, kind)
+        ends = [
+            onnx.helper.make_tensor_value_info(end, kind, (None, None, None, 3)) for end in "xy"
+        ]
+        node = onnx.helper.make_node("Identity", ["x"], ["y"])
+        graph = onnx.helper.make_graph([node], "graph", ends[:1], ends[1:])
+        opset = [onnx.helper.make_opsetid("", 18)]
+        onnx.save(
+            onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx"
+        )
+        return load_exported(tmp_path / "m.onnx")
+
+    for kind, dtype in (("UINT8", "uint8"), ("UINT16", "uint16")):
+        serve = open_file(kind)
+        assert serve(images).dtype == dtype and (serve(images) == 200).all()
+        assert serve(images[:0]).shape == (0, 2, 2, 3)
+        beyond = images * 2.0**9
+        for wrong in (beyond, beyond.astype("int64"), -images, images * np.nan):
+            rule = f"takes {dtype} must be numbers from 0 to .* Received: images from .*float32"
+            with pytest.raises(ValueError, match=rule):
+                serve(wrong)
+    np.testing.assert_array_equal(open_file("DOUBLE")(-images), -images)
+
+
 def test_deviation():
     """Classes are judged by how far their logit is below the best; another shape is no match."""
     model = tiny(image_shape=(16, 24, 3))

@@ -324,10 +324,10 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
 
     Returns:
         A function from images `(B, H, W, channels)`, which it casts to the file's input type
-        (rounded, where that is uint8), to what the file gives. Threads may call it at once; those
-        of a LiteRT or OpenVINO file take turns. Its attributes `num_classes`, `activation`,
-        `class_names`, `palette`, `image_shape`, `normalization` and `align_corners` are the
-        model's, where the JSON file that `export` wrote is still beside it.
+        (rounded, where that is uint8, and refused beyond 0 to 255), to what the file gives. Threads
+        may call it at once; those of a LiteRT or OpenVINO file take turns. Its attributes
+        `num_classes`, `activation`, `class_names`, `palette`, `image_shape`, `normalization` and
+        `align_corners` are the model's, where the JSON file that `export` wrote is still beside it.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -362,13 +362,29 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
     run, dtype, described = read_steadily(path, read, _ATTEMPTS)
 
     def serve(images):
-        images = np.asarray(images)
-        if np.issubdtype(dtype, np.integer) and not np.issubdtype(images.dtype, np.integer):
-            images = np.clip(np.round(images), 0, 255)
-        return run(np.ascontiguousarray(images, dtype))
+        return run(in_dtype(images, dtype))
 
     vars(serve).update(described)
     return serve
+
+
+def in_dtype(images: Any, dtype: Any) -> np.ndarray:
+    """Images in a file's input type: rounded, where that is of whole numbers.
+
+    Raises:
+        ValueError: for values that the type does not hold.
+    """
+    images = np.asarray(images)
+    if np.issubdtype(dtype, np.integer) and images.dtype != dtype:
+        images, bounds = np.round(images), np.iinfo(dtype)
+        # NaN is in every minimum.
+        if images.size and not (images.min() >= bounds.min and images.max() <= bounds.max):
+            raise ValueError(
+                f"Images for a file that takes {bounds.dtype} must be numbers from {bounds.min} to "
+                f"{bounds.max}. Received: images from {images.min()} to {images.max()}. Export the "
+                'model with input_dtype="float32" for other values.'
+            )
+    return np.ascontiguousarray(images, dtype)
 
 
 def _load_saved_model(path):
@@ -393,7 +409,8 @@ def _in_turns(run):
 def _load_onnx(path):
     session = optional_import("onnxruntime", "export").InferenceSession(path)
     (images,) = session.get_inputs()
-    dtype = np.dtype({"tensor(float)": "float32", "tensor(uint8)": "uint8"}[images.type])
+    name = images.type.removeprefix("tensor(").removesuffix(")")
+    dtype = np.dtype({"float": "float32", "double": "float64"}.get(name, name))
     return lambda x: session.run(None, {images.name: x})[0], dtype
 
 
