@@ -33,7 +33,14 @@ from keras_fsa.layers.self_attention import SelfAttention
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models import exporting, quantizing
-from keras_fsa.models.heads import auxiliary_head, finer_stages, fsa_head, seen_by_head
+from keras_fsa.models.heads import (
+    auxiliary_head,
+    finer_stages,
+    freeze,
+    frozen_layers,
+    fsa_head,
+    seen_by_head,
+)
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
 from keras_fsa.models.presets import PRESETS, is_hub_preset, preset_arguments, preset_file
 from keras_fsa.models.speed import neutral_twins, use_speed_paths
@@ -539,11 +546,7 @@ class FsaNet(keras.Model):
         return keras.KerasTensor(self.compute_output_shape(images.shape), self._logits_dtype)
 
     def get_config(self):
-        # Heads are built anew, and know nothing of it.
-        frozen = {
-            part: [layer.name for layer in head.layers if not layer.trainable]
-            for part, head in self._heads()
-        }
+        frozen = frozen_layers(self._heads())
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -590,15 +593,12 @@ class FsaNet(keras.Model):
         output_stride, frozen = config.pop("output_stride", None), config.pop("frozen", {})
         model = cls(**config)
         model.output_stride = output_stride
-        for part, head in model._heads():
-            for layer in head.layers:
-                if layer.name in frozen.get(part, ()):
-                    layer.trainable = False
+        freeze(model._heads(), frozen)
         return model
 
     def _heads(self):
         heads = {"head": self.head, "auxiliary_head": self.auxiliary_head}
-        return [(part, head) for part, head in heads.items() if head is not None]
+        return {part: head for part, head in heads.items() if head is not None}
 
 
 def check_loss(loss: Any, activation: str) -> None:
