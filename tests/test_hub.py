@@ -91,6 +91,20 @@ def test_there_and_back(rng, variant):
 
 
 @pytest.mark.once
+def test_parts_keep_their_dtype_policies(rng):
+    """A backbone and an attention of float32 in mixed precision computed in half of it."""
+    attention = keras_fsa.layers.FrequencySelfAttention(
+        2, data_format="channels_last", dtype="float32", name="mine"
+    )
+    model = network(rng, attention=attention, dtype="mixed_bfloat16")
+    task = hub.from_fsanet(model)
+    images, _ = images_and_masks(rng, 1)
+    expected = model.predict(images, verbose=0)
+    for one in (task, hub.to_fsanet(task)):
+        np.testing.assert_array_equal(one.predict(images, verbose=0), expected)
+
+
+@pytest.mark.once
 def test_what_is_frozen_stays_frozen(rng, tmp_path):
     """There and back, in a preset, and in a file; a last layer for other classes is new."""
     model = network(rng)

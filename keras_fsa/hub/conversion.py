@@ -8,7 +8,7 @@ import keras
 from keras_fsa.hub.backbone import PARTS, SETTINGS, FsaNetBackbone, without_classifier
 from keras_fsa.hub.preprocessing import FsaNetImageConverter, FsaNetImageSegmenterPreprocessor
 from keras_fsa.hub.segmenter import FsaNetImageSegmenter
-from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.models.fsanet import FsaNet, in_head
 from keras_fsa.types import Path
 
 
@@ -34,12 +34,17 @@ def from_fsanet(
         )
     config = model.get_config()
     trunk = without_classifier(model.head)
-    own_head = {"head": keras.saving.serialize_keras_object(trunk)} if "head" in config else {}
+    parts = {"image_encoder": config["backbone"], **{name: config[name] for name in PARTS}}
+    if "head" in config:
+        parts["head"] = keras.saving.serialize_keras_object(trunk)
+    for name, part in parts.items():
+        # Here, where they keep the dtype policies that they have.
+        if isinstance(part, dict) and not in_head(part):
+            parts[name] = keras.saving.deserialize_keras_object(part)
     backbone = FsaNetBackbone.from_config(
         {
-            **{name: config[name] for name in (*SETTINGS, *PARTS, "dtype")},
-            **own_head,
-            "image_encoder": config["backbone"],
+            **{name: config[name] for name in (*SETTINGS, "dtype")},
+            **parts,
             "auxiliary": model.auxiliary_head is not None,
         }
     )
