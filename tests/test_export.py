@@ -156,6 +156,15 @@ def test_saved_model_of_one_size(rng, tmp_path):
     assert largest_deviation(model, load_exported(tmp_path / "folder")) < CLOSE
 
 
+@pytest.mark.once
+def test_double_precision(rng):
+    """ONNX Runtime and LiteRT have no convolution in float64: such files could not be read."""
+    model = randomize(tiny(dtype="float64"), rng)
+    copy = in_float32(model)
+    assert {layer.compute_dtype for layer in copy._flatten_layers()} == {"float32"}
+    assert largest_deviation(model, copy.predict_on_batch) < CLOSE
+
+
 class Unsaved(layers.Layer):
     """A layer that Keras can neither save nor copy."""
 

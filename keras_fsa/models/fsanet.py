@@ -481,7 +481,7 @@ class FsaNet(keras.Model):
         one size: send others one at a time.
 
         A SavedModel computes in the model's dtype policy. The other formats' runtimes refuse half
-        precision, or most of it: these files compute in float32.
+        and double precision, or most of it: these files compute in float32.
 
         A JSON file beside it (`.json` behind its name; in a SavedModel's folder `assets.extra`)
         says the activation, names and colours of the classes, for `load_exported`.
