@@ -156,6 +156,25 @@ def test_saved_model_of_one_size(rng, tmp_path):
     assert largest_deviation(model, load_exported(tmp_path / "folder")) < CLOSE
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="which writes it")
+@pytest.mark.once(engine="tensorflow")
+def test_a_litert_file_of_one_size_says_so(tmp_path):
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((1, 4, None, 3), "float32")
+    double = tf.function(lambda x: 2 * x, input_signature=[spec])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([double.get_concrete_function()])
+    (tmp_path / "model.tflite").write_bytes(converter.convert())
+    serve = load_exported(tmp_path / "model.tflite")
+    for shape in ((1, 4, 7, 3), (2, 4, 5, 3)):
+        np.testing.assert_array_equal(serve(np.ones(shape)), np.full(shape, 2))
+    for shape in ((1, 5, 7, 3), (1, 4, 7, 4), (4, 7, 3)):
+        with pytest.raises(
+            ValueError, match=r"must have the shape \(None, 4, None, 3\).* Received"
+        ):
+            serve(np.ones(shape))
+
+
 @pytest.mark.once
 def test_double_precision(rng):
     """ONNX Runtime and LiteRT have no convolution in float64: such files could not be read."""

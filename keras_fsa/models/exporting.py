@@ -421,8 +421,20 @@ def _load_litert(path):
         Interpreter = optional_import("tensorflow", "export").lite.Interpreter
     interpreter = Interpreter(path)
     (images,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    # -1 for any; a batch of another size than the file's is right, too.
+    _, *expected = images["shape_signature"].tolist()
 
     def run(x):
+        # Resized to another size, a file that is made for one fails without a word of sizes.
+        if x.ndim != 4 or any(
+            want not in (-1, n) for want, n in zip(expected, x.shape[1:], strict=True)
+        ):
+            shape = (None, *(None if want == -1 else want for want in expected))
+            raise ValueError(
+                f"Images for this file must have the shape {shape}: batch, height, width, channels."
+                f" Received: images of shape {x.shape}. Convert them, or export the model for "
+                "other sizes."
+            )
         interpreter.resize_tensor_input(images["index"], x.shape)
         interpreter.allocate_tensors()
         interpreter.set_tensor(images["index"], x)
