@@ -372,6 +372,16 @@ def test_errors(path, settings, message, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="one engine is enough")
+@pytest.mark.once(engine="tensorflow")
+def test_errors_of_a_signature(tmp_path):
+    model = tiny()
+    spec, flat = (keras.InputSpec(shape=(None,) * rank) for rank in (4, 3))
+    for wrong in (spec, [], [spec, spec], [flat], [None]):
+        with pytest.raises(ValueError, match=r"must be a list of one .*Received: input_signature="):
+            model.export(tmp_path / "a", input_signature=wrong)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="one engine is enough")
 @pytest.mark.parametrize(
     ("shape", "flags"),
     [

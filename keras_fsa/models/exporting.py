@@ -85,6 +85,13 @@ def image_spec(
         )
     if input_signature is None:
         input_signature = [keras.InputSpec(shape=(None, *model.image_shape), dtype=input_dtype)]
+    listed = isinstance(input_signature, (list, tuple)) and len(input_signature) == 1
+    if not listed or len(getattr(input_signature[0], "shape", None) or ()) != 4:
+        raise ValueError(
+            "`input_signature` must be a list of one specification of images (batch, height, "
+            f"width, channels). Received: input_signature={input_signature!r}. Write "
+            "[keras.InputSpec(shape=(None, None, None, 3))]."
+        )
     images = input_signature[0]
     if images.dtype is None:
         images = keras.InputSpec(shape=images.shape, dtype=input_dtype)
