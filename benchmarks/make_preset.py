@@ -55,6 +55,12 @@ ABOUT = {
         "(`docs/results.md`).",
     },
 }
+# Of networks from before the kernels of an attention were drawn apart.
+DRAWN_APART = "2026-11-30T12"
+BEGAN_EQUAL = (
+    " The queries and keys of its attention began equal, so that like attended to like before the "
+    "training: a defect of version 0.1.0 (`docs/results.md`)."
+)
 
 
 def halve(source: Path, target: Path) -> None:
@@ -112,6 +118,7 @@ def card(result: dict, size: int, difference: float, note: str = "") -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     settings = "\n".join(f"- {name}: {value}" for name, value in result["settings"].items())
     note = f" {note}" if note else ""
+    limits = about["limits"] + (BEGAN_EQUAL if result["date"] < DRAWN_APART else "")
     whole = (
         ""
         if result["finished"]
@@ -151,7 +158,7 @@ Seed {result["seed"]}, {result["date"]}, {versions}.{whole}
 
 ## Limits
 
-{about["limits"]}
+{limits}
 """
 
 

@@ -105,7 +105,8 @@ class Segmenter:
         is added, and one of the scaled image.
 
         Raises:
-            ValueError, ImportError: as `FsaNet.export` for the format `"tf_saved_model"`.
+            ValueError, ImportError: as `FsaNet.export` for the format `"tf_saved_model"`; and a
+                `ValueError` for a model of one size that is to see images at another.
         """
         if output == "logits":
             _deprecation.warn('output="logits"', 'output="log_probabilities", which they are')
@@ -114,6 +115,7 @@ class Segmenter:
         model = self.model
         whole = "classes" if output == "classes" else "logits"
         images = exporting.image_spec(model, filepath, "tf_saved_model", None, whole, input_dtype)
+        self._check_fixed_size()
         if self._views.window:
             # The model's own size is that of a window.
             images.shape = (None, None, None, model.image_shape[-1])
@@ -130,6 +132,26 @@ class Segmenter:
             exporting.write_description(path, model)
         if verbose or verbose is None:
             print(f"Saved the model at {str(filepath)!r}.")
+
+    def _check_fixed_size(self):
+        """Raise a `ValueError` for views that a model of one size does not take."""
+        views, size = self._views, self.model.image_shape[:2]
+        resized = any(scale != 1 for scale in views.scales)
+        if views.fit is not None:
+            # Images of the model's size may be those of `fit` already.
+            sides = sorted(n or 0 for n in size)
+            bounds = sorted(np.broadcast_to(views.fit, 2))
+            resized |= min(bound / max(n, 1) for n, bound in zip(sides, bounds, strict=True)) != 1
+        windows, _ = views.windows_and_strides()
+        for side, window in zip(size, windows, strict=True):
+            seen = window or (None if resized else side)
+            if side is not None and seen != side:
+                raise ValueError(
+                    "A model of one size must see images at that size. Received: window="
+                    f"{views.window}, scales={views.scales}, fit={views.fit} for a model of images "
+                    f"of {size[0]} x {size[1]}. Take a `window` of that size, or no `scales` and "
+                    "no `fit`."
+                )
 
 
 def _tensorflow_engine(classes):

@@ -156,6 +156,34 @@ def test_saved_model_of_one_size(rng, tmp_path):
     assert largest_deviation(model, load_exported(tmp_path / "folder")) < CLOSE
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="which writes it")
+@pytest.mark.once(engine="tensorflow")
+def test_a_litert_file_of_one_size_says_so(tmp_path):
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((1, 4, None, 3), "float32")
+    double = tf.function(lambda x: 2 * x, input_signature=[spec])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([double.get_concrete_function()])
+    (tmp_path / "model.tflite").write_bytes(converter.convert())
+    serve = load_exported(tmp_path / "model.tflite")
+    for shape in ((1, 4, 7, 3), (2, 4, 5, 3)):
+        np.testing.assert_array_equal(serve(np.ones(shape)), np.full(shape, 2))
+    for shape in ((1, 5, 7, 3), (1, 4, 7, 4), (4, 7, 3)):
+        with pytest.raises(
+            ValueError, match=r"must have the shape \(None, 4, None, 3\).* Received"
+        ):
+            serve(np.ones(shape))
+
+
+@pytest.mark.once
+def test_double_precision(rng):
+    """ONNX Runtime and LiteRT have no convolution in float64: such files could not be read."""
+    model = randomize(tiny(dtype="float64"), rng)
+    copy = in_float32(model)
+    assert {layer.compute_dtype for layer in copy._flatten_layers()} == {"float32"}
+    assert largest_deviation(model, copy.predict_on_batch) < CLOSE
+
+
 class Unsaved(layers.Layer):
     """A layer that Keras can neither save nor copy."""
 
@@ -344,6 +372,16 @@ def test_errors(path, settings, message, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="one engine is enough")
+@pytest.mark.once(engine="tensorflow")
+def test_errors_of_a_signature(tmp_path):
+    model = tiny()
+    spec, flat = (keras.InputSpec(shape=(None,) * rank) for rank in (4, 3))
+    for wrong in (spec, [], [spec, spec], [flat], [None]):
+        with pytest.raises(ValueError, match=r"must be a list of one .*Received: input_signature="):
+            model.export(tmp_path / "a", input_signature=wrong)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="one engine is enough")
 @pytest.mark.parametrize(
     ("shape", "flags"),
     [
@@ -366,6 +404,38 @@ def test_loading_errors(tmp_path):
         load_exported(tmp_path / "model.pb")
 
 
+@pytest.mark.once
+def test_values_that_a_file_does_not_hold(tmp_path):
+    """300 became 44, or 255; and files of other types than float32 and uint8 were not read."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    images = np.full((1, 2, 2, 3), 200.4)
+
+    def open_file(kind):
+        kind = getattr(onnx.TensorProto, kind)
+        ends = [
+            onnx.helper.make_tensor_value_info(end, kind, (None, None, None, 3)) for end in "xy"
+        ]
+        node = onnx.helper.make_node("Identity", ["x"], ["y"])
+        graph = onnx.helper.make_graph([node], "graph", ends[:1], ends[1:])
+        opset = [onnx.helper.make_opsetid("", 18)]
+        onnx.save(
+            onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx"
+        )
+        return load_exported(tmp_path / "m.onnx")
+
+    for kind, dtype in (("UINT8", "uint8"), ("UINT16", "uint16")):
+        serve = open_file(kind)
+        assert serve(images).dtype == dtype and (serve(images) == 200).all()
+        assert serve(images[:0]).shape == (0, 2, 2, 3)
+        beyond = images * 2.0**9
+        for wrong in (beyond, beyond.astype("int64"), -images, images * np.nan):
+            rule = f"takes {dtype} must be numbers from 0 to .* Received: images from .*float32"
+            with pytest.raises(ValueError, match=rule):
+                serve(wrong)
+    np.testing.assert_array_equal(open_file("DOUBLE")(-images), -images)
+
+
 def test_deviation():
     """Classes are judged by how far their logit is below the best; another shape is no match."""
     model = tiny(image_shape=(16, 24, 3))
@@ -380,6 +450,18 @@ def test_deviation():
     assert largest_deviation(model, classes(0)) == 0
     assert 0 < largest_deviation(model, classes(1)) < largest_deviation(model, classes(4))
     assert largest_deviation(model, lambda x: np.zeros((1, 1, 1, 5), "float32")) == np.inf
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_what_is_no_number_is_no_match(activation):
+    model = tiny(image_shape=(16, 24, 3), activation=activation)
+    for none, dtype in ((np.nan, "float32"), (255, "uint8")):
+        shape = (1, 16, 24, 5)[: 3 if (activation, dtype) == ("softmax", "uint8") else 4]
+        served = np.zeros(shape, dtype)
+        assert np.isfinite(largest_deviation(model, lambda x, served=served: served))
+        served.reshape(-1)[7] = none
+        assert largest_deviation(model, lambda x, served=served: served) == np.inf
 
 
 @pytest.mark.parametrize("format", ["tf_saved_model", "onnx", "litert", "openvino"])

@@ -91,6 +91,50 @@ def test_there_and_back(rng, variant):
 
 
 @pytest.mark.once
+def test_parts_keep_their_dtype_policies(rng):
+    """A backbone and an attention of float32 in mixed precision computed in half of it."""
+    attention = keras_fsa.layers.FrequencySelfAttention(
+        2, data_format="channels_last", dtype="float32", name="mine"
+    )
+    model = network(rng, attention=attention, dtype="mixed_bfloat16")
+    task = hub.from_fsanet(model)
+    images, _ = images_and_masks(rng, 1)
+    expected = model.predict(images, verbose=0)
+    for one in (task, hub.to_fsanet(task)):
+        np.testing.assert_array_equal(one.predict(images, verbose=0), expected)
+
+
+@pytest.mark.once
+def test_what_is_frozen_stays_frozen(rng, tmp_path):
+    """There and back, in a preset, and in a file; a last layer for other classes is new."""
+    model = network(rng)
+    model.head.get_layer("after_bn").trainable = False
+    for layer in model.auxiliary_head.layers:
+        layer.trainable = not layer.weights
+
+    def trained(net):
+        return [w.path.rpartition("/")[0] for w in net.trainable_weights]
+
+    expected = trained(model)
+    assert 0 < len(expected) < len(trained(network(rng)))
+    task = hub.from_fsanet(model)
+    task.save_to_preset(tmp_path / "preset")
+    task.save(tmp_path / "task.keras")
+    tasks = [
+        task,
+        keras_hub.models.ImageSegmenter.from_preset(str(tmp_path / "preset")),
+        keras.saving.load_model(tmp_path / "task.keras"),
+    ]
+    for one in tasks:
+        assert not one.auxiliary_classifier.trainable
+        assert len(one.trainable_weights) == len(expected)
+        assert trained(hub.to_fsanet(one)) == expected
+    other = keras_fsa.FsaNet.from_preset(tmp_path / "preset", num_classes=5)
+    assert other.auxiliary_head.get_layer("logits").trainable
+    assert len(trained(other)) == len(expected) + 2
+
+
+@pytest.mark.once
 def test_a_preset_of_a_network_that_was_truncated_and_folded(rng, tmp_path):
     """Its attention is a layer, and one of a head that is saved, too."""
     model = keras_fsa.fold_batch_norm(keras_fsa.to_frequency(network(rng), 2))

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from keras_fsa.inference import probabilities
+from keras_fsa.models import exporting
 from keras_fsa.models.exporting import load_exported
 from keras_fsa.segmenter import Segmenter
 from keras_fsa.sliding_window import SlidingWindow
@@ -195,6 +196,33 @@ def test_export_errors(tmp_path):
     with pytest.raises(ValueError, match=r"`output` must be one of 'log_probabilities', 'classes'"):
         predict.export(tmp_path / "served", output="overlays")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow and JAX write SavedModels")
+@pytest.mark.once(engine="tensorflow")
+def test_a_model_of_one_size_sees_no_other(tmp_path, monkeypatch):
+    """Such files were written, and failed at every image."""
+    written = []
+    monkeypatch.setattr(exporting, "write_saved_model", lambda path, *_: written.append(path))
+    fixed, half = (small_model(image_shape=(side, 20, 3)) for side in (24, None))
+    for model, settings in (
+        (fixed, dict(window=20)),
+        (fixed, dict(scales=(1.0, 0.5))),
+        (fixed, dict(fit=(48, 40))),
+        (half, dict(window=24)),
+        (half, dict(fit=(48, 20))),
+    ):
+        with pytest.raises(ValueError, match="one size must see images at.*Take a `window` of"):
+            Segmenter(model, **settings).export(tmp_path / "served")
+        assert not written
+    for model, settings in (
+        (fixed, dict(window=(24, 20), scales=(0.5,), fit=(48, 40))),
+        (fixed, dict(flip=True, fit=(48, 20))),
+        (half, dict(window=20)),
+        (half, dict(flip=True)),
+    ):
+        Segmenter(model, **settings).export(tmp_path / "served", verbose=False)
+        assert written.pop()
 
 
 def test_earlier_names(tmp_path):

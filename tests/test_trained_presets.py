@@ -1,6 +1,7 @@
 """Trained networks by name and by path, their files and their cards."""
 
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -242,6 +243,21 @@ def test_card(tmp_path):
     ):
         assert line in text
     assert "CC BY-NC 4.0" in text and "## Limits" in text
+
+
+@pytest.mark.once
+def test_cards_say_that_queries_and_keys_began_equal(tmp_path):
+    """Of the networks that were trained before the kernels of an attention were drawn apart."""
+    result = json.loads(result_file(tmp_path).read_text())
+    for date, began_equal in (("2026-11-30T09:03:19", True), ("2026-11-30T20:58:04", False)):
+        text = make_preset.card({**result, "date": date}, 2_000_000, 1e-4)
+        assert text.endswith(f"{make_preset.BEGAN_EQUAL}\n") == began_equal
+    cards = [PACKAGED / "signal_harbor/README.md", *(ROOT / "presets").glob("*/README.md")]
+    assert len(cards) > 1
+    for card in cards:
+        text = card.read_text()
+        (date,) = re.findall(r"Seed \d+, (\S+),", text)
+        assert (make_preset.BEGAN_EQUAL in text) == (date < make_preset.DRAWN_APART)
 
 
 def test_a_network_that_half_precision_would_change_is_refused(tmp_path):

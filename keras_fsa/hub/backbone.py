@@ -8,7 +8,7 @@ from keras_fsa import affinities
 from keras_fsa.arguments import boolean, optional_import
 from keras_fsa.models.attention import describe_attention, in_head
 from keras_fsa.models.fsanet import FsaNet
-from keras_fsa.models.heads import MAPS, seen_by_head
+from keras_fsa.models.heads import MAPS, freeze, frozen_layers, seen_by_head
 from keras_fsa.models.speed import use_speed_paths
 from keras_fsa.types import DType, Path
 
@@ -112,6 +112,7 @@ class FsaNetBackbone(Backbone):
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         head = self.head if self.has_own_head else None
+        frozen = frozen_layers(self._heads())
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in SETTINGS},
@@ -120,6 +121,7 @@ class FsaNetBackbone(Backbone):
             "affinity": self.affinity and affinities.serialize(self.affinity),
             "auxiliary": self.auxiliary,
             **({"head": serialize(head)} if head is not None else {}),
+            **({"frozen": frozen} if any(frozen.values()) else {}),
         }
 
     @classmethod
@@ -136,10 +138,15 @@ class FsaNetBackbone(Backbone):
         if attention := in_head(config.get("attention")):
             config["attention"] = config["head"].get_layer(attention)
         # The recorded encoder is dilated already.
-        output_stride = config.pop("output_stride", None)
+        output_stride, frozen = config.pop("output_stride", None), config.pop("frozen", {})
         backbone = cls(**{**config, "dtype": policy})
         backbone.output_stride = output_stride
+        freeze(backbone._heads(), frozen)
         return backbone
+
+    def _heads(self):
+        heads = {"head": self.head, "auxiliary_head": self.auxiliary_head}
+        return {part: head for part, head in heads.items() if head is not None}
 
 
 def with_classifier(trunk: keras.Model, num_classes: int) -> keras.Model:

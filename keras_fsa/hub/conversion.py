@@ -8,6 +8,7 @@ import keras
 from keras_fsa.hub.backbone import PARTS, SETTINGS, FsaNetBackbone, without_classifier
 from keras_fsa.hub.preprocessing import FsaNetImageConverter, FsaNetImageSegmenterPreprocessor
 from keras_fsa.hub.segmenter import FsaNetImageSegmenter
+from keras_fsa.models.attention import in_head
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.types import Path
 
@@ -34,12 +35,17 @@ def from_fsanet(
         )
     config = model.get_config()
     trunk = without_classifier(model.head)
-    own_head = {"head": keras.saving.serialize_keras_object(trunk)} if "head" in config else {}
+    parts = {"image_encoder": config["backbone"], **{name: config[name] for name in PARTS}}
+    if "head" in config:
+        parts["head"] = keras.saving.serialize_keras_object(trunk)
+    for name, part in parts.items():
+        # Here, where they keep the dtype policies that they have.
+        if isinstance(part, dict) and not in_head(part):
+            parts[name] = keras.saving.deserialize_keras_object(part)
     backbone = FsaNetBackbone.from_config(
         {
-            **{name: config[name] for name in (*SETTINGS, *PARTS, "dtype")},
-            **own_head,
-            "image_encoder": config["backbone"],
+            **{name: config[name] for name in (*SETTINGS, "dtype")},
+            **parts,
             "auxiliary": model.auxiliary_head is not None,
         }
     )
@@ -53,12 +59,12 @@ def from_fsanet(
         model.palette,
         model.activation,
     )
-    _copy_weights(model.backbone, backbone.image_encoder)
-    _copy_weights(trunk, backbone.head)
-    _copy_weights(model.head.get_layer("logits"), task.classifier)
+    _copy(model.backbone, backbone.image_encoder)
+    _copy(trunk, backbone.head)
+    _copy(model.head.get_layer("logits"), task.classifier)
     if model.auxiliary_head is not None:
-        _copy_weights(without_classifier(model.auxiliary_head), backbone.auxiliary_head)
-        _copy_weights(model.auxiliary_head.get_layer("logits"), task.auxiliary_classifier)
+        _copy(without_classifier(model.auxiliary_head), backbone.auxiliary_head)
+        _copy(model.auxiliary_head.get_layer("logits"), task.auxiliary_classifier)
     return task
 
 
@@ -106,12 +112,12 @@ def to_fsanet(task: FsaNetImageSegmenter) -> FsaNet:
             "auxiliary_loss_weight": task.auxiliary_loss_weight if auxiliary else 0,
         }
     )
-    _copy_weights(backbone.image_encoder, model.backbone)
-    _copy_weights(backbone.head, model.head)
-    _copy_weights(task.classifier, model.head.get_layer("logits"))
+    _copy(backbone.image_encoder, model.backbone)
+    _copy(backbone.head, model.head)
+    _copy(task.classifier, model.head.get_layer("logits"))
     if auxiliary:
-        _copy_weights(backbone.auxiliary_head, model.auxiliary_head)
-        _copy_weights(task.auxiliary_classifier, model.auxiliary_head.get_layer("logits"))
+        _copy(backbone.auxiliary_head, model.auxiliary_head)
+        _copy(task.auxiliary_classifier, model.auxiliary_head.get_layer("logits"))
     return model
 
 
@@ -140,11 +146,16 @@ def load_fsanet(preset: Path, load_weights: bool = True, **arguments: Any) -> Fs
     return to_fsanet(task)
 
 
-def _copy_weights(source, target):
-    """By the names of layers: two models may hold the same layers in another order."""
+def _copy(source, target):
+    """Weights, and whether they are trained.
+
+    By the names of layers: two models may hold the same layers in another order.
+    """
     if not isinstance(source, keras.Model) or not hasattr(source, "operations"):
         target.set_weights(source.get_weights())
+        if not source.trainable:
+            target.trainable = False
         return
     for layer in source.layers:
         if layer.weights:
-            _copy_weights(layer, target.get_layer(layer.name))
+            _copy(layer, target.get_layer(layer.name))

@@ -215,6 +215,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
 
     def get_config(self):
         usual = choose_activation(None, self.num_classes)
+        frozen = [layer.name for layer in self._classifiers() if not layer.trainable]
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -224,6 +225,8 @@ class FsaNetImageSegmenter(ImageSegmenter):
             "palette": self.palette,
             # None is what the number of classes says, also where a preset is loaded with another.
             "activation": None if self.activation == usual else self.activation,
+            # With the number of classes of which they are.
+            **({"frozen": {"layers": frozen, "num_classes": self.num_classes}} if frozen else {}),
         }
 
     @classmethod
@@ -233,7 +236,16 @@ class FsaNetImageSegmenter(ImageSegmenter):
             # A preset that is loaded for other classes, see `keras_fsa.models.trained.adapted`.
             if len(config.get(name) or ()) != config["num_classes"]:
                 config[name] = None
-        return super().from_config(config)
+        frozen = config.pop("frozen", None)
+        task = super().from_config(config)
+        if frozen and frozen["num_classes"] == task.num_classes:
+            for layer in task._classifiers():
+                layer.trainable = layer.name not in frozen["layers"]
+        return task
+
+    def _classifiers(self):
+        classifiers = (self.classifier, self.auxiliary_classifier)
+        return [layer for layer in classifiers if layer is not None]
 
 
 def _record_dtype_of_weights(backbone, folder):

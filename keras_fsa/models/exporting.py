@@ -85,6 +85,13 @@ def image_spec(
         )
     if input_signature is None:
         input_signature = [keras.InputSpec(shape=(None, *model.image_shape), dtype=input_dtype)]
+    listed = isinstance(input_signature, (list, tuple)) and len(input_signature) == 1
+    if not listed or len(getattr(input_signature[0], "shape", None) or ()) != 4:
+        raise ValueError(
+            "`input_signature` must be a list of one specification of images (batch, height, "
+            f"width, channels). Received: input_signature={input_signature!r}. Write "
+            "[keras.InputSpec(shape=(None, None, None, 3))]."
+        )
     images = input_signature[0]
     if images.dtype is None:
         images = keras.InputSpec(shape=images.shape, dtype=input_dtype)
@@ -324,10 +331,10 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
 
     Returns:
         A function from images `(B, H, W, channels)`, which it casts to the file's input type
-        (rounded, where that is uint8), to what the file gives. Threads may call it at once; those
-        of a LiteRT or OpenVINO file take turns. Its attributes `num_classes`, `activation`,
-        `class_names`, `palette`, `image_shape`, `normalization` and `align_corners` are the
-        model's, where the JSON file that `export` wrote is still beside it.
+        (rounded, where that is uint8, and refused beyond 0 to 255), to what the file gives. Threads
+        may call it at once; those of a LiteRT or OpenVINO file take turns. Its attributes
+        `num_classes`, `activation`, `class_names`, `palette`, `image_shape`, `normalization` and
+        `align_corners` are the model's, where the JSON file that `export` wrote is still beside it.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -362,13 +369,29 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
     run, dtype, described = read_steadily(path, read, _ATTEMPTS)
 
     def serve(images):
-        images = np.asarray(images)
-        if np.issubdtype(dtype, np.integer) and not np.issubdtype(images.dtype, np.integer):
-            images = np.clip(np.round(images), 0, 255)
-        return run(np.ascontiguousarray(images, dtype))
+        return run(in_dtype(images, dtype))
 
     vars(serve).update(described)
     return serve
+
+
+def in_dtype(images: Any, dtype: Any) -> np.ndarray:
+    """Images in a file's input type: rounded, where that is of whole numbers.
+
+    Raises:
+        ValueError: for values that the type does not hold.
+    """
+    images = np.asarray(images)
+    if np.issubdtype(dtype, np.integer) and images.dtype != dtype:
+        images, bounds = np.round(images), np.iinfo(dtype)
+        # NaN is in every minimum.
+        if images.size and not (images.min() >= bounds.min and images.max() <= bounds.max):
+            raise ValueError(
+                f"Images for a file that takes {bounds.dtype} must be numbers from {bounds.min} to "
+                f"{bounds.max}. Received: images from {images.min()} to {images.max()}. Export the "
+                'model with input_dtype="float32" for other values.'
+            )
+    return np.ascontiguousarray(images, dtype)
 
 
 def _load_saved_model(path):
@@ -393,7 +416,8 @@ def _in_turns(run):
 def _load_onnx(path):
     session = optional_import("onnxruntime", "export").InferenceSession(path)
     (images,) = session.get_inputs()
-    dtype = np.dtype({"tensor(float)": "float32", "tensor(uint8)": "uint8"}[images.type])
+    name = images.type.removeprefix("tensor(").removesuffix(")")
+    dtype = np.dtype({"float": "float32", "double": "float64"}.get(name, name))
     return lambda x: session.run(None, {images.name: x})[0], dtype
 
 
@@ -404,8 +428,20 @@ def _load_litert(path):
         Interpreter = optional_import("tensorflow", "export").lite.Interpreter
     interpreter = Interpreter(path)
     (images,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    # -1 for any; a batch of another size than the file's is right, too.
+    _, *expected = images["shape_signature"].tolist()
 
     def run(x):
+        # Resized to another size, a file that is made for one fails without a word of sizes.
+        if x.ndim != 4 or any(
+            want not in (-1, n) for want, n in zip(expected, x.shape[1:], strict=True)
+        ):
+            shape = (None, *(None if want == -1 else want for want in expected))
+            raise ValueError(
+                f"Images for this file must have the shape {shape}: batch, height, width, channels."
+                f" Received: images of shape {x.shape}. Convert them, or export the model for "
+                "other sizes."
+            )
         interpreter.resize_tensor_input(images["index"], x.shape)
         interpreter.allocate_tensors()
         interpreter.set_tensor(images["index"], x)
@@ -452,12 +488,21 @@ def largest_deviation(
 def deviation(
     served: np.ndarray, scores: np.ndarray, activation: str = "softmax", threshold: float = 0.0
 ) -> float:
-    """The same for one batch: served scores `(B, H, W, C)` or classes, uint8, and scores."""
+    """The same for one batch: served scores `(B, H, W, C)` or classes, uint8, and scores.
+
+    It is infinite where they cannot be compared: another shape, NaN, or a pixel without a class.
+    """
     if activation == "sigmoid" and served.dtype == np.uint8:
         no = served.reshape(scores.shape) == 0
-        return float(np.maximum(np.where(no, scores - threshold, threshold - scores), 0).max())
-    if served.ndim == 3:
-        chosen = np.take_along_axis(scores, served[..., None].astype("int64"), axis=-1)[..., 0]
-        return float((scores.max(axis=-1) - chosen).max())
-    # Other shapes would broadcast.
-    return float(np.abs(served - scores).max()) if served.shape == scores.shape else np.inf
+        short = np.maximum(np.where(no, scores - threshold, threshold - scores), 0)
+        largest = np.where(served.reshape(scores.shape) > 1, np.inf, short).max()
+    elif served.ndim == 3:
+        is_class = served < scores.shape[-1]
+        known = np.where(is_class, served, 0)[..., None].astype("int64")
+        chosen = np.take_along_axis(scores, known, axis=-1)[..., 0]
+        largest = np.where(is_class, scores.max(axis=-1) - chosen, np.inf).max()
+    else:
+        # Other shapes would broadcast.
+        largest = np.abs(served - scores).max() if served.shape == scores.shape else np.inf
+    # NaN is beyond no bound.
+    return np.inf if np.isnan(largest) else float(largest)

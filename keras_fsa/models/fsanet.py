@@ -36,6 +36,8 @@ from keras_fsa.models.heads import (
     auxiliary_head,
     check_head,
     finer_stages,
+    freeze,
+    frozen_layers,
     fsa_head,
     seen_by_head,
 )
@@ -482,7 +484,7 @@ class FsaNet(keras.Model):
         one size: send others one at a time.
 
         A SavedModel computes in the model's dtype policy. The other formats' runtimes refuse half
-        precision, or most of it: these files compute in float32.
+        and double precision, or most of it: these files compute in float32.
 
         A JSON file beside it (`.json` behind its name; in a SavedModel's folder `assets.extra`)
         says the activation, names and colours of the classes, for `load_exported`.
@@ -547,11 +549,7 @@ class FsaNet(keras.Model):
         return keras.KerasTensor(self.compute_output_shape(images.shape), self._logits_dtype)
 
     def get_config(self):
-        # Heads are built anew, and know nothing of it.
-        frozen = {
-            part: [layer.name for layer in head.layers if not layer.trainable]
-            for part, head in self._heads()
-        }
+        frozen = frozen_layers(self._heads())
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -598,12 +596,9 @@ class FsaNet(keras.Model):
         output_stride, frozen = config.pop("output_stride", None), config.pop("frozen", {})
         model = cls(**config)
         model.output_stride = output_stride
-        for part, head in model._heads():
-            for layer in head.layers:
-                if layer.name in frozen.get(part, ()):
-                    layer.trainable = False
+        freeze(model._heads(), frozen)
         return model
 
     def _heads(self):
         heads = {"head": self.head, "auxiliary_head": self.auxiliary_head}
-        return [(part, head) for part, head in heads.items() if head is not None]
+        return {part: head for part, head in heads.items() if head is not None}

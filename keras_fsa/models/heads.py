@@ -1,6 +1,6 @@
 """Segmentation heads: from backbone features to logits at the same resolution."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -177,3 +177,22 @@ def auxiliary_head(
     feature = keras.Input(feature_shape[1:], name="stage4")
     x = _convolution(feature, channels, "auxiliary", dtype, use_bias)
     return keras.Model(feature, _classifier(x, num_classes, dropout, dtype), name="auxiliary_head")
+
+
+def frozen_layers(heads: Mapping[str, keras.Model]) -> dict[str, list[str]]:
+    """The names of the layers that are not trained, for each head: nothing else would say it.
+
+    A configuration says how a head is built, and building it anew makes all its layers trainable.
+    """
+    return {
+        part: [layer.name for layer in head.layers if not layer.trainable]
+        for part, head in heads.items()
+    }
+
+
+def freeze(heads: Mapping[str, keras.Model], frozen: Mapping[str, Sequence[str]]) -> None:
+    """What `frozen_layers` says of heads, for others that have these layers."""
+    for part, head in heads.items():
+        for layer in head.layers:
+            if layer.name in frozen.get(part, ()):
+                layer.trainable = False

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from keras_fsa.arguments import optional_import
+from keras_fsa.models.exporting import in_dtype
 
 INT8_FORMATS = ("onnx", "litert", "openvino")
 
@@ -56,7 +57,7 @@ def calibration_batches(
                 f"`calibration` must hold images of the shape {shape}. Received: one of shape "
                 f"{image.shape}. Convert it."
             )
-        batches.append(image[None].astype(keras.backend.standardize_dtype(spec.dtype)))
+        batches.append(in_dtype(image[None], keras.backend.standardize_dtype(spec.dtype)))
     if not batches:
         raise ValueError(
             "`calibration` must hold images like those to come. Received: none. A hundred are "

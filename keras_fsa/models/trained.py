@@ -88,7 +88,7 @@ def adapted(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """A trained `FsaNet`, or where any layer computes in half precision, a copy in float32."""
-    half = ("float16", "bfloat16")
-    is_half = any(layer.compute_dtype in half for layer in model._flatten_layers())
-    return adapted(model, "float32") if is_half else model
+    """A trained `FsaNet`, or where any layer computes in another precision, a copy in float32."""
+    others = ("float16", "bfloat16", "float64")
+    has_other = any(layer.compute_dtype in others for layer in model._flatten_layers())
+    return adapted(model, "float32") if has_other else model
