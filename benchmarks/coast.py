@@ -176,8 +176,18 @@ def draw_seams(model, path):
     plot_seams(probabilities(model, image), found, seams, path)
 
 
-def draw_figure(folder, seed, signal, path):
-    """The coast, its mask and what each method makes of it, small, and a part of it in full."""
+def draw_figure(folder, seed, path):
+    """A coast, its mask and what each method makes of it, small, and a part of it in full.
+
+    Windows that give all boats one name are right under one of the lamps: this is the other.
+    """
+
+    def missed(signal):
+        files = (f"{signal}_mask", f"{seed}_{signal}_plain windows")
+        mask, classes = (np.load(folder / f"{file}.npy", mmap_mode="r") for file in files)
+        return np.count_nonzero(mask != classes)
+
+    signal = max(SIGNALS, key=missed)
     panels = {"image": f"{signal}_image", "truth": f"{signal}_mask"}
     panels |= {method: f"{seed}_{signal}_{method}" for method in METHODS if method != "whole image"}
     figure = new_figure(11, 6.5)
@@ -245,7 +255,7 @@ def main(arguments=None):
             unfinished.write_text(json.dumps(result, indent=1) + "\n")
     if options.plots:
         draw_seams(model, options.plots / "seams.png")
-        draw_figure(folder, options.seeds[0], SIGNALS[1], options.plots / "coast.png")
+        draw_figure(folder, options.seeds[0], options.plots / "coast.png")
 
 
 if __name__ == "__main__":
