@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_fsa.datasets.augment import training_batches
-from keras_fsa.datasets.examples import Examples, in_order
+from keras_fsa.datasets.examples import Batches, Examples, in_order
 
 RNG = np.random.default_rng(11)
 COUNT = 11
@@ -188,6 +188,16 @@ def test_an_error_of_an_example_reaches_the_user(of):
     # that example.
     with pytest.raises(Exception, match=r"masks/3\.png: has ids beyond 0 to 2: 7"):
         model().fit(data, steps_per_epoch=5, shuffle=False, verbose=0)
+
+
+@pytest.mark.once
+def test_images_of_a_wider_type_than_the_first_are_an_error_in_tf_data():
+    """TensorFlow would let their values wrap around."""
+    pytest.importorskip("tensorflow")
+    images = np.full((4, 4, 1), 44, "uint8"), np.full((4, 4, 1), 300, "uint16")
+    batches = Batches(lambda i: [i], lambda i: (images[i], images[0][..., 0]), 2)
+    with pytest.raises(Exception, match=r"type of the first.*Received: uint16 after uint8"):
+        list(batches.as_tf_dataset())
 
 
 def test_methods_of_tf_data_still_work():

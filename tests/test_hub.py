@@ -37,7 +37,7 @@ def preset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("presets") / "my_fsanet"
     model = network(np.random.default_rng(3))
     hub.from_fsanet(model).save_to_preset(
-        folder, trained_on="CamVid", figures={"mean IoU": 0.71}, licence="apache-2.0"
+        folder, trained_on="CamVid | 367", figures={"mean IoU": 0.71}, licence="apache-2.0"
     )
     return model, folder
 
@@ -511,7 +511,7 @@ def test_the_card(preset, tmp_path):
     assert card == (folder / "model_card.md").read_text()
     for part in (
         "license: apache-2.0\n",
-        "| trained on | CamVid |",
+        "| trained on | CamVid \\| 367 |",
         "| mean IoU | 0.71 |",
         "| classes | 3 |",
         "| a pixel has | one class |",

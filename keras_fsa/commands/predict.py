@@ -202,13 +202,13 @@ def find_images(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     """
     from keras_fsa.datasets.folder import EXTENSIONS, is_image
 
-    readable = (*EXTENSIONS, *_FURTHER)
+    readable, results = (*EXTENSIONS, *_FURTHER), output.resolve()
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
             files = [file for file in sorted(path.rglob("*")) if is_image(file, readable)]
-            if path.resolve() in output.resolve().parents:
-                files = [file for file in files if output.resolve() not in file.resolve().parents]
+            if path.resolve() in results.parents:
+                files = [file for file in files if results not in file.resolve().parents]
             named = [(file, file.relative_to(path).with_suffix("")) for file in files]
         else:
             named = [(path, Path(path.stem))]

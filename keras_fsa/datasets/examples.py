@@ -276,14 +276,7 @@ class Batches(_AsBefore, keras.utils.PyDataset):
     def as_tf_dataset(self) -> Dataset:
         """A `tf.data.Dataset` of the same batches."""
         tf = optional_import("tensorflow", "tensorflow")
-        images, masks = self[0]
-        dataset = tf.data.Dataset.from_generator(
-            lambda: iter(self),
-            output_signature=(
-                tf.TensorSpec((None, *images.shape[1:]), images.dtype),
-                tf.TensorSpec((None, *masks.shape[1:]), masks.dtype),
-            ),
-        )
+        dataset = generated(lambda: iter(self), lambda shape: (None, *shape[1:]))
         count = tf.data.INFINITE_CARDINALITY if self.num_batches is None else self.num_batches
         return dataset.apply(tf.data.experimental.assert_cardinality(count))
 
@@ -312,6 +305,39 @@ class _Epochs(Batches):
         """Change the order, where it is shuffled."""
         if self._shuffle:
             self._order = self._random.permutation(self._order)
+
+
+def generated(
+    batches: Callable[[], Iterator[Pair]], shape: Callable[[tuple[int, ...]], tuple]
+) -> Dataset:
+    """A `tf.data.Dataset` of images and masks, of the types of the first ones.
+
+    Args:
+        batches: function that returns an iterator of them, anew for each iteration.
+        shape: function from the shape of the first to that of all, with None for what varies.
+
+    Raises:
+        ImportError: if TensorFlow is missing, with the pip command.
+    """
+    tf = optional_import("tensorflow", "tensorflow")
+    first = next(batches())
+    types = [keras.backend.standardize_dtype(part.dtype) for part in first]
+
+    def checked():
+        for batch in batches():
+            for part, first_type in zip(batch, types, strict=True):
+                # TensorFlow would let the values wrap around.
+                if not np.can_cast(keras.backend.standardize_dtype(part.dtype), first_type):
+                    raise TypeError(
+                        "All images must be of the type of the first, or fit into it. Received: "
+                        f"{part.dtype} after {first_type}. Save them in one type."
+                    )
+            yield batch
+
+    signature = tuple(
+        tf.TensorSpec(shape(np.shape(part)), of) for part, of in zip(first, types, strict=True)
+    )
+    return tf.data.Dataset.from_generator(checked, output_signature=signature)
 
 
 def in_order(function: Callable[[Any], Any], items: Iterable) -> Iterator:

@@ -112,7 +112,7 @@ class FsaNetBackbone(Backbone):
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         head = self.head if self.has_own_head else None
-        frozen = frozen_layers(self._heads())
+        frozen = frozen_layers(self)
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in SETTINGS},
@@ -121,7 +121,7 @@ class FsaNetBackbone(Backbone):
             "affinity": self.affinity and affinities.serialize(self.affinity),
             "auxiliary": self.auxiliary,
             **({"head": serialize(head)} if head is not None else {}),
-            **({"frozen": frozen} if any(frozen.values()) else {}),
+            **({"frozen": frozen} if frozen else {}),
         }
 
     @classmethod
@@ -141,12 +141,8 @@ class FsaNetBackbone(Backbone):
         output_stride, frozen = config.pop("output_stride", None), config.pop("frozen", {})
         backbone = cls(**{**config, "dtype": policy})
         backbone.output_stride = output_stride
-        freeze(backbone._heads(), frozen)
+        freeze(backbone, frozen)
         return backbone
-
-    def _heads(self):
-        heads = {"head": self.head, "auxiliary_head": self.auxiliary_head}
-        return {part: head for part, head in heads.items() if head is not None}
 
 
 def with_classifier(trunk: keras.Model, num_classes: int) -> keras.Model:

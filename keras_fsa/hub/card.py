@@ -86,12 +86,12 @@ def write_card(
         "images": "any size" if size is None else f"resized to {size[0]} x {size[1]}",
     }
     name = os.path.basename(os.path.abspath(folder))
-    scores = "\n".join(f"| {key} | {value} |" for key, value in (figures or {}).items())
+    scores = _rows(figures or {})
     text = _TEMPLATE.format(
         name=name,
         handle=f"./{name}",
         licence_line=f"license: {licence}\n" if licence else "",
-        rows="\n".join(f"| {key} | {value} |" for key, value in rows.items()),
+        rows=_rows(rows),
         figures=f"| score | value |\n| --- | ---: |\n{scores}" if scores else "Not stated.",
         channels=backbone.image_shape[-1],
         num_classes=task.num_classes,
@@ -100,3 +100,11 @@ def write_card(
     for file in (CARD, README):
         with whole_file(os.path.join(folder, file)) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def _rows(table):
+    """Lines of a table in Markdown, where a bar or a line break would end a cell."""
+    return "\n".join(
+        "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in row) + " |"
+        for row in table.items()
+    )

@@ -549,7 +549,7 @@ class FsaNet(keras.Model):
         return keras.KerasTensor(self.compute_output_shape(images.shape), self._logits_dtype)
 
     def get_config(self):
-        frozen = frozen_layers(self._heads())
+        frozen = frozen_layers(self)
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -575,7 +575,7 @@ class FsaNet(keras.Model):
             "class_names": self.class_names,
             "palette": self.palette,
             "num_heads": self.num_heads,
-            **({"frozen": frozen} if any(frozen.values()) else {}),
+            **({"frozen": frozen} if frozen else {}),
             **(
                 {"head": keras.saving.serialize_keras_object(self.head)} if self._given_head else {}
             ),
@@ -596,9 +596,5 @@ class FsaNet(keras.Model):
         output_stride, frozen = config.pop("output_stride", None), config.pop("frozen", {})
         model = cls(**config)
         model.output_stride = output_stride
-        freeze(model._heads(), frozen)
+        freeze(model, frozen)
         return model
-
-    def _heads(self):
-        heads = {"head": self.head, "auxiliary_head": self.auxiliary_head}
-        return {part: head for part, head in heads.items() if head is not None}

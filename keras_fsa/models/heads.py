@@ -179,20 +179,29 @@ def auxiliary_head(
     return keras.Model(feature, _classifier(x, num_classes, dropout, dtype), name="auxiliary_head")
 
 
-def frozen_layers(heads: Mapping[str, keras.Model]) -> dict[str, list[str]]:
-    """The names of the layers that are not trained, for each head: nothing else would say it.
+def frozen_layers(model: keras.Model) -> dict[str, list[str]]:
+    """The names of the layers that are not trained, of each head that has any.
 
     A configuration says how a head is built, and building it anew makes all its layers trainable.
+
+    Args:
+        model: what has a `head` and an `auxiliary_head`, each a model or None.
     """
-    return {
+    found = {
         part: [layer.name for layer in head.layers if not layer.trainable]
-        for part, head in heads.items()
+        for part, head in _heads(model)
     }
+    return {part: names for part, names in found.items() if names}
 
 
-def freeze(heads: Mapping[str, keras.Model], frozen: Mapping[str, Sequence[str]]) -> None:
-    """What `frozen_layers` says of heads, for others that have these layers."""
-    for part, head in heads.items():
+def freeze(model: keras.Model, frozen: Mapping[str, Sequence[str]]) -> None:
+    """Freeze the layers of such a model that `frozen_layers` named."""
+    for part, head in _heads(model):
         for layer in head.layers:
             if layer.name in frozen.get(part, ()):
                 layer.trainable = False
+
+
+def _heads(model):
+    heads = ("head", model.head), ("auxiliary_head", model.auxiliary_head)
+    return [(part, head) for part, head in heads if head is not None]

@@ -54,6 +54,7 @@ import numpy as np
 from keras_fsa import types
 from keras_fsa.arguments import integer, optional_import, positive_ints
 from keras_fsa.classes import activation_of, answers, by_class
+from keras_fsa.datasets.examples import generated
 from keras_fsa.files import whole_file
 from keras_fsa.images import MEAN_COLOUR
 from keras_fsa.metrics import IGNORE_LABEL
@@ -236,14 +237,8 @@ class Validation(StepCallback):
         if keras.backend.backend() != "tensorflow":
             return self._batches()
         # Of a generator Keras would take the sizes of the first images for those of all.
-        tf = optional_import("tensorflow", "tensorflow")
-        image, mask = next(self._batches())
-        height, width = self.size or (None, None)
-        signature = (
-            tf.TensorSpec((None, height, width, image.shape[3]), image.dtype),
-            tf.TensorSpec((None, height, width, *mask.shape[3:]), mask.dtype),
-        )
-        return tf.data.Dataset.from_generator(self._batches, output_signature=signature)
+        size = self.size or (None, None)
+        return generated(self._batches, lambda shape: (None, *size, *shape[3:]))
 
     def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The share of this process in each batch; images that devices lack are ignored ones."""

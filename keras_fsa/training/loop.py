@@ -16,6 +16,7 @@ import numpy as np
 from keras_fsa import types
 from keras_fsa.arguments import integer, number
 from keras_fsa.classes import activation_of
+from keras_fsa.datasets.examples import generated
 from keras_fsa.files import locked_folder
 from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
 from keras_fsa.metrics import mean_iou
@@ -406,7 +407,10 @@ def _fit(model, batches, plan, devices):
         data = batches(step, devices.part)
         duties.check_examples("batches", data)
         if keras.backend.backend() == "tensorflow" and isinstance(data, Iterator):
-            data = _restartable(lambda: batches(step, devices.part))
+            # Keras iterates once to build the model and again to train. Of one generator the first
+            # iteration would take the batches that TensorFlow reads ahead. A strategy also needs
+            # the batches' size.
+            data = generated(lambda: batches(step, devices.part), lambda shape: shape)
         done = step // plan.checkpoint_every
         model.fit(
             data,
@@ -455,19 +459,6 @@ def _writing_callbacks(plan, step, history):
             lambda: duties.TensorBoardByStep(plan.output / "tensorboard", step), "TensorBoard"
         )
     return [*callbacks, duties.Report(history, plan.steps)]
-
-
-def _restartable(batches):
-    """A `tf.data.Dataset` of generators, which starts over each time it is iterated.
-
-    Keras iterates once to build the model and again to train. Of one generator the first iteration
-    would take the batches that TensorFlow reads ahead. A strategy also needs the batches' size.
-    """
-    import tensorflow as tf
-
-    first = next(batches())
-    signature = tuple(tf.TensorSpec(np.shape(part), part.dtype) for part in first)
-    return tf.data.Dataset.from_generator(batches, output_signature=signature)
 
 
 @contextlib.contextmanager
