@@ -37,9 +37,9 @@ from keras_fsa.training.callbacks import (
     StopAtStep,
     TensorBoardByStep,
     Validation,
-    fit_into,
 )
 from keras_fsa.training.devices import Devices
+from keras_fsa.training.examples import fit_into
 from keras_fsa.training.loop import build_model, build_optimizer
 from keras_fsa.training.optimizer import SGD, cosine_decay, poly_decay
 from tests import tiny_training

@@ -56,9 +56,7 @@ from keras_fsa.arguments import integer, optional_import, positive_ints
 from keras_fsa.classes import activation_of, answers, by_class
 from keras_fsa.datasets.examples import generated
 from keras_fsa.files import whole_file
-from keras_fsa.images import MEAN_COLOUR
 from keras_fsa.metrics import IGNORE_LABEL
-from keras_fsa.resize import positions
 from keras_fsa.training import batch_norm
 from keras_fsa.training.checkpoint import check_finite, restore_latest, save_checkpoint
 from keras_fsa.training.devices import (
@@ -67,6 +65,7 @@ from keras_fsa.training.devices import (
     join_statistics,
     mean_of_processes,
 )
+from keras_fsa.training.examples import as_arrays, check_examples, known_length
 
 
 class StepCallback(keras.callbacks.Callback):
@@ -181,8 +180,8 @@ class Validation(StepCallback):
     Args:
         examples: `keras_fsa.datasets.examples.Examples`, a list or a `tf.data.Dataset` of images
             `(H, W, channels)` and masks `(H, W)`, uint8, or as `keras_fsa.classes` says.
-        size: `(height, width)` that all are fitted into by `fit_into`, for which the step is
-            compiled once. Default: as they are.
+        size: `(height, width)` that all are fitted into by `fit_into` (`examples.py`), for which
+            the step is compiled once. Default: as they are.
         every, start_step: as in `StepCallback`.
         devices: those that the model trains on.
         batch: number of images that each device takes at a time. Where a process takes
@@ -568,76 +567,6 @@ def save_model(model: keras.Model, path: types.Path) -> None:
     check_finite(model, int(keras.ops.convert_to_numpy(model.optimizer.iterations)))
     with whole_file(path) as temporary, batch_norm.plain(model):
         model.save(temporary)
-
-
-def fit_into(
-    image: np.ndarray, mask: np.ndarray, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shrink an image and its mask to fit into a size, if larger, and fill up to that size.
-
-    The image is resized bilinearly without antialiasing, as in training, the mask to the nearest
-    pixel. Added pixels have the ignore label, and ImageNet's mean colour, or its mean where the
-    channels are not three; in images of other than 8 bits, the image's own mean.
-
-    Args:
-        image: `(H, W, channels)`.
-        mask: uint8 `(H, W)`, or `(H, W, num_classes)`.
-        size: `(height, width)`.
-
-    Returns:
-        The same in this size.
-    """
-    height, width, *classes = mask.shape
-    scale = min(1.0, *(new / old for new, old in zip(size, (height, width), strict=True)))
-    small = [max(1, round(scale * old)) for old in (height, width)]
-    values = image
-    for axis, (old, new) in enumerate(zip((height, width), small, strict=True)):
-        if old == new:
-            continue
-        position = positions(old, new)
-        lower = np.floor(position).astype(int)
-        shape = [1, 1, 1]
-        shape[axis] = new
-        weight = (position - lower).astype("float32").reshape(shape)
-        upper = values.take(np.minimum(lower + 1, old - 1), axis)
-        values = values.take(lower, axis) * (1 - weight) + upper * weight
-        mask = mask.take(np.floor((np.arange(new) + 0.5) * old / new).astype(int), axis)
-    channels = image.shape[-1]
-    filled = np.empty((*size, channels), image.dtype)
-    if image.dtype == np.uint8:
-        filled[:] = MEAN_COLOUR if channels == 3 else round(sum(MEAN_COLOUR) / 3)
-    else:
-        filled[:] = values.mean(axis=(0, 1))
-    filled[: small[0], : small[1]] = values if image.dtype.kind == "f" else np.round(values)
-    labels = np.full((*size, *classes), IGNORE_LABEL, "uint8")
-    labels[: small[0], : small[1]] = mask
-    return filled, labels
-
-
-def as_arrays(
-    examples: Iterable, size: tuple[int, int] | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Single examples as NumPy arrays, fitted into a size unless it is None."""
-    for image, mask in examples:
-        pair = np.asarray(image), np.asarray(mask)
-        yield pair if size is None else fit_into(*pair, size)
-
-
-def check_examples(name: str, examples: Any) -> None:
-    """Raise a `ValueError` for data that is known to be empty."""
-    if known_length(examples) == 0:
-        raise ValueError(
-            f"`{name}` must hold examples. Received: {name}={examples!r:.100} of length 0. Check "
-            "the folder of the dataset."
-        )
-
-
-def known_length(data: Any) -> int | None:
-    """`len(data)`; None for data that is endless or does not know its length."""
-    try:
-        return len(data)
-    except TypeError:
-        return None
 
 
 def write_rows(path: types.Path, rows: Sequence[dict]) -> None:

@@ -32,6 +32,7 @@ from keras_fsa.training.devices import (
     join_gradients,
     keep_tensorflow_off_gpus,
 )
+from keras_fsa.training.examples import check_examples
 from keras_fsa.training.optimizer import SGD, cosine_decay, poly_decay
 from keras_fsa.training.recipe import Recipe
 from keras_fsa.types import Dataset
@@ -364,7 +365,7 @@ class _Plan:
         integer("validate_every", self.validate_every)
         integer("drawn", self.drawn, optional=True)
         if self.validation is not None:
-            duties.check_examples("validation", self.validation)
+            check_examples("validation", self.validation)
 
 
 def _fit(model, batches, plan, devices):
@@ -405,7 +406,7 @@ def _fit(model, batches, plan, devices):
         model.optimizer.finalize_variable_values(model.trainable_variables)
     else:
         data = batches(step, devices.part)
-        duties.check_examples("batches", data)
+        check_examples("batches", data)
         if keras.backend.backend() == "tensorflow" and isinstance(data, Iterator):
             # Keras iterates once to build the model and again to train. Of one generator the first
             # iteration would take the batches that TensorFlow reads ahead. A strategy also needs
