@@ -597,6 +597,9 @@ def test_wrong_pictures(rng):
             model(np.zeros(shape, "uint8"))
     with pytest.raises(ValueError, match=r"Received: images of shape \(1, 32, 40, 3\)"):
         tiny(image_shape=(32, 32, 3))(np.zeros((1, 32, 40, 3), "uint8"))
+    image = np.zeros((16, 16, 3), "uint8")
+    with pytest.raises(ValueError, match=r"must be one array.*Received: images in a list\. Stack"):
+        model([image, image])
 
 
 def test_import_is_light():
@@ -630,6 +633,39 @@ def test_masks_of_another_size_leave_the_model_whole(rng):
         model.fit(x, y, verbose=0)
     with pytest.raises(ValueError, match="Masks must have .*Received: masks of shape"):
         model.evaluate(x, y[:, :30], verbose=0)
+
+
+def test_weights_outlive_errors(rng):
+    """Under JAX, Keras takes them out of the model for as long as it runs."""
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_predict_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+        on_train_batch_end = on_test_batch_end = on_predict_batch_end
+
+    x, y = pictures_and_masks(rng)
+    model = tiny()
+    model.compile()
+    settings = {"batch_size": 1, "verbose": 0, "callbacks": [Interrupt()]}
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="Images must have the shape"):
+        model.predict(x[0], verbose=0)
+    with pytest.raises(ValueError, match="Masks must have the height and width"):
+        model.fit(((x, y[:, :30]) for _ in range(2)), verbose=0)
+    for run in (lambda: model.predict(x, **settings), lambda: model.evaluate(x, y, **settings)):
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    for weight, was in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, was)
+    # TensorFlow wants it anew after a first step that failed.
+    model.compile()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, **settings)
+    # What a step has learned is kept.
+    assert int(model.optimizer.iterations) == 1
+    assert np.abs(model.get_weights()[0] - before[0]).max() > 0
+    assert np.isfinite(model.fit(x, y, verbose=0).history["loss"][0])
 
 
 def test_attention_layer_and_its_features(rng):

@@ -189,7 +189,6 @@ def test_a_task_trains_under_another_default_dtype(rng, floatx):
 
 
 def test_wrong_data_is_refused_before_a_step(preset, rng):
-    """Within one, under JAX, an error would leave the task without weights."""
     import tensorflow as tf
 
     task = keras_hub.models.ImageSegmenter.from_preset(str(preset[1]))

@@ -41,6 +41,7 @@ from keras_fsa.models.heads import (
     fsa_head,
     seen_by_head,
 )
+from keras_fsa.models.jax_state import keeps_weights
 from keras_fsa.models.masks import check_data, check_masks
 from keras_fsa.models.objective import as_loss, loss_weight, only_loss, with_auxiliary
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
@@ -54,6 +55,7 @@ from keras_fsa.types import Frequencies, Path, Tensor
 
 
 @announces_xla
+@keeps_weights
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class FsaNet(keras.Model):
     """Semantic segmentation with frequency self-attention.
@@ -350,6 +352,12 @@ class FsaNet(keras.Model):
         self._check_images(input_shape)
 
     def call(self, images, training=None):
+        if isinstance(images, (list, tuple, dict)):
+            raise ValueError(
+                "Images must be one array: batch, height, width, channels. Received: images in a "
+                f"{type(images).__name__}. Stack those of one size, np.stack(images), and call the "
+                "model for each of other sizes."
+            )
         self._check_images(images.shape)
         features = self.backbone(self.normalize(images), training=training)
         height, width = ops.shape(images)[1:3]
@@ -431,8 +439,7 @@ class FsaNet(keras.Model):
         """Train: see `keras.Model.fit`.
 
         Raises:
-            ValueError: where the masks are known to be of another size than the images. Once a
-                step has begun, an error would leave the model without weights under JAX. And for a
+            ValueError: where the masks are known to be of another size than the images; and for a
                 `class_weight`, which Keras applies to images that have one class each.
         """
         check_data(x, y, kwargs.get("class_weight"), self.num_classes, self.activation)

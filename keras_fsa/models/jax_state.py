@@ -1,0 +1,64 @@
+"""Weights that survive an error, under JAX.
+
+There Keras takes the weights out of a model for as long as it trains, evaluates or predicts, and
+gives them back at the end. Where an error or Ctrl-C comes before, they would be lost: after one
+`predict` of an image of the wrong shape, a trained model would have no weights.
+"""
+
+import functools
+from typing import TypeVar
+
+import keras
+
+Model = TypeVar("Model", bound=type[keras.Model])
+
+
+def keeps_weights(model: Model) -> Model:
+    """Class decorator: a model has its weights also where `fit`, `evaluate` or `predict` fails.
+
+    What an interrupted training has learned is kept. The other engines need nothing.
+    """
+    if keras.backend.backend() == "jax":
+        for name in ("fit", "evaluate", "predict"):
+            setattr(model, name, _guarded(getattr(model, name)))
+    return model
+
+
+def _guarded(method):
+    @functools.wraps(method)
+    def run(self, *args, **kwargs):
+        if method.__name__ == "fit":
+            # Else Keras would make its variables after the look at them.
+            _build_optimizer(self)
+        before = [(variable, variable.value) for variable in _variables(self)]
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            # A step overwrites the values that it is given; Keras has the new ones.
+            for variable, value in before:
+                if _is_lost(variable) and not value.is_deleted():
+                    variable.assign(value)
+            if any(_is_lost(variable) for variable, _ in before):
+                self.jax_state_sync()
+            raise
+
+    return run
+
+
+def _variables(model):
+    optimizer = getattr(model, "optimizer", None)
+    return [*model.variables, *(optimizer.variables if optimizer is not None else ())]
+
+
+def _build_optimizer(model):
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+
+
+def _is_lost(variable):
+    try:
+        _ = variable.value
+    except TypeError:  # how a variable says that it has no value
+        return True
+    return False
