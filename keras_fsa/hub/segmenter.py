@@ -18,9 +18,9 @@ from keras_fsa.layers.resize_like import ResizeLike
 from keras_fsa.losses import CrossEntropy
 from keras_fsa.metrics import IGNORE_LABEL, mean_iou
 from keras_fsa.models.heads import MAPS
-from keras_fsa.models.jax_state import keeps_weights
 from keras_fsa.models.masks import check_data, check_masks
 from keras_fsa.models.objective import as_loss, loss_weight, only_loss, with_auxiliary
+from keras_fsa.models.recovery import recovers
 from keras_fsa.models.speed import use_speed_paths
 from keras_fsa.portable import portable_config
 from keras_fsa.spectral import token_dtype
@@ -30,7 +30,7 @@ ImageSegmenter: Any = optional_import("keras_hub", "hub").models.ImageSegmenter
 
 
 @announces_xla
-@keeps_weights
+@recovers
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class FsaNetImageSegmenter(ImageSegmenter):
     """`FsaNet` as a task of KerasHub: the same network, in KerasHub's presets.

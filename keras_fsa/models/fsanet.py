@@ -41,11 +41,11 @@ from keras_fsa.models.heads import (
     fsa_head,
     seen_by_head,
 )
-from keras_fsa.models.jax_state import keeps_weights
 from keras_fsa.models.masks import check_data, check_masks
 from keras_fsa.models.objective import as_loss, loss_weight, only_loss, with_auxiliary
 from keras_fsa.models.preprocessing import ImageNormalization, choose_normalization
 from keras_fsa.models.presets import PRESETS, is_hub_preset, preset_arguments, preset_file
+from keras_fsa.models.recovery import recovers
 from keras_fsa.models.speed import neutral_twins, use_speed_paths
 from keras_fsa.models.trained import adapted, in_float32, load_keras_file
 from keras_fsa.portable import portable_config
@@ -55,7 +55,7 @@ from keras_fsa.types import Frequencies, Path, Tensor
 
 
 @announces_xla
-@keeps_weights
+@recovers
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class FsaNet(keras.Model):
     """Semantic segmentation with frequency self-attention.

@@ -1,8 +1,10 @@
-"""Weights that survive an error, under JAX.
+"""Models that can be used again after `fit`, `evaluate` or `predict` has ended in an error.
 
-There Keras takes the weights out of a model for as long as it trains, evaluates or predicts, and
-gives them back at the end. Where an error or Ctrl-C comes before, they would be lost: after one
-`predict` of an image of the wrong shape, a trained model would have no weights.
+Under JAX, Keras takes the weights out of a model for as long as it runs, and gives them back at the
+end. Where an error or Ctrl-C comes before, they would be lost: after one `predict` of an image of
+the wrong shape, a trained model would have none. Under TensorFlow, a first training step that fails
+would forbid the optimizer's variables in all later ones, until the model is compiled anew. Under
+torch there is nothing to mend.
 """
 
 import functools
@@ -13,18 +15,28 @@ import keras
 Model = TypeVar("Model", bound=type[keras.Model])
 
 
-def keeps_weights(model: Model) -> Model:
-    """Class decorator: a model has its weights also where `fit`, `evaluate` or `predict` fails.
-
-    What an interrupted training has learned is kept. The other engines need nothing.
-    """
-    if keras.backend.backend() == "jax":
+def recovers(model: Model) -> Model:
+    """Class decorator: errors leave a model whole. What a training has learned is kept."""
+    guarded = {"jax": _keeps_weights, "tensorflow": _traces_anew}.get(keras.backend.backend())
+    if guarded:
         for name in ("fit", "evaluate", "predict"):
-            setattr(model, name, _guarded(getattr(model, name)))
+            setattr(model, name, guarded(getattr(model, name)))
     return model
 
 
-def _guarded(method):
+def _traces_anew(method):
+    @functools.wraps(method)
+    def run(self, *args, **kwargs):
+        try:
+            return method(self, *args, **kwargs)
+        except Exception:
+            self.train_function = self.test_function = None
+            raise
+
+    return run
+
+
+def _keeps_weights(method):
     @functools.wraps(method)
     def run(self, *args, **kwargs):
         if method.__name__ == "fit":
