@@ -39,10 +39,14 @@ def _traces_anew(method):
 def _keeps_weights(method):
     @functools.wraps(method)
     def run(self, *args, **kwargs):
-        if method.__name__ == "fit":
-            # Else Keras would make its variables after the look at them.
-            _build_optimizer(self)
-        before = [(variable, variable.value) for variable in _variables(self)]
+        variables = [*self.variables]
+        optimizer = getattr(self, "optimizer", None)
+        if optimizer is not None:
+            if method.__name__ == "fit" and not optimizer.built:
+                # Else Keras would make its variables after the look at them.
+                optimizer.build(self.trainable_variables)
+            variables += optimizer.variables
+        before = [(variable, variable.value) for variable in variables]
         try:
             return method(self, *args, **kwargs)
         except BaseException:
@@ -55,17 +59,6 @@ def _keeps_weights(method):
             raise
 
     return run
-
-
-def _variables(model):
-    optimizer = getattr(model, "optimizer", None)
-    return [*model.variables, *(optimizer.variables if optimizer is not None else ())]
-
-
-def _build_optimizer(model):
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and not optimizer.built:
-        optimizer.build(model.trainable_variables)
 
 
 def _is_lost(variable):
