@@ -54,7 +54,6 @@ import numpy as np
 from keras_fsa import types
 from keras_fsa.arguments import integer, optional_import, positive_ints
 from keras_fsa.classes import activation_of, answers, by_class
-from keras_fsa.datasets.examples import generated
 from keras_fsa.files import whole_file
 from keras_fsa.metrics import IGNORE_LABEL
 from keras_fsa.training import batch_norm
@@ -235,6 +234,9 @@ class Validation(StepCallback):
     def _data(self):
         if keras.backend.backend() != "tensorflow":
             return self._batches()
+        # Not above: under TensorFlow the package of the datasets imports TFDS.
+        from keras_fsa.datasets.examples import generated
+
         # Of a generator Keras would take the sizes of the first images for those of all.
         size = self.size or (None, None)
         return generated(self._batches, lambda shape: (None, *size, *shape[3:]))

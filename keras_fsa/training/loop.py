@@ -16,7 +16,6 @@ import numpy as np
 from keras_fsa import types
 from keras_fsa.arguments import integer, number
 from keras_fsa.classes import activation_of
-from keras_fsa.datasets.examples import generated
 from keras_fsa.files import locked_folder
 from keras_fsa.losses import CrossEntropy, OhemCrossEntropy
 from keras_fsa.metrics import mean_iou
@@ -408,6 +407,9 @@ def _fit(model, batches, plan, devices):
         data = batches(step, devices.part)
         check_examples("batches", data)
         if keras.backend.backend() == "tensorflow" and isinstance(data, Iterator):
+            # Not above: under TensorFlow the package of the datasets imports TFDS.
+            from keras_fsa.datasets.examples import generated
+
             # Keras iterates once to build the model and again to train. Of one generator the first
             # iteration would take the batches that TensorFlow reads ahead. A strategy also needs
             # the batches' size.
