@@ -8,11 +8,10 @@ torch there is nothing to mend.
 """
 
 import functools
-from typing import TypeVar
 
 import keras
 
-Model = TypeVar("Model", bound=type[keras.Model])
+from keras_fsa.compilation import Model
 
 
 def recovers(model: Model) -> Model:
