@@ -1,4 +1,4 @@
-"""What the experiments with one trained network on CamVid share: flags, images, result files."""
+"""What the experiments with one trained network share: flags, images, result files."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -7,8 +7,11 @@ from pathlib import Path
 import keras
 
 from benchmarks import scoring
-from benchmarks.camvid import RESULTS, open_model
+from benchmarks.camvid import open_model
 from keras_fsa.datasets import describe, load
+
+RESULTS = Path(__file__).parent / "results"
+SPLITS = {"camvid": "val", "signal_harbor": "test"}
 
 
 def run(
@@ -19,7 +22,7 @@ def run(
     measure: Callable,
     plot: Callable,
     arguments: Sequence[str] | None = None,
-    more_flags: Sequence[tuple[str, int, str]] = (),
+    more_flags: Sequence[tuple[str, int | str, str]] = (),
 ) -> None:
     """Measure one network at several values; write the figures as JSON, and a plot.
 
@@ -36,20 +39,24 @@ def run(
     """
     parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--data-dir", required=True, help="folder of CamVid")
+    parser.add_argument("--dataset", choices=SPLITS, default="camvid")
+    parser.add_argument("--data-dir", help="folder of the dataset. CamVid has to have one")
     parser.add_argument("--name", required=True, help="of the result files")
     parser.add_argument("--note", default="", help="what a reader of the figures must know")
     parser.add_argument(flag, dest="values", type=int, nargs="+", default=values)
     parser.add_argument("--every", type=int, default=1, help="one image of so many")
-    parser.add_argument("--results", type=Path, default=RESULTS / name)
+    parser.add_argument("--results", type=Path, help="default: benchmarks/results/DATASET/" + name)
     for own, default, explanation in more_flags:
-        parser.add_argument(own, type=int, default=default, help=explanation)
+        parser.add_argument(own, type=type(default), default=default, help=explanation)
     options = parser.parse_args(arguments)
     model = open_model(options.model)
-    examples = load("camvid", "val", options.data_dir)[:: options.every].in_memory()
+    examples = load(options.dataset, SPLITS[options.dataset], options.data_dir)
+    examples = examples[:: options.every].in_memory()
+    is_camvid = options.dataset == "camvid"
+    place = "--data-dir CamVid" if is_camvid else f"--dataset {options.dataset}"
     command = (
         f"KERAS_BACKEND={keras.backend.backend()} python -m benchmarks.{name} --model "
-        f".../{options.model.name} --data-dir CamVid --name {options.name} "
+        f".../{options.model.name} {place} --name {options.name} "
         f"{flag} {' '.join(map(str, options.values))} --every {options.every}"
     )
     for own, default, _ in more_flags:
@@ -60,7 +67,8 @@ def run(
         "name": options.name,
         "note": options.note,
         **scoring.circumstances(command),
-        "rows": measure(model, examples, describe("camvid").class_names, options),
+        "rows": measure(model, examples, describe(options.dataset).class_names, options),
     }
-    scoring.write(options.results / f"{options.name}.json", result)
-    plot(result["rows"], options.results / f"{options.name}.png")
+    folder = options.results or RESULTS / options.dataset / name
+    scoring.write(folder / f"{options.name}.json", result)
+    plot(result["rows"], folder / f"{options.name}.png")

@@ -8,7 +8,9 @@ attention the map before q, k and v, of frequency attention the band. Writes mIo
 for each k, beside those of the network as it was trained, as JSON and as a plot over k. At k = 0
 the gain is zero, and the network without its attention. With `--retrain 2`, each of them, the
 network as it was trained included, is trained for two more epochs by the recipe of
-`examples/train_camvid.py` at a tenth of its learning rate, and scored again.
+`examples/train_camvid.py` at a tenth of its learning rate, and scored again. With `--affinity
+linear` softmax attention is replaced by its first-order expansion. `--dataset signal_harbor` takes
+networks and images of that dataset.
 """
 
 import argparse
@@ -65,7 +67,7 @@ def measure(
     def truncated(k):
         # Copies: training one again must not change what the next is made of.
         if k:
-            return keras_fsa.to_frequency(model, k)
+            return keras_fsa.to_frequency(model, k, options.affinity or None)
         network = camvid.open_model(options.model)
         if k == 0:
             network.attention_layer().gain.assign(0.0)
@@ -112,9 +114,12 @@ def plot(rows: list[dict], path: Path | None = None) -> Any:
 
 def main(arguments=None):
     """Measure one network and write JSON and plot."""
-    again = ("--retrain", 0, "epochs to train each of them for, before it is scored again")
+    more = [
+        ("--retrain", 0, "epochs on CamVid to train each of them for, before it is scored again"),
+        ("--affinity", "", "what softmax becomes, `linear`. Default: it stays"),
+    ]
     experiment.run(
-        "truncation", __doc__, "--frequencies", FREQUENCIES, measure, plot, arguments, [again]
+        "truncation", __doc__, "--frequencies", FREQUENCIES, measure, plot, arguments, more
     )
 
 

@@ -78,6 +78,7 @@ def train(attention, images, masks, epochs, seed):
     model = keras_fsa.FsaNet(
         num_classes=len(CLASSES),
         backbone=small_backbone(),
+        normalization="imagenet",
         attention=attention,
         head_channels=32,
     )

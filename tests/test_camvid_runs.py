@@ -10,8 +10,19 @@ import pytest
 from PIL import Image
 
 import keras_fsa
-from benchmarks import camvid, light, results, scoring, sections, sizes, truncation, windows
+from benchmarks import (
+    camvid,
+    experiment,
+    light,
+    results,
+    scoring,
+    sections,
+    sizes,
+    truncation,
+    windows,
+)
 from keras_fsa.datasets import load
+from keras_fsa.datasets.examples import Examples
 from keras_fsa.inference import class_map
 from keras_fsa.resize import resize_bilinear
 from keras_fsa.training.batch_norm import batch_norm_layers
@@ -106,7 +117,7 @@ def test_a_run_and_its_page(data_dir, monkeypatch, capsys):
 
     page = results.draw("{{ camvid }}\n{{ camvid_classes }}", folder)
     scores = [f"{result['scores'][name]:.3f}" for name in ("mean_iou", "mean_boundary_f")]
-    assert f"| tiny | 1 | {' | '.join(scores)} | {seconds['tiny']:.2f} |" in page
+    assert f"| `tiny` | tiny | 1 | {' | '.join(scores)} | {seconds['tiny']:.2f} |" in page
     assert "`tiny_seed1` is not at its end" in page
     assert "`tiny` (0, 2)" in page and "`none` (0, 1, 2)" in page
     ious = [f"{label['iou']:.3f}" for label in result["scores"]["classes"].values()]
@@ -314,6 +325,42 @@ def test_experiments(module, flags, data_dir):
     assert {score["mean_iou"] for score in scores} <= drawn
 
 
+def test_truncation_of_softmax_elsewhere(rng, tmp_path, monkeypatch):
+    """On another dataset, into its folder; softmax becomes linear."""
+    images = rng.integers(0, 256, (2, *SIZE, 3)).astype("uint8")
+    masks = rng.integers(0, 10, (2, *SIZE)).astype("uint8")
+    given = []
+
+    def load(*arguments):
+        given.append(arguments)
+        return Examples(2, lambda i: (images[i], masks[i]))
+
+    monkeypatch.setattr(experiment, "load", load)
+    monkeypatch.setattr(experiment, "RESULTS", tmp_path)
+    model = keras_fsa.FsaNet(
+        10, backbone(), attention="spatial", head_channels=8, normalization="imagenet"
+    )
+    model.attention_layer().gain.assign(3.0)
+    model.save(tmp_path / "model.keras")
+    truncation.main(
+        [
+            *("--model", str(tmp_path / "model.keras"), "--dataset", "signal_harbor"),
+            *("--name", "tiny", "--frequencies", "2", "--affinity", "linear"),
+        ]
+    )
+    assert given == [("signal_harbor", "test", None)]
+    result = json.loads((tmp_path / "signal_harbor/truncation/tiny.json").read_text())
+    assert " --dataset signal_harbor --name tiny " in result["command"]
+    assert result["command"].endswith(" --affinity linear")
+    for row, network in zip(
+        result["rows"], (model, keras_fsa.to_frequency(model, 2, "linear")), strict=True
+    ):
+        ids = np.stack([class_map(network, image) for image in images])
+        assert row["pixel_accuracy"] == pytest.approx((ids == masks).mean(), rel=1e-12)
+    assert result["rows"][0]["pixel_accuracy"] != result["rows"][1]["pixel_accuracy"]
+    assert "`tiny`, 2 images" in sections.truncation_harbor(tmp_path)
+
+
 def test_a_light():
     """The sum of cosines, one by one, in float64."""
     height, width = 7, 11
@@ -399,21 +446,3 @@ def test_batches_in_a_light():
     for seen, true in zip(*batches[0]):
         known = [light.lit(image[::i, ::j], true) for i in (1, -1) for j in (1, -1)]
         assert any(np.array_equal(seen, one) for one in known)
-
-
-def test_the_page_is_drawn():
-    assert results.PAGE.read_text() == results.draw(results.TEMPLATE.read_text()), (
-        "Result files, template or sections changed. Run: python -m benchmarks.results"
-    )
-    text = results.TEMPLATE.read_text()
-    assert all(f"{{{{ {name} }}}}" in text for name in sections.SECTIONS)
-
-
-def test_a_section_that_is_missing():
-    with pytest.raises(ValueError, match=r"must name a section. Received: 'nonsense'\."):
-        results.draw("{{ nonsense }}")
-
-
-def test_sections_without_results(tmp_path):
-    for name in sections.SECTIONS.keys() - {"speed", "savings", "rivals"}:
-        assert sections.SECTIONS[name](tmp_path) == "*Not run yet.*"

@@ -1,8 +1,6 @@
 """What both attention layers promise, as layers."""
 
 import json
-import re
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,7 +10,7 @@ from keras import ops
 import keras_fsa
 from keras_fsa.affinities import Linear
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
-from tests import reference
+from tests import golden_modules, reference
 from tests.helpers import (
     array,
     call,
@@ -23,7 +21,6 @@ from tests.helpers import (
     weights_by_name,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
 SHAPE = (2, 11, 13, 16)
 MMSEG = {"key_dim": 5, "value_dim": 7, "residual": "batch_norm", "use_bias": True}
 HEADS = {"key_dim": 6, "value_dim": 10, "num_heads": 2}
@@ -262,54 +259,15 @@ def test_the_number_of_heads_in_weights_and_configs():
     assert FrequencySelfAttention.from_config(one.get_config()).num_heads == 1
 
 
-MODULES = sorted(
-    path for path in GOLDEN.glob("*.npz") if re.match(r"(ccnet|mmseg)_(?!model)", path.name)
-)
-
-
-@pytest.mark.parametrize("file", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", golden_modules.MODULES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("cls", [FrequencySelfAttention, SpatialSelfAttention])
 def test_golden(file, cls):
     """The authors' modules, to 1e-5 of the output's scale, and their running statistics to 1e-6."""
-    data = np.load(file)
-    meta = json.loads(str(data["meta"]))
-    parameters = {key[6:]: data[key] for key in data.files if key.startswith("param:")}
-    start = {**parameters, **{k[7:]: data[k] for k in data.files if k.startswith("before:")}}
-    a, b, c, d = meta["k"]
-    band = ((a, b), (c, d))
-    dot = "dot" in file.stem
-    if dot and meta["family"] == "ccnet":
-        band = band[::-1]
-    arguments = {
-        "affinity": "dot_product" if dot else "linear_softmax",
-        "recurrence": meta["recurrence"],
-        "frequencies" if cls is FrequencySelfAttention else "low_pass": band,
-    }
-    x, expected = (data[key].transpose(0, 2, 3, 1) for key in "xy")
-    if meta["family"] == "ccnet":
-        layer = cls(**arguments)
-        names = ("query_conv", "key_conv", "value_conv")
-    else:
-        width = x.shape[-1] // 2
-        layer = cls(key_dim=width, value_dim=width, residual="batch_norm", **arguments)
-        names = ("theta.conv", "phi.conv", "g.conv", "conv_out.conv")
-    layer.build(x.shape)
-    for name, kernel in zip(names, layer.weights, strict=False):
-        value = start[f"{name}.weight"]
-        kernel.assign(value.reshape(len(value), -1).T)
-    statistics = []
-    if meta["family"] == "ccnet":
-        layer.gain.assign(start["gamma"].reshape(()))
-        layer.output_bias.assign(start["out_bias"].reshape(-1))
-    else:
-        norm = layer.norm
-        statistics = [(norm.moving_mean, "running_mean"), (norm.moving_variance, "running_var")]
-        for weight, name in [(norm.gamma, "weight"), (norm.beta, "bias"), *statistics]:
-            weight.assign(start[f"conv_out.bn.{name}"])
-    y = array(call(layer, x, bool(meta.get("training"))))
-    np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())
-    for weight, name in statistics:
-        np.testing.assert_allclose(array(weight), parameters[f"conv_out.bn.{name}"], atol=1e-6)
+    module = golden_modules.module(file, cls)
+    y = array(call(module.layer, module.x, module.training))
+    np.testing.assert_allclose(y, module.y, atol=1e-5 * np.abs(module.y).max())
+    for weight, expected in module.statistics:
+        np.testing.assert_allclose(array(weight), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("residual", ["gain", "batch_norm"])
