@@ -26,7 +26,7 @@ from keras_fsa.datasets.examples import Examples
 from keras_fsa.inference import class_map
 from keras_fsa.resize import resize_bilinear
 from keras_fsa.training.batch_norm import batch_norm_layers
-from tests.helpers import array
+from tests.helpers import array, randomize
 from tests.tiny_training import backbone
 
 pytestmark = pytest.mark.once
@@ -340,7 +340,7 @@ def test_truncation_of_softmax_elsewhere(rng, tmp_path, monkeypatch):
     model = keras_fsa.FsaNet(
         10, backbone(), attention="spatial", head_channels=8, normalization="imagenet"
     )
-    model.attention_layer().gain.assign(3.0)
+    randomize(model.attention_layer(), rng, 2.0)
     model.save(tmp_path / "model.keras")
     truncation.main(
         [
