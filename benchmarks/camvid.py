@@ -198,21 +198,21 @@ RUNS = {
     ),
     "doubled_start": Run(
         "frequency attention, dot product; joined with stage 2, images at twice their size, five "
-        "epochs from the trained network",
+        "more epochs from the trained network",
         {**DOUBLED_LARGER, "steps": 230},
         doubled("stage2"),
         start="stage2",
     ),
     "doubled_more": Run(
         "frequency attention, dot product; joined with stage 2, images at twice their size, ten "
-        "epochs from the trained network",
+        "more epochs from the trained network",
         {**DOUBLED_LARGER, "steps": 230},
         doubled("stage2"),
         start="doubled_start",
     ),
     "doubled_weights": Run(
         "frequency attention, dot product; joined with stage 2, images at twice their size, ten "
-        "epochs from the trained network, poles and signs weighted in the last five",
+        "more epochs from the trained network, poles and signs weighted in the last five",
         {**DOUBLED_LARGER, "steps": 230, "class_weights": POLES_AND_SIGNS},
         doubled("stage2"),
         start="doubled_start",
@@ -222,14 +222,14 @@ RUNS = {
     **each("cut3", "cut after stage 3, 10 epochs", SHORT, network=cut("stage3")),
     **each(
         "cut3_gain",
-        "cut after stage 3, 10 epochs, gain from 1",
+        "cut after stage 3, 10 epochs, initial gain 1",
         SHORT,
         WITH_GAIN,
         network=cut("stage3"),
         gain=1.0,
     ),
     "cut3_gain_aspp": Run(
-        "cut after stage 3, 10 epochs, gain from 1: ASPP",
+        "cut after stage 3, 10 epochs, initial gain 1: ASPP",
         SHORT,
         both(cut("stage3"), rival("aspp")),
         gain=1.0,
@@ -240,8 +240,8 @@ RUNS = {
         both(cut("stage3"), positioned()),
     ),
     "cut3_gain_position": Run(
-        "cut after stage 3, 10 epochs, gain from 1: frequency attention, linear softmax, behind a "
-        "map of positions",
+        "cut after stage 3, 10 epochs, initial gain 1: frequency attention, linear softmax, after "
+        "a map of positions",
         SHORT,
         both(cut("stage3"), positioned("linear_softmax")),
         gain=1.0,

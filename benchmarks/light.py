@@ -90,7 +90,7 @@ def _attention(title: str, gain: float = 0.0, frequencies: int = 8, **arguments:
 def _linear_softmax(frequencies: int, gain: float) -> Run:
     title = f"frequency attention, linear softmax, k = {frequencies}"
     if gain:
-        title += f", gain from {gain:g}"
+        title += f", initial gain {gain:g}"
     return _attention(f"**{title}**", gain, frequencies, affinity="linear_softmax")
 
 
@@ -105,7 +105,7 @@ NETWORKS = {
     "gain_linear_softmax": _linear_softmax(8, 1.0),
     "gain_three": _linear_softmax(3, 1.0),
     "gain_mean": _linear_softmax(1, 1.0),
-    "gain_aspp": Run("ASPP, gain from 1", camvid.rival("aspp"), 1.0),
+    "gain_aspp": Run("ASPP, initial gain 1", camvid.rival("aspp"), 1.0),
 }
 RUNS = (
     NETWORKS

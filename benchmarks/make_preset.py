@@ -1,13 +1,13 @@
-r"""Makes a preset of a trained network: a folder with `model.keras` and its card, `README.md`.
+r"""Makes a preset from a trained network: a folder with `model.keras` and its card, `README.md`.
 
     python -m benchmarks.make_preset --model outputs/camvid/frequency_seed0/best.keras \
         --result benchmarks/results/camvid/frequency_seed0.json --output presets/camvid_frequency
 
 Kernels and matrices are stored in float16, which halves the file; biases, gains and the statistics
 of batch norms, which are few, stay as they are. Every engine opens the file with float32 variables.
-The command opens it, compares its logits with those of the model, and refuses where they differ by
-more than a hundredth of their scale. The card is drawn from the result file and the data's terms.
-A few logits go to tests/golden, which every engine's are compared with.
+The command opens it, compares its logits with those of the model, and fails if they differ by more
+than a hundredth of their scale. The card is generated from the result file and the data's terms.
+A few logits go to tests/golden, for comparison with those of every engine.
 """
 
 import argparse
@@ -28,37 +28,38 @@ from keras_fsa.models.presets import PACKAGED
 from keras_fsa.models.trained import load_keras_file
 
 GOLDEN = Path(__file__).parent.parent / "tests/golden"
-# What a card says beside figures: what the network is for, the data and its terms, its limits.
+# What a card says besides figures: what the network is for, the data and its terms, its limits.
 ABOUT = {
     "signal_harbor": {
         "title": "Signal Harbor",
-        "use": "The network of `examples/quickstart.py`, trained for longer: to predict, to export "
-        "and to look at attention ten seconds after installing.",
+        "use": "The network of `examples/quickstart.py`, trained for longer. Use it to try out "
+        "prediction, export and attention maps ten seconds after installing.",
         "data": "Scenes drawn by `keras_fsa.datasets.signal_harbor`, each seen once, from streams "
-        "of random numbers beside the dataset's. Scored on the dataset's test split, which took "
-        "no part in training or in the choice of the model.",
-        "terms": "Apache 2.0, as this library.",
+        "of random numbers other than the dataset's. Scored on the dataset's test split, which was "
+        "used neither for training nor for choosing the model.",
+        "terms": "Apache 2.0, like this library.",
         "limits": "It knows drawn harbours of 96 x 128 pixels and nothing else.",
     },
     "camvid": {
         "title": "CamVid",
-        "use": "Street scenes in eleven classes, for trying the library on real images and as a "
-        "start for training on streets of one's own.",
+        "use": "Street scenes in eleven classes, for trying out the library on real images and as "
+        "a starting point for training on your own street scenes.",
         "data": "CamVid (G. Brostow et al., Pattern Recognition Letters 30, 2009) in the eleven "
-        "classes and splits of the SegNet tutorial, 480 x 360 pixels: 367 images to train on, 101 "
-        "to validate. The backbone starts from ImageNet weights of EfficientNet-Lite0, Apache 2.0.",
-        "terms": "The SegNet tutorial gives its copy of CamVid under CC BY-NC 4.0: not for "
-        "commercial use. Take the same to hold for the weights.",
-        "limits": "One city, one camera, daylight. The model is the one that scored best on the "
+        "classes and splits of the SegNet tutorial, 480 x 360 pixels: 367 training and 101 "
+        "validation images. The backbone started from the ImageNet weights of EfficientNet-Lite0, "
+        "Apache 2.0.",
+        "terms": "The SegNet tutorial distributes its copy of CamVid under CC BY-NC 4.0: not for "
+        "commercial use. Assume that the same holds for the weights.",
+        "limits": "One city, one camera, daylight. The model was chosen as the best on the same "
         "validation images that the figures are from, so they flatter it a little. Not for "
-        "driving. On images of this size no attention made a difference that can be measured "
+        "driving. On images of this size attention made no measurable difference "
         "(`docs/results.md`).",
     },
 }
 # Of networks from before the kernels of an attention were drawn apart.
 DRAWN_APART = "2026-11-30T12"
 BEGAN_EQUAL = (
-    " The queries and keys of its attention began equal, so that like attended to like before the "
+    " The queries and keys of its attention began equal, so that like attended to like before "
     "training: a defect of version 0.1.0 (`docs/results.md`)."
 )
 
@@ -132,13 +133,14 @@ def card(result: dict, size: int, difference: float, note: str = "") -> str:
 model = keras_fsa.FsaNet.from_preset("PATH")
 ```
 
-{result["parameters"]:,} parameters, {size / 1e6:.2f} MB: kernels in float16, opened in float32. Its
-logits differ from those of the trained network by at most {difference:.1e} of the largest.{note}
+{result["parameters"]:,} parameters, {size / 1e6:.2f} MB: kernels in float16, opened in float32.
+Its logits differ from those of the trained network by at most {difference:.1e} of the largest
+logit.{note}
 
 ## Figures
 
-On the {scores["images"]} images of the split `{result["split"]}`, whole, once each; boundary F1
-within 3 pixels:
+On the {scores["images"]} images of the split `{result["split"]}`, each whole and in a single pass;
+boundary F1 within 3 pixels:
 
 {figures}
 

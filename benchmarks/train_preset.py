@@ -2,11 +2,10 @@ r"""Trains the network of `FsaNet.from_preset("signal_harbor")`: the quickstart'
 
     KERAS_BACKEND=torch python -m benchmarks.train_preset --output outputs/signal_harbor
 
-Every step sees scenes that no other does: they are drawn from a stream of random numbers beside
-those of the dataset `signal_harbor`, whose test split is then scored once. The same command resumes
-a training that was stopped. At the end it writes the scores to
-benchmarks/results/presets/signal_harbor.json, model and card to keras_fsa/presets, and the logits
-of one scene to tests/golden.
+Every step sees new scenes: they are drawn from a stream of random numbers other than those of the
+dataset `signal_harbor`, whose test split is then scored once. The same command resumes a training
+that was stopped. At the end it writes the scores to benchmarks/results/presets/signal_harbor.json,
+the model and its card to keras_fsa/presets, and the logits of one scene to tests/golden.
 """
 
 import argparse
@@ -86,7 +85,7 @@ class Scenes(keras.utils.PyDataset):
 
 
 def train(options):
-    """Train, or go on; `best.keras` and `model.keras` are in the folder of `--output`."""
+    """Train, or resume; `best.keras` and `model.keras` are in the folder of `--output`."""
     model = build(options.seed)
     rate = cosine_decay(options.learning_rate, 1e-5, options.steps, options.steps // 20)
     model.compile(keras.optimizers.Adam(rate))
