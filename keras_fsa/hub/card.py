@@ -7,7 +7,7 @@ from keras_fsa.files import whole_file
 from keras_fsa.types import Path
 
 CARD = "model_card.md"
-"""The card's own file. `README.md` is a copy of it, which KerasHub's upload replaces and deletes."""
+"""The card's own file. `README.md` is a copy, which KerasHub's upload replaces and deletes."""
 README = "README.md"
 
 _MASKS = {"softmax": "integer classes", "sigmoid": "0 and 1 for each class"}

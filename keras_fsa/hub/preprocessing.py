@@ -69,7 +69,7 @@ class FsaNetImageConverter(ImageConverter):
         return super().call(inputs)
 
     def resize_masks(self, masks: Any, channels: bool | None = None) -> Any:
-        """Masks resized to the size of their resized images; no new labels arise.
+        """Masks resized to the size that their images get, without mixing labels.
 
         Args:
             masks: `(B, H, W)` or `(B, H, W, C)`, or for one mask `(H, W)` or `(H, W, C)`: integer

@@ -337,9 +337,9 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
         `align_corners` are the model's, where the JSON file that `export` wrote is still beside it.
 
     Raises:
-        FileNotFoundError: where there is no such file.
+        FileNotFoundError: if there is no such file.
         OSError: for a SavedModel that is replaced over and over.
-        ImportError: where the runtime is missing, with the pip command.
+        ImportError: if the runtime is missing, with the pip command.
     """
     path = str(filepath)
     if not os.path.exists(path):

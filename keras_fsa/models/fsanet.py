@@ -129,8 +129,8 @@ class FsaNet(keras.Model):
     Raises:
         ValueError: for a wrong argument, a backbone that misses part of the contract, or
             frequencies beyond the feature map where its size is known.
-        ImportError: where the package of ImageNet weights is missing, with the pip command.
-        ConnectionError: where a download fails; it says which file to put where.
+        ImportError: if the package of ImageNet weights is missing, with the pip command.
+        ConnectionError: if a download fails; it says which file to put where.
 
     Example:
     >>> import numpy as np
@@ -274,7 +274,7 @@ class FsaNet(keras.Model):
             ValueError: for an unknown name, with the known ones; another argument for a trained
                 network; and a file that is damaged or holds another kind of model. No code in a
                 file is run.
-            ImportError: where KerasHub is needed and missing, with the pip command.
+            ImportError: if KerasHub is needed and missing, with the pip command.
 
         Example:
         >>> model = keras_fsa.FsaNet.from_preset("signal_harbor")
@@ -439,7 +439,7 @@ class FsaNet(keras.Model):
         """Train: see `keras.Model.fit`.
 
         Raises:
-            ValueError: where the masks are known to be of another size than the images; and for a
+            ValueError: if the masks are known to be of another size than the images; and for a
                 `class_weight`, which Keras applies to images that have one class each.
         """
         check_data(x, y, kwargs.get("class_weight"), self.num_classes, self.activation)

@@ -13,7 +13,7 @@ def only_loss(loss: Any, activation: str) -> Any:
     """Of what `compile` takes for losses, the only one, be it an object, a function or a name.
 
     Raises:
-        ValueError: where there are several, for what is no loss, and for a loss of this library
+        ValueError: if there are several, for what is no loss, and for a loss of this library
             that is of another activation than the model.
     """
     found = keras.tree.flatten(loss)

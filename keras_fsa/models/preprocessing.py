@@ -44,10 +44,10 @@ def choose_normalization(
         the channels of what `"caffe"` subtracts in its place.
 
     Warns:
-        UserWarning: where `"imagenet"` is taken for a backbone that is a model.
+        UserWarning: if `"imagenet"` is taken for a backbone that is a model.
 
     Raises:
-        ValueError: where the user asks for `"imagenet"` with weights that want another. Whatever
+        ValueError: if the user asks for `"imagenet"` with weights that want another. Whatever
             else the user asks for is taken as intended.
     """
     wanted = None

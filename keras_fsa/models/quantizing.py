@@ -39,7 +39,7 @@ def calibration_batches(
 
     Raises:
         ValueError: for a format without int8, no images, or images that the file does not take.
-        ImportError: where the tools are missing, with the pip command.
+        ImportError: if the tools are missing, with the pip command.
     """
     if format not in INT8_FORMATS:
         raise ValueError(

@@ -40,7 +40,7 @@ def plot_attention(
 
     Raises:
         ValueError: as `attention_at`, or where there is no layer.
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     if not layers:
         raise ValueError(

@@ -29,7 +29,7 @@ def plot_spectrum(feature_map: Any, frequencies: int = 8, path: Path | None = No
 
     Raises:
         ValueError: for a map that is not of rank 3, or `k` beyond its size.
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     shares = energy_shares(feature_map)
     spectral.check_band_fits(frequencies, *shares.shape)
@@ -88,7 +88,7 @@ def plot_truncation(image: Any, frequencies: Frequencies = 8, path: Path | None 
 
     Raises:
         ValueError: for another shape, or a band beyond the size of the image.
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     before = np.asarray(ops.convert_to_numpy(image), "float32")
     if before.ndim not in (2, 3) or before.shape[2:] not in ((), (3,)):

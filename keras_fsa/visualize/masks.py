@@ -102,7 +102,7 @@ def comparison(
         The matplotlib figure.
 
     Raises:
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     if len(titles) == 1 and np.shape(predictions)[:3] == np.shape(masks)[:3]:
         predictions = [predictions]
@@ -180,7 +180,7 @@ def plot_overlay(
         shares of the pixels in per cent.
 
     Raises:
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     mask = np.asarray(mask)
     height, width = mask.shape[:2]

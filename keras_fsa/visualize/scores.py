@@ -28,10 +28,10 @@ def plot_training(history: Any, path: Path | None = None) -> Any:
         The matplotlib figure, with an axis for each score, the loss first.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where there is no epoch, or no score, in the history, or a score of some epochs
+        FileNotFoundError: if there is no such file.
+        ValueError: if there is no epoch, or no score, in the history, or a score of some epochs
             that could be these or those.
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     table, unit, times = _table(history)
     scores: dict[str, dict[str, np.ndarray]] = {}
@@ -84,8 +84,8 @@ def plot_iou(
         The matplotlib figure. The mean is that over the classes that occurred.
 
     Raises:
-        ValueError: where scores, titles and names do not go together, or a score is not in [0, 1].
-        ImportError: where matplotlib is missing, with the pip command.
+        ValueError: if scores, titles and names do not go together, or a score is not in [0, 1].
+        ImportError: if matplotlib is missing, with the pip command.
     """
     scores = np.atleast_2d(np.asarray(scores, "float64"))
     names = list(class_names or [f"class {i}" for i in range(scores.shape[-1])])
@@ -147,7 +147,7 @@ def plot_confusion(
         The matplotlib figure.
 
     Raises:
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     confusion = np.asarray(confusion, "float64")
     n = len(confusion)
@@ -200,7 +200,7 @@ def plot_overlaps(
 
     Raises:
         ValueError: for something else than two by two counts for each class.
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     counts = np.asarray(confusions, "float64")
     names = list(class_names or [f"class {i}" for i in range(len(counts))])

@@ -95,7 +95,7 @@ def plot_seams(
 
     Raises:
         ValueError: as `seam_errors`, or where there is no prediction.
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     if not isinstance(predictions, dict) or not predictions:
         raise ValueError(
