@@ -1,7 +1,7 @@
 """Frequency self-attention and FsaNet for Keras 3.
 
-What this module lists is public, and so is what the submodules among it list in turn; the whole
-surface stands in `docs/api.txt`. Submodules are imported when they are first used.
+The names listed in this module are public, and so are those listed in its public submodules;
+`docs/api.txt` holds the whole public API. Submodules are imported when they are first used.
 """
 
 import importlib

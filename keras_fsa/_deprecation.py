@@ -1,4 +1,4 @@
-"""Names that changed keep working for two minor versions, with a warning that says the new one."""
+"""Renamed items keep working for two minor versions, with a warning that gives the new name."""
 
 import functools
 import warnings
@@ -9,7 +9,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def warn(old: str, new: str) -> None:
-    """Warn that `old` will go and that `new` takes its place."""
+    """Warn that `old` will be removed and that `new` replaces it."""
     warnings.warn(
         f"{old} is deprecated and will be removed in two minor versions. Use {new}.",
         DeprecationWarning,
@@ -18,13 +18,13 @@ def warn(old: str, new: str) -> None:
 
 
 def renamed_arguments(**new_names: str) -> Callable[[Function], Function]:
-    """Let a function, or a class, be called with the earlier names of its arguments.
+    """Let a function or class be called with the former names of its arguments.
 
         @renamed_arguments(picture="image")
         def class_map(model, image): ...
 
     Args:
-        **new_names: the name of an argument now, by the name it had.
+        **new_names: the new name of each argument, keyed by its former name.
     """
 
     def decorate(function):

@@ -1,4 +1,4 @@
-"""The formulas of `keras_fsa.affinities` as functions, under the names that 0.1.0 had for them."""
+"""The formulas of `keras_fsa.affinities` as functions, under the names they had in 0.1.0."""
 
 from collections.abc import Callable
 

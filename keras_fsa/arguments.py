@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 MOST = 2**20
-"""The largest width or count that is taken to be meant."""
+"""The largest width or count that is accepted; a larger one is taken for a mistake."""
 
 
 def integer(
@@ -53,9 +53,9 @@ def number(
 
     Args:
         name, value: the argument.
-        minimum, maximum: bounds that the value may be equal to.
-        above, below: bounds that it may not be equal to.
-        optional: whether None will do.
+        minimum, maximum: inclusive bounds.
+        above, below: exclusive bounds.
+        optional: whether None is allowed.
     """
     if optional and value is None:
         return
@@ -80,7 +80,7 @@ def number(
 
 
 def boolean(name: str, value: Any, optional: bool = False) -> None:
-    """Raise a `ValueError` unless the value is True or False: `"no"` would count as true."""
+    """Raise a `ValueError` unless the value is True or False, since `"no"` would count as true."""
     if optional and value is None:
         return
     if not isinstance(value, (bool, np.bool_)):
@@ -150,10 +150,10 @@ def floating_dtype(dtype: str) -> None:
 
 
 def interpreted(name: str, value: Any, interpret: Callable[[Any], Any]) -> Any:
-    """What one of Keras' `get` functions makes of an argument.
+    """What one of Keras' `get` functions returns for an argument.
 
     Raises:
-        ValueError: naming the argument, where Keras cannot make anything of it.
+        ValueError: naming the argument, if Keras cannot interpret it.
     """
     try:
         return interpret(value)
@@ -165,10 +165,10 @@ def interpreted(name: str, value: Any, interpret: Callable[[Any], Any]) -> Any:
 
 
 def optional_import(module: str, extra: str) -> ModuleType:
-    """Import a package that only some uses need, at the point of use.
+    """Import an optional package at the point of use.
 
     Raises:
-        ImportError: naming the pip command, where the package is missing.
+        ImportError: with the pip command, if the package is missing.
     """
     try:
         return importlib.import_module(module)
@@ -180,7 +180,7 @@ def optional_import(module: str, extra: str) -> ModuleType:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an int, of Python's or NumPy's, and no bool."""
+    """Whether a value is a Python or NumPy int, and not a bool."""
     try:
         return not isinstance(value, (bool, np.bool_)) and operator.index(value) == value
     except TypeError:

@@ -1,14 +1,14 @@
-"""What one position attends to: a row of the affinity that is never formed, as a map.
+"""What one position attends to, as a map: one row of the table of affinities.
 
-Attention between all `N = H * W` positions has an `N x N` table of affinities; its row `n` tells
-how much position `n` takes from each other one. Neither the tokens of frequency self-attention nor
-the linear forms of spatial attention hold that table. But one row of it needs one query and all
-keys, and both come out of the tokens, by synthesis:
+Attention between all `N = H * W` positions has an `N x N` table of affinities; its row `n` says
+how much position `n` takes from each position. Neither the tokens of frequency self-attention nor
+the linear forms of spatial attention hold that table. But a single row needs only one query and all
+keys, and both can be synthesised from the tokens:
 
     q_n = (P Q)_n       K = P K_tokens       row n of the table = affinity(q_n, K)
 
-The result is the row that `SpatialSelfAttention` of the same affinity has on the low-passed map, to
-rounding; the formulas of the affinities are those of `keras_fsa.affinities`.
+Up to rounding, the result is the row that `SpatialSelfAttention` of the same affinity has on the
+low-passed map; the formulas of the affinities are those of `keras_fsa.affinities`.
 """
 
 import operator
@@ -26,19 +26,19 @@ __all__ = ["attention_at", "softmax_twin"]
 def attention_at(
     layer: SelfAttention, feature_map: Tensor, row: int, column: int, head: int | None = None
 ) -> Tensor:
-    """The spatial attention of one position, in the first application of a layer.
+    """The spatial attention of one position, in a layer's first recurrence.
 
     Args:
         layer: a built `FrequencySelfAttention` or `SpatialSelfAttention`, of any affinity.
-        feature_map: `(H, W, C)`, or `(C, H, W)` where the layer's channels come first: one example
-            of what the layer is given.
+        feature_map: `(H, W, C)`, or `(C, H, W)` if the layer is channels-first: one example of the
+            layer's input.
         row, column: the position, `0 <= row < H` and `0 <= column < W`.
-        head: the number of one of the layer's heads, from 0, or None for the mean over all.
+        head: index of one of the layer's heads, or None for the mean over all heads.
 
     Returns:
-        A tensor `(H, W)` in the dtype of tokens. It sums to one, except that of the dot product,
-        which is not normalised and may be negative anywhere, and that of ReLU linear attention for
-        a query without a positive component, which attends to nothing: zeros.
+        A tensor `(H, W)` in the dtype of tokens. It sums to one, with two exceptions: the dot
+        product is not normalised and may be negative anywhere; and under ReLU linear attention, a
+        query without a positive component attends to nothing, which gives zeros.
 
     Raises:
         ValueError: for another layer, one that is not built, a map that does not fit it, a position
@@ -79,13 +79,14 @@ def attention_at(
 def softmax_twin(layer: SelfAttention) -> SpatialSelfAttention:
     """Softmax attention between all positions, with the weights of a given attention layer.
 
-    Shows, beside `attention_at` of the layer itself, what truncation and linear form change.
+    Compared with `attention_at` of the layer itself, it shows what truncation and the linear form
+    change.
 
     Args:
         layer: a built `FrequencySelfAttention` or `SpatialSelfAttention`.
 
     Returns:
-        A built `SpatialSelfAttention` with the arguments and copies of the weights of the layer.
+        A built `SpatialSelfAttention` with the layer's arguments and copies of its weights.
 
     Raises:
         ValueError: for another layer, or one that is not built.

@@ -1,4 +1,4 @@
-"""Weights of PyTorch networks: the authors' own, and those their backbones start from."""
+"""Weights of PyTorch networks: the authors' own, and those that their backbones start from."""
 
 import os
 import pickle
@@ -122,16 +122,16 @@ def load_pytorch_weights(
             it; that backbone; or the backbone of an `FsaNet(..., "efficientnet_lite0")`.
         weights: path of a `.pth`, `.pt` (both read by torch) or `.safetensors` file, or a dict of
             arrays or torch tensors by their names.
-        strict: if True, all must fit, or nothing is loaded. If False, what fits by name and shape
-            is loaded, and a warning lists the rest: all but the last layers, say, where the classes
-            differ.
+        strict: if True, everything must fit, or nothing is loaded. If False, whatever fits by name
+            and shape is loaded, and a warning lists the rest: for example all but the last layers,
+            if the classes differ.
 
     Raises:
         ValueError: listing every entry that is missing, not used, or of another shape; naming one
             with NaN, infinity, a value beyond float32 or a negative variance; for a model of
-            another kind; for a file that is damaged (checksums are verified) or has code in it.
-        FileNotFoundError: where there is no such file.
-        ImportError: where torch or safetensors is missing, with the pip command.
+            another kind; for a file that is damaged (checksums are verified) or contains code.
+        FileNotFoundError: if there is no such file.
+        ImportError: if torch or safetensors is missing, with the pip command.
 
     Example:
         model = keras_fsa.FsaNet.from_preset("ccnet_dot_r2_cityscapes")
@@ -161,7 +161,7 @@ def load_pytorch_weights(
 
 
 def _variables(model, family):
-    """The model's variables by the names that the family gives them."""
+    """The model's variables, by their names in the family's checkpoints."""
     backbone = getattr(model, "backbone", model)
     prefix = "backbone." if family == "mmseg" and backbone is not model else ""
     names: dict[str, Any] = {}
@@ -233,7 +233,7 @@ def _to_keras(array, variable):
 
 
 def _report(model, variables, arrays, missing, unused, misshaped, strict):
-    """Say what does not fit: an error, or a warning where the rest is to be loaded."""
+    """Report what does not fit: an error, or a warning if the rest is to be loaded."""
     if not (missing or unused or misshaped):
         return
     lines = [f"missing: {name} {tuple(variables[name].shape)}" for name in missing]
@@ -273,7 +273,7 @@ def _is_classifier(name):
 
 
 def check_values(source: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise a `ValueError` that names the first array with a value that no weight can have."""
+    """Raise a `ValueError` naming the first array with a value that no weight can have."""
     for name, array in arrays.items():
         with np.errstate(over="ignore"):
             finite = np.isfinite(array.astype("float32")).all()
@@ -332,7 +332,7 @@ def read_arrays(weights: Path | Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _to_numpy(value):
-    """A numeric array, or None for what is none. NumPy has no bfloat16, so float32."""
+    """A numeric array, or None for anything else. NumPy has no bfloat16: it becomes float32."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = (value.float() if value.is_floating_point() else value).numpy()

@@ -1,4 +1,4 @@
-"""What a model says of a pixel, one class or several, and what its classes are called.
+"""What a model predicts for a pixel, one class or several, and the names of its classes.
 
 With logits `z` of `C` classes, `(B, H, W, C)`:
 
@@ -7,15 +7,15 @@ With logits `z` of `C` classes, `(B, H, W, C)`:
 | `"softmax"` | which class is it? | `exp(z[c]) / sum(exp(z))` | ids 0 to C - 1, `(B, H, W)` | id of the most probable class, `(B, H, W)` |
 | `"sigmoid"` | is class c there? | `1 / (1 + exp(-z[c]))` | 0 or 1 for each class, `(B, H, W, C)` | 1 where it is at least the threshold, `(B, H, W, C)` |
 
-255 in a mask means "ignore this pixel", with the sigmoid "for this class".
+255 in a mask means "ignore this pixel"; with the sigmoid, "ignore this pixel for this class".
 
 A binary task is the sigmoid with one class: masks and answers then have no last axis, 1 is the
-class and 0 all else. The softmax of one class is 1 everywhere, so that `num_classes=1` means the
-sigmoid, and asking for the softmax there is an error.
+class and 0 everything else. The softmax of one class is 1 everywhere, so `num_classes=1` means the
+sigmoid, and requesting the softmax is then an error.
 
-The activation is the model's (`FsaNet(activation=)`), is saved with it and with exported files, and
-is all that losses, metrics, inference, exports and plots ask for. Scores of the sigmoid are those of
-`C` tasks of two classes, and their means those over the `C` answers "yes".
+The activation belongs to the model (`FsaNet(activation=)`) and is saved with it and with exported
+files; losses, metrics, inference, exports and plots depend on nothing else. Scores of the sigmoid
+are those of `C` tasks of two classes, and their means are over the `C` answers "yes".
 """  # noqa: E501
 
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ _STRIP = 64
 
 
 def choose_activation(activation: str | None, num_classes: int) -> str:
-    """The activation of a model, where None leaves it to the number of classes.
+    """The activation of a model; None chooses it by the number of classes.
 
     Raises:
-        ValueError: for an unknown one, and for the softmax of one class.
+        ValueError: for an unknown activation, and for the softmax of one class.
     """
     one_of("activation", activation, (*ACTIVATIONS, None))
     if activation == "softmax" and num_classes == 1:
@@ -54,7 +54,7 @@ def activation_of(model: Any) -> str:
 
 
 def dtype_of_ids(num_classes: int) -> str:
-    """The dtype of class ids: uint8, and uint16 where there are more than those and 255."""
+    """The dtype of class ids: uint8, or uint16 if there are too many for uint8 beside the 255."""
     return "uint8" if num_classes <= 255 else "uint16"
 
 
@@ -64,11 +64,11 @@ def decide(probabilities: np.ndarray, activation: str, threshold: float = 0.5) -
     Args:
         probabilities: float `(..., H, W, num_classes)`, or of pixels `(..., num_classes)`.
         activation: `"softmax"` or `"sigmoid"`.
-        threshold: of the sigmoid: the least probability of a "yes".
+        threshold: with the sigmoid, the lowest probability that counts as "yes".
 
     Returns:
-        uint8: ids `(..., H, W)` for the softmax (`dtype_of_ids`), and for the sigmoid 0 and 1:
-        `(..., H, W, num_classes)`, or of one class `(..., H, W)`.
+        uint8: for the softmax, ids `(..., H, W)` (see `dtype_of_ids`); for the sigmoid, 0 and 1,
+        `(..., H, W, num_classes)`, or `(..., H, W)` for one class.
     """
     one_of("activation", activation, ACTIVATIONS)
     number("threshold", threshold, 0, 1)
@@ -84,7 +84,7 @@ def decide(probabilities: np.ndarray, activation: str, threshold: float = 0.5) -
 
 
 def answers(logits: np.ndarray, activation: str) -> np.ndarray:
-    """`decide` of logits, at the threshold 1/2. With the sigmoid the last axis always stays."""
+    """`decide` for logits, at the threshold 1/2. With the sigmoid the last axis is always kept."""
     one_of("activation", activation, ACTIVATIONS)
     if activation == "softmax":
         return logits.argmax(-1).astype(dtype_of_ids(logits.shape[-1]))
@@ -92,10 +92,10 @@ def answers(logits: np.ndarray, activation: str) -> np.ndarray:
 
 
 def by_class(mask: Any, num_classes: int) -> np.ndarray:
-    """A mask of the sigmoid with its last axis, `(..., H, W, num_classes)`, also for one class.
+    """A mask for the sigmoid with its last axis, `(..., H, W, num_classes)`, even for one class.
 
     Raises:
-        ValueError: for a mask of another number of classes.
+        ValueError: for a mask with another number of classes.
     """
     mask = np.asarray(mask)
     if num_classes == 1 and (mask.ndim < 3 or mask.shape[-1] != 1):
@@ -110,7 +110,7 @@ def by_class(mask: Any, num_classes: int) -> np.ndarray:
 
 
 def counted(mask: np.ndarray, num_classes: int, activation: str) -> tuple[np.ndarray, np.ndarray]:
-    """An answer to one image as `keras_fsa.visualize` takes it, and the pixels of each class."""
+    """The answer for one image in the form `keras_fsa.visualize` accepts, and pixels per class."""
     if activation == "softmax":
         return mask, np.bincount(mask.reshape(-1), minlength=num_classes)
     mask = by_class(mask, num_classes)
@@ -121,7 +121,7 @@ def checked_names(class_names: Any, num_classes: int) -> tuple[str, ...] | None:
     """The names of the classes as a tuple; None stays None.
 
     Raises:
-        ValueError: unless there is one text for each class, each another one.
+        ValueError: unless there is one string for each class, and all differ.
     """
     if class_names is None:
         return None
@@ -140,7 +140,7 @@ def checked_palette(palette: Any, num_classes: int) -> tuple[tuple[int, ...], ..
     """The colours of the classes as a tuple of `(red, green, blue)`; None stays None.
 
     Raises:
-        ValueError: unless there are three whole numbers of 0 to 255 for each class.
+        ValueError: unless there are three whole numbers from 0 to 255 for each class.
     """
     if palette is None:
         return None
@@ -161,5 +161,5 @@ def checked_palette(palette: Any, num_classes: int) -> tuple[tuple[int, ...], ..
 
 
 def names_of(model: Any, num_classes: int) -> list[str]:
-    """The names that a model knows for its classes, else `class 0`, `class 1` and so on."""
+    """The names that a model has for its classes, else `class 0`, `class 1` and so on."""
     return list(getattr(model, "class_names", None) or (f"class {i}" for i in range(num_classes)))

@@ -1,8 +1,8 @@
 """Whether XLA compiles what is being traced: some sums are then better written differently.
 
-JAX always compiles with XLA and PyTorch never does. TensorFlow may or may not, and does not tell a
-layer, so somebody has to: the user by `xla_scope`, or a model's class by `announces_xla`. And one
-thread at a time may run what is compiled: `model_in_use`.
+JAX always compiles with XLA and PyTorch never does. TensorFlow may or may not, and a layer cannot
+find out, so it must be told: by the user with `xla_scope`, or by a model's class with
+`announces_xla`. And only one thread at a time may run compiled code: `model_in_use`.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ Model = TypeVar("Model", bound=type[keras.Model])
 _DEPTHWISE = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 
 model_in_use = threading.Lock()
-"""Held while Keras predicts. Under JAX that changes the model, so that threads would spoil each
-other's calls, also those of models that share layers."""
+"""Held while Keras predicts. Under JAX, predicting changes the model, so threads would corrupt each
+other's calls, even those of models that share layers."""
 
 _in_xla_scope = contextvars.ContextVar("in_xla_scope", default=False)
 
@@ -34,9 +34,9 @@ def xla_scope() -> Iterator[None]:
         with keras_fsa.xla_scope():
             model.fit(x, y)
 
-    XLA then sums up the frequencies of an update while adding it to the feature map, in a single
-    pass that takes less time and memory. Without XLA the same sum would take several times as much
-    of both. Results are equal up to rounding.
+    XLA then sums the frequencies of an update while adding it to the feature map, in a single pass
+    that takes less time and memory. Without XLA the same sum would take several times as much of
+    both. Results are equal up to rounding.
 
     `FsaNet` does not need the scope: Keras tells a model whether XLA compiles its steps. Under JAX
     and PyTorch the scope has no effect.
@@ -54,7 +54,7 @@ def xla_compiles() -> bool:
 
 
 def announces_xla(model: Model) -> Model:
-    """Class decorator: a model's steps run in `xla_scope` where Keras compiles them with XLA."""
+    """Class decorator: a model's steps run in `xla_scope` if Keras compiles them with XLA."""
 
     def scoped(step):
         @functools.wraps(step)
@@ -73,13 +73,13 @@ def announces_xla(model: Model) -> Model:
 
 
 def warn_of_slow_xla(model: keras.Model) -> None:
-    """Warn where XLA, asked for under TensorFlow on a CPU, would slow a model down.
+    """Warn if XLA, requested under TensorFlow on a CPU, would slow a model down.
 
-    With depthwise convolutions it does: an EfficientNet-Lite0 at 240 x 320 took 20.8 instead of
-    1.7 seconds a step, batch 8, one core.
+    Depthwise convolutions are slower with it: an EfficientNet-Lite0 at 240 x 320 took 20.8 instead
+    of 1.7 seconds a step, batch 8, one core.
 
     Warns:
-        UserWarning: where that holds.
+        UserWarning: if the model would be slower.
     """
     if keras.backend.backend() != "tensorflow" or not model.jit_compile:
         return

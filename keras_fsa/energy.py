@@ -1,8 +1,8 @@
 """How much of a feature map its low frequencies hold.
 
-The DCT is orthonormal, so the squares of all tokens sum to the squares of all values (Parseval),
-and each frequency has a share in that energy. Where few frequencies hold nearly all of it,
-attention loses little by seeing these alone: the paper's premise, which this module measures.
+The DCT is orthonormal, so the squares of all tokens have the same sum as the squares of all values
+(Parseval), and each frequency has a share of that energy. If a few frequencies hold nearly all of
+it, attention loses little by seeing only these: the paper's premise, which this module measures.
 """
 
 from keras import ops
@@ -15,13 +15,13 @@ __all__ = ["energy_held", "energy_shares"]
 
 
 def energy_shares(feature_map: Tensor, without_mean: bool = False) -> Tensor:
-    """The share of each frequency in the energy of a map, over all its channels.
+    """Each frequency's share of the energy of a map, over all its channels.
 
     `E[u, v] = sum_c X[u, v, c]^2 / sum_n,c x[n, c]^2`, with `X` the DCT of the map `x`.
 
     Args:
         feature_map: `(H, W, C)`.
-        without_mean: whether the constant frequency is left out, so that the shares are those in
+        without_mean: whether to leave out the constant frequency, so that the shares are those of
             the variance over positions.
 
     Returns:
@@ -46,7 +46,7 @@ def energy_shares(feature_map: Tensor, without_mean: bool = False) -> Tensor:
 
 
 def energy_held(shares: Tensor) -> Tensor:
-    """The share that the `k x k` lowest frequencies hold together, for each `k`.
+    """The combined share of the `k x k` lowest frequencies, for each `k`.
 
     Args:
         shares: `(H, W)`, from `energy_shares`.

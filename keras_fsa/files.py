@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there, and folders that one process writes to."""
+"""Files and folders that are complete or absent, and folders that only one process writes to."""
 
 import contextlib
 import ctypes
@@ -23,13 +23,13 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[pathlib.Path]:
-    """A name to write to; its file replaces `path` when the block succeeds.
+    """A name to write to; the file written there replaces `path` when the block succeeds.
 
     The temporary file lies beside `path` and has its suffix. It is flushed to disk, then renamed
     over the old file, which file systems do atomically. A process that is killed at any point
     therefore leaves the old file or the new one. The temporary name is unique, so several processes
-    may write one path: the last to finish wins. What killed processes of this machine left behind
-    is removed.
+    may write one path: the last to finish wins. Files left behind by killed processes on this
+    machine are removed.
 
     Args:
         path: the file; its folder is created.
@@ -80,7 +80,7 @@ def whole_folder(path: Path) -> Iterator[pathlib.Path]:
 def temporary_folder(path: Path) -> Iterator[pathlib.Path]:
     """An empty folder beside `path`, for what will be moved there. It is removed afterwards.
 
-    So is what killed processes of this machine left behind.
+    Folders left behind by killed processes on this machine are removed, too.
 
     Args:
         path: the destination; its parent is created.
@@ -109,15 +109,15 @@ def flush(folder: Path) -> None:
 
 
 def read_steadily(path: Path, read: Callable[[Path], T], tries: int = 5) -> T:
-    """`read(path)` of one version of a folder that others may replace meanwhile.
+    """`read(path)` from a single version of a folder that others may replace meanwhile.
 
-    The folder is read again if it is another one afterwards than it was before: `whole_folder`
-    never changes a folder that is in place.
+    The folder is read again if it was replaced while it was read: `whole_folder` never changes a
+    folder in place.
 
     Args:
         path: the folder.
         read: a function of the path.
-        tries: how often to read at most.
+        tries: maximum number of times to read.
 
     Raises:
         OSError: if the folder was replaced during each of the tries.
@@ -145,9 +145,9 @@ def read_steadily(path: Path, read: Callable[[Path], T], tries: int = 5) -> T:
 
 @contextlib.contextmanager
 def locked_folder(path: Path, name: str = "output") -> Iterator[None]:
-    """Hold a folder against other processes that ask for it in the same way.
+    """Lock a folder against other processes that lock it in the same way.
 
-    The operating system drops the lock of a process that ends, however it ends.
+    The operating system releases the lock when the process ends, however it ends.
 
     Args:
         path: the folder, which is created.
@@ -187,7 +187,7 @@ def _temporary_stem(path):
 
 
 def _beginning(path):
-    """Of the name: the whole of a long one would leave no room for what follows."""
+    """The beginning of the name: a long one in full would leave no room for the suffix."""
     return path.stem[:32]
 
 

@@ -1,4 +1,4 @@
-"""What attention costs, counted."""
+"""The operations of attention."""
 
 from keras_fsa import spectral
 from keras_fsa.arguments import integer
@@ -11,10 +11,10 @@ __all__ = ["attention_flops"]
 def attention_flops(layer: SelfAttention, height: int, width: int) -> int:
     """Floating point operations of an attention layer for one image, in one forward pass.
 
-    A multiplication with its addition counts as two. Counted are the products of matrices, as the
-    layer does them; what runs over elements (sums, norms, the exponential) is left out. With
-    `N = height * width`, `C` channels, keys of width `K`, values of width `V` (= C where they are
-    not projected), and a band of `a` rows and `b` columns, of `T` tokens:
+    A multiplication and its addition count as two. Matrix products are counted as the layer
+    computes them; element-wise operations (sums, norms, the exponential) are left out. With
+    `N = height * width`, `C` channels, keys of width `K`, values of width `V` (= C if they are not
+    projected), and a band of `a` rows and `b` columns, of `T` tokens:
 
         transform(D) = 2 D b N + 2 D a b height         one way, of a map of D channels
         maps(M) = 2 M C (2 K + V)                       queries, keys and values of M tokens
@@ -32,18 +32,19 @@ def attention_flops(layer: SelfAttention, height: int, width: int) -> int:
     | spatial, other affinities         | `R (maps(N) + projection(N) + 4 N K V)`                  |
     | spatial, with `low_pass`          | `2 R transform(C)` more                                  |
 
-    Of several heads, each has its part of `K` and `V`, so that products of the two shrink by their
-    number. Where values are projected, the sum over heads is part of the last transform of the
-    linear affinities, which count `transform` and `2 N C` for each head; the dot product projects
-    the mixed tokens, and ReLU linear attention the positions: `2 N V C` in place of `2 T V C`.
+    With several heads, each has its part of `K` and `V`, so products of the two are divided by the
+    number of heads. If values are projected, the sum over heads is part of the last transform of
+    the linear affinities, which count `transform` and `2 N C` for each head; the dot product
+    projects the mixed tokens, and ReLU linear attention the positions: `2 N V C` in place of
+    `2 T V C`.
 
-    Each affinity counts its own share (`keras_fsa.affinities`). Softmax is the scores and the
+    Each affinity counts its own share (`keras_fsa.affinities`). Softmax counts the scores and the
     weighted sum. A band that lacks the constant frequency has one more token for it, and each
-    transform back to positions, or of keys that visited them, includes it.
+    transform back to positions, or of keys evaluated there, includes it.
 
     Args:
         layer: a built `FrequencySelfAttention` or `SpatialSelfAttention`.
-        height, width: of the feature map that the layer is given.
+        height, width: size of the layer's input feature map.
 
     Returns:
         An int.

@@ -1,4 +1,4 @@
-"""What Keras keeps of a functional model's graph: which operation makes a tensor, and from what."""
+"""The graph of a functional model in Keras: which operation makes a tensor, and from what."""
 
 import contextlib
 import threading
@@ -53,10 +53,10 @@ def is_graph(layer: Any) -> bool:
 
 
 def calls(model: keras.Model) -> list[Any]:
-    """The calls that make up a functional model, each behind those whose tensors it reads.
+    """The calls that make up a functional model, each after those whose tensors it reads.
 
     An operation's own `input` and `output` are those of its first call, which may be in another
-    model; those of a nested model are inside it.
+    model; a nested model's own are inside it.
     """
     place = {id(operation): n for n, operation in enumerate(model.operations)}
     return [
@@ -69,7 +69,7 @@ def calls(model: keras.Model) -> list[Any]:
 def uncompiled(model: keras.Model) -> keras.Model:
     """A functional model of the same graph that was never compiled.
 
-    `clone_model` would compile its clone, too, and fail where a loss cannot be serialised.
+    `clone_model` would compile its clone as well, and fail if a loss cannot be serialised.
     """
     return keras.Model(model.input, model.output, name=model.name)
 
@@ -77,19 +77,19 @@ def uncompiled(model: keras.Model) -> keras.Model:
 def outputs_of(
     layers: Sequence[keras.Layer], model: keras.Model, inputs: Any
 ) -> tuple[list[Any], Any]:
-    """What layers of a functional model give, each a list, and the model: see `specs_of`.
+    """The outputs of a functional model's layers, a list each, and of the model: see `specs_of`.
 
-    Of a nested model, what it gives counts, not what is inside. Each layer is called once.
+    A nested model counts by its outputs, not its inner layers. Each layer is called once.
     """
     own = {id(call.operation): call.outputs for call in calls(model)}
     return specs_of([own[id(layer)] for layer in layers], model, inputs)
 
 
 def specs_of(tensors: Any, model: keras.Model, inputs: Any) -> tuple[Any, Any]:
-    """What tensors of a functional model's graph become, and its output: shapes and dtypes alone.
+    """Shapes and dtypes of tensors in a functional model's graph, and of its output.
 
     Args:
-        tensors: of the graph, in any structure.
+        tensors: tensors of the graph, in any structure.
         model: a functional model.
         inputs: its inputs, `keras.KerasTensor`s.
     """
@@ -101,8 +101,8 @@ def specs_of(tensors: Any, model: keras.Model, inputs: Any) -> tuple[Any, Any]:
 def node(tensor: keras.KerasTensor) -> Any:
     """The call that made a tensor of a graph.
 
-    A layer may be called several times, and only the tensor's own history, which Keras keeps
-    private, knows the call. Tracing the graph by `clone_model` would leave calls on the layers.
+    A layer may be called several times, and only the tensor's own history, which is private in
+    Keras, identifies the call. Tracing the graph by `clone_model` would add calls to the layers.
     """
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
@@ -115,7 +115,7 @@ def maker(tensor: keras.KerasTensor) -> tuple[Any, list]:
 
 
 def ancestors(tensors: Iterable[keras.KerasTensor]) -> Iterator[keras.KerasTensor]:
-    """The tensors of a graph that some come from, and these themselves: each once."""
+    """Some tensors of a graph and all that they are computed from, each once."""
     pending, seen = list(tensors), set()
     while pending:
         tensor = pending.pop()
@@ -126,7 +126,7 @@ def ancestors(tensors: Iterable[keras.KerasTensor]) -> Iterator[keras.KerasTenso
 
 
 def sources(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
-    """The inputs of its graph that a tensor comes from.
+    """The graph's inputs that a tensor is computed from.
 
     `keras.utils.get_source_inputs` walks each path, and every residual block doubles their number.
     """
@@ -135,12 +135,12 @@ def sources(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
 
 @contextlib.contextmanager
 def left_as_it_was(outputs: Any) -> Iterator[None]:
-    """Within, models may be made of parts of the graph that leads to these tensors.
+    """In this block, models may be made from parts of the graph that leads to these tensors.
 
-    For a part that begins in the middle, Keras repeats the calls of its layers and keeps them with
-    the layers, where they add up. It even repeats those of input layers, whose tensors then belong
-    to the last of them, and the model that they were made for could not be saved (Keras 3.15).
-    Threads take turns, or one would take away what another has added.
+    For a part that begins in the middle, Keras repeats the calls of its layers and stores them on
+    the layers, where they accumulate. It even repeats the calls of input layers, whose tensors then
+    belong to the last call, and the original model could not be saved (Keras 3.15). Threads take
+    turns, or one would remove the calls that another has added.
     """
     with _one_at_a_time:
         tensors = list(ancestors(keras.tree.flatten(outputs)))
@@ -161,11 +161,11 @@ def left_as_it_was(outputs: Any) -> Iterator[None]:
 
 
 def pointwise(operation: Any, rank: int) -> bool:
-    """Whether what a position becomes depends on that position alone, when nothing is trained.
+    """Whether, in inference, the result at a position depends on that position alone.
 
     Args:
         operation: a layer, or an operation of `keras.ops`.
-        rank: of the tensors that it reads, whose last axis is the channels.
+        rank: rank of the tensors that it reads, whose last axis is the channels.
     """
     last = (-1, rank - 1)
     if isinstance(operation, _LAST_AXIS):

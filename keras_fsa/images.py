@@ -1,9 +1,9 @@
-"""The one way an image or a mask is read from a file, for training, prediction and scores alike.
+"""The one way images and masks are read from files, for training, prediction and scoring alike.
 
 `write_mask` writes what `read_mask` reads.
 
 A model that sees other pixels than it was trained on is silently worse, so every part of the
-library reads through `read_image` and `read_mask`. What becomes of each kind of file:
+library reads through `read_image` and `read_mask`. They treat each kind of file as follows:
 
 | the file | `read_image` | `read_mask` |
 | --- | --- | --- |
@@ -21,8 +21,8 @@ library reads through `read_image` and `read_mask`. What becomes of each kind of
 | several frames | the first | the first |
 | JPEG | as it is | an error: its compression changes ids |
 
-An image of more than `MAX_PIXELS` pixels is refused before it is decoded: a file of some kilobytes
-can hold gigabytes. The argument `max_pixels` raises the limit.
+An image of more than `MAX_PIXELS` pixels is refused before it is decoded: a file of a few kilobytes
+can decode to gigabytes. The argument `max_pixels` raises the limit.
 """
 
 import contextlib
@@ -42,17 +42,17 @@ from keras_fsa.files import whole_file
 __all__ = ["MAX_PIXELS", "ImageError", "read_image", "read_mask", "write_mask"]
 
 MAX_PIXELS = 2**30 // 12
-"""Most pixels of an image by default, 89 million: a quarter of a gigabyte in RGB, as in Pillow."""
+"""Default limit of an image's pixels, 89 million: a quarter of a gigabyte in RGB, as in Pillow."""
 
 MEAN_COLOUR = (124, 116, 104)
-"""ImageNet's mean colour, (123.675, 116.28, 103.53), in 8 bits: it fills what an image does not."""
+"""ImageNet's mean colour, (123.675, 116.28, 103.53), in 8 bits: it pads images."""
 
 _ORIENTATION, _BITS, _PHOTOMETRIC, _PLANES = 0x0112, 258, 262, 284
 _limit = threading.Lock()
 
 
 class ImageError(ValueError):
-    """A file that is no image, or none that can be used.
+    """A file that is not an image, or not one that can be used.
 
     Attributes:
         reason: what is wrong with it, without its name.
@@ -68,7 +68,7 @@ class ImageError(ValueError):
 
 
 class Decoded(NamedTuple):
-    """An image, with what its file says of it."""
+    """An image, with what is known about its file."""
 
     pixels: np.ndarray
     mode: str
@@ -85,14 +85,14 @@ def read_image(
     Args:
         path: path of the file, or a file open for reading bytes.
         channels: 3 for RGB, or 1 for grey: `0.299 red + 0.587 green + 0.114 blue`.
-        max_pixels: most pixels that it may have; None for any number.
+        max_pixels: maximum number of pixels; None for any number.
 
     Returns:
         uint8 array `(height, width, channels)`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ImageError: a ValueError, for a file that is no image, is damaged, too large, or has 32
+        ImageError: a ValueError, for a file that is not an image, is damaged, too large, or has 32
             bits per channel.
         ImportError: if Pillow is missing, with the pip command.
     """
@@ -105,11 +105,11 @@ def decode_image(
     max_pixels: int | None = MAX_PIXELS,
     as_stored: bool = False,
 ) -> Decoded:
-    """Like `read_image`, but says also what kind of file it was.
+    """Like `read_image`, but also reports what kind of file it was.
 
     Args:
         path, channels, max_pixels: as for `read_image`.
-        as_stored: whether to leave out the orientation, as for masks.
+        as_stored: whether to ignore the EXIF orientation, as for masks.
     """
     one_of("channels", channels, (1, 3))
     pillow = optional_import("PIL.Image", "tools")
@@ -145,10 +145,10 @@ def has_16_bits(file: Any) -> bool:
 
 
 def shown_otherwise(file: Any) -> tuple[int, bool] | None:
-    """Bits of a grey pixel, and whether zero is white, where Pillow stretches or turns values.
+    """Bits of a grey pixel, and whether zero is white, if Pillow stretches or inverts values.
 
     Args:
-        file: of Pillow, before its pixels are read.
+        file: a file opened by Pillow, before its pixels are read.
     """
     found = re.search(r"\b[1L];([24]?)(I?)", str([part[3] for part in file.tile[:1]]))
     if found is None or not any(found.groups()):
@@ -174,15 +174,15 @@ def read_mask(path: types.Path | BinaryIO, max_pixels: int | None = MAX_PIXELS) 
 
     Args:
         path: path of the file, or a file open for reading bytes.
-        max_pixels: most pixels that it may have; None for any number.
+        max_pixels: maximum number of pixels; None for any number.
 
     Returns:
         Integer array `(height, width)`, of the file's own depth: uint8, uint16 or int32.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ImageError: a ValueError, for a file that is no image, is damaged, too large, a JPEG, or not
-            one channel of ids.
+        ImageError: a ValueError, for a file that is not an image, is damaged, too large, a JPEG, or
+            not one channel of ids.
         ImportError: if Pillow is missing, with the pip command.
     """
     with _opened("A mask", path, max_pixels) as file:
@@ -208,9 +208,9 @@ def write_mask(path: types.Path, ids: np.ndarray, software: str | None = None) -
     """Write class ids as an 8-bit grey image, complete or not at all.
 
     Args:
-        path: a PNG or TIFF file. Missing folders are made.
+        path: a PNG or TIFF file. Missing folders are created.
         ids: uint8 `(height, width)`.
-        software: what wrote it, for a PNG file to say; None for nothing.
+        software: name of the program that wrote it, recorded in a PNG file; None for none.
 
     Raises:
         OSError: if it cannot be written.
@@ -227,7 +227,7 @@ def write_mask(path: types.Path, ids: np.ndarray, software: str | None = None) -
 
 @contextlib.contextmanager
 def _opened(kind: str, path: Any, max_pixels: int | None) -> Iterator[Any]:
-    """A file of Pillow whose size is within the limit; all errors in the block name the file."""
+    """A file opened by Pillow, within the size limit; all errors in the block name the file."""
     integer("max_pixels", max_pixels, optional=True)
     pillow = optional_import("PIL.Image", "tools")
     try:
@@ -265,7 +265,7 @@ def _open(pillow, path, max_pixels):
 
 
 def _check_sums(file):
-    """Compare the checksums in a PNG file: Pillow does not look at those of the pixels."""
+    """Verify the checksums in a PNG file: Pillow does not check those of the pixels."""
     place = file.tell()
     file.seek(0)
     content = memoryview(file.read())

@@ -1,4 +1,4 @@
-"""From a trained model to the class of every pixel, the way benchmarks do it.
+"""Predict the class of every pixel with a trained model, as benchmarks do.
 
 An image passes through the model whole or in windows, at one or several scales, mirrored or not:
 `keras_fsa.views` has the formula, which runs here in NumPy around any model.
@@ -45,22 +45,22 @@ def probabilities(
         model: a `keras.Model` from images to logits of their size, such as `FsaNet`; or any
             function of NumPy arrays that does the same.
         images: `(H, W, channels)` or `(B, H, W, channels)`, 0 to 255, uint8 or floating. The model
-            is given float32.
+            receives float32.
         size: `(height, width)` of the result. Default: that of the images.
         fit: `(long, short)` in pixels: the images are first resized, with their aspect ratio kept,
             to the largest size whose longer side is at most `long` and whose shorter side is at
             most `short`. ADE20K and VOC are evaluated with (2048, 512). Default: no resizing.
         window: side of a square sliding window in pixels, or `(height, width)`. Default: the whole
-            image at once. Where an image is smaller, so is the window.
-        stride: step from window to window, an int or a pair, at most the window. Default: two
+            image at once. If an image is smaller, so is the window.
+        stride: step from one window to the next, an int or a pair, at most the window. Default: two
             thirds of the window. The last window of a row or column is moved back into the image,
-            not cut. The paper's Cityscapes setting is window=769, stride=513.
-        scales: factors to resize the images by, beyond `fit`. Probabilities are averaged.
-        flip: whether each scale is averaged with its mirror image, left for right.
-        align_corners: of the resizing of logits from one size of the image to another, see
-            `resize_bilinear`. Default: the model's own attribute, False where that is None.
+            not cut off. The paper's Cityscapes setting is window=769, stride=513.
+        scales: factors to resize the images by, after `fit`. Probabilities are averaged.
+        flip: whether to average each scale with its left-right mirror image.
+        align_corners: for resizing logits from one size of the image to another, see
+            `resize_bilinear`. Default: the model's own attribute, or False if that is None.
         blend: how overlapping windows are weighted: `"mean"` (equally, as benchmarks do), `"hann"`
-            or `"gaussian"` (less towards a window's border, so that no seams are left), see
+            or `"gaussian"` (less towards a window's border, so that no seams remain), see
             `keras_fsa.views`.
         activation: `"softmax"` or `"sigmoid"`, see `keras_fsa.classes`. Default: the model's own
             attribute, else `"softmax"`.
@@ -68,12 +68,12 @@ def probabilities(
     Returns:
         float32 `(H, W, num_classes)`, or `(B, H, W, num_classes)` for a batch.
 
-    Threads may call this at once, for serving: they take turns at a Keras model, whose engine uses
-    all cores by itself, and work side by side on everything else. Threads may share what
-    `load_exported` returns, too; any other function must allow it.
+    For serving, several threads may call this at once: they take turns at a Keras model, whose
+    engine uses all cores by itself, and run in parallel otherwise. Threads may also share what
+    `load_exported` returns; any other function must be thread-safe.
 
-    Memory: besides what the model takes for a window, one float32 array of the result's shape, a
-    second one where there are several views, and the window's logits.
+    Memory: besides what the model needs for a window, one float32 array of the result's shape, a
+    second one if there are several views, and the window's logits.
 
     Raises:
         ValueError: for a wrong argument, images that are empty or not finite, and logits whose
@@ -109,8 +109,8 @@ def class_map(
 
     From 256 classes on, uint16.
 
-    With the sigmoid 1 where a class has at least the probability `threshold`, else 0: `(H, W,
-    num_classes)`, of one class `(H, W)`; and with a first axis for a batch.
+    With the sigmoid, 1 where the probability of a class is at least `threshold`, else 0: `(H, W,
+    num_classes)`, or `(H, W)` for one class; with a first axis for a batch.
 
     Args and Raises as in `probabilities`.
     """
@@ -123,13 +123,13 @@ def batches_by_size(examples: Iterable[tuple], batch: int, limit: int = 64) -> I
 
     Args:
         examples: iterable of tuples whose first item is an image `(H, W, channels)`.
-        batch: number of examples of a batch.
+        batch: number of examples in a batch.
         limit: how many examples may wait for others of their size.
 
     Yields:
-        Lists of `batch` examples whose images have one size, and lists of one: where the stream
-        ends or too many wait, examples go alone. Each size thus has two shapes at most, which is
-        how often JAX compiles for it.
+        Lists of `batch` examples whose images have one size, and lists of one: when the stream ends
+        or too many examples wait, they are returned singly. Each size thus has at most two shapes,
+        for each of which JAX compiles once.
 
     Raises:
         ValueError: for a batch or a limit that is not a positive int.
@@ -257,7 +257,7 @@ def _one_at_a_time(model):
 
 
 def _checked(forward):
-    """The model, whose output must be logits of the size of its images."""
+    """The model, with a check that its output is logits of the size of its images."""
 
     def run(images):
         logits = np.asarray(forward(images))

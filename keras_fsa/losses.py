@@ -1,4 +1,4 @@
-"""Losses of masks and logits with an ignore label and class weights.
+"""Losses for masks and logits, with an ignore label and class weights.
 
 Cross entropy of all pixels or the hard ones, focal loss, the overlap losses (Dice, Tversky, focal
 Tversky, Lovasz-softmax), the boundary loss, and weighted sums of them. The first three are means
@@ -6,15 +6,16 @@ over *selected* pixels; ignored ones never are:
 
     loss = sum(weight[class] * cross_entropy, selected) / sum(weight[class], selected)
 
-and 0 where no pixel is selected. (PyTorch's `CrossEntropyLoss` averages in the same way.)
+and 0 if no pixel is selected. (PyTorch's `CrossEntropyLoss` averages in the same way.)
 
 A pixel whose id is neither a class nor the ignore label makes the loss NaN, on every backend, so
-that wrong masks never train unnoticed. The gradient stays that of the other pixels: a training
-that stops at a NaN loss keeps finite weights. `keras_fsa.metrics.confusion_matrix` names such ids.
+wrong masks are never trained on unnoticed. The gradient remains that of the other pixels: a
+training that stops at a NaN loss keeps finite weights. `keras_fsa.metrics.confusion_matrix` names
+such ids.
 
-All take `activation="sigmoid"` for masks with a yes or no for each class (`keras_fsa.classes`). A
-"pixel" in the formulas is then a pixel's question for one class, cross entropy that between yes and
-no; class weights weigh the questions of a class.
+All accept `activation="sigmoid"` for masks with a yes or no for each class (`keras_fsa.classes`). A
+"pixel" in the formulas is then the question whether a pixel has one class, and the cross entropy is
+that between yes and no; class weights apply to all questions about a class.
 """
 
 from collections.abc import Sequence
@@ -50,18 +51,18 @@ class CrossEntropy(keras.losses.Loss):
             this file; sample weights, `(B, H, W)` or `(B,)`, then multiply the pixels' terms, as
             they do in Keras. With `reduction=None` the result is a map `(B, H, W)` whose mean is
             that formula.
-        ignore_class: Keras' name of `ignore_label`, accepted in its place.
-        activation: `"softmax"` or `"sigmoid"`, that of the model: what the logits mean.
+        ignore_class: Keras' name for `ignore_label`, accepted in its place.
+        activation: `"softmax"` or `"sigmoid"`, the same as the model's: what the logits mean.
 
     Call arguments:
         y_true: masks `(B, H, W)` or `(B, H, W, 1)`, class ids of any dtype; for the sigmoid `(B, H,
-            W, classes)` of 0 and 1, also `(B, H, W)` for one class.
-        y_pred: logits `(B, H, W, classes)`. The loss computes in its own dtype whatever theirs.
+            W, classes)` of 0 and 1, or `(B, H, W)` for one class.
+        y_pred: logits `(B, H, W, classes)`. The loss computes in its own dtype, whatever theirs.
 
     Raises:
-        ValueError: for class weights that are not positive numbers, or are not one for each class
-            of the logits; for an ignore label that is not an int; for masks of another size than
-            the logits.
+        ValueError: for class weights that are not positive numbers, or not one for each class of
+            the logits; for an ignore label that is not an int; for masks whose size differs from
+            that of the logits.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class CrossEntropy(keras.losses.Loss):
         return ops.mean(loss, axis=-1) if each else loss
 
     def _labels(self, y_true, y_pred):
-        """Ids as int32 with 0 where they are no class; which pixels are valid, and which wrong."""
+        """Ids as int32, 0 if they are no class; which pixels are valid, and which are wrong."""
         if self.activation == "sigmoid":
             return self._answers(y_true, y_pred)
         if len(y_true.shape) == len(y_pred.shape):
@@ -125,7 +126,7 @@ class CrossEntropy(keras.losses.Loss):
         return self._valid(y_true, y_pred.shape[-1])
 
     def _answers(self, y_true, y_pred):
-        """The same of a sigmoid, for each class."""
+        """The same for the sigmoid, for each class."""
         classes = y_pred.shape[-1]
         if len(y_true.shape) == len(y_pred.shape) - 1 and classes == 1:
             y_true = ops.expand_dims(y_true, -1)
@@ -152,7 +153,7 @@ class CrossEntropy(keras.losses.Loss):
     def _one_hot(self, y_true, y_pred):
         """Truth, probabilities and validity, `(B, H, W, classes)`, and whether a pixel is wrong.
 
-        Truth and probabilities are 0 where pixels do not count.
+        Truth and probabilities are 0 at pixels that do not count.
         """
         labels, valid, wrong = self._labels(y_true, y_pred)
         if self.activation == "softmax":
@@ -189,7 +190,7 @@ class CrossEntropy(keras.losses.Loss):
 
     @property
     def ignore_class(self) -> int | None:
-        """Keras' name of `ignore_label`."""
+        """Keras' name for `ignore_label`."""
         return self.ignore_label
 
     def get_config(self):
@@ -210,7 +211,7 @@ class OhemCrossEntropy(CrossEntropy):
 
         p <= max(threshold, the keep-th smallest p of all valid pixels of the batch)
 
-    so that at least `keep` pixels count (all, where fewer are valid), among them all with
+    so that at least `keep` pixels count (all, if fewer are valid), among them all with
     `p <= threshold`. No gradient passes through the selection.
 
     On several devices, TensorFlow and torch select on each device separately, as the authors' code
@@ -256,7 +257,7 @@ class OhemCrossEntropy(CrossEntropy):
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class FocalLoss(CrossEntropy):
-    """Focal loss: cross entropy times `(1 - p) ** gamma`, which plays down the easy pixels.
+    """Focal loss: cross entropy times `(1 - p) ** gamma`, which reduces the weight of easy pixels.
 
         loss = sum(weight[class] (1 - p)^gamma (-log p), valid) / sum(weight[class], valid)
 
@@ -295,13 +296,13 @@ class TverskyLoss(CrossEntropy):
         index[c] = sum(p y) / (sum(p y) + alpha sum(p (1 - y)) + beta sum((1 - p) y))
         loss = sum(weight[c] (1 - index[c]) ^ gamma) / sum(weight[c])
 
-    over the classes that occur in the truth; 0 where none does. `alpha` is the cost of false
+    over the classes that occur in the truth; 0 if none does. `alpha` is the cost of false
     positives, `beta` that of false negatives. `alpha = beta = 1/2` is the Dice loss, `gamma` other
     than 1 the focal Tversky loss.
 
-    The loss is one number for a batch, so sample weights cannot weigh its pixels: give pixels that
-    do not count the ignore label. On several devices TensorFlow and torch take the index of each
-    device's pixels.
+    The loss is one number for a batch, so sample weights cannot weight its pixels: give pixels that
+    should not count the ignore label. On several devices, TensorFlow and torch compute the index
+    from each device's pixels separately.
 
     Args:
         alpha, beta: numbers above 0.
@@ -357,11 +358,11 @@ class LovaszSoftmax(CrossEntropy):
 
         loss = sum(weight[c] sum(m[n] (J[n - 1] - J[n]), n)) / sum(weight[c])
 
-    over the classes that occur in the valid pixels of the whole batch; 0 where none does.
+    over the classes that occur in the valid pixels of the whole batch; 0 if none does.
 
-    The loss is one number for a batch, so sample weights cannot weigh its pixels: give pixels that
-    do not count the ignore label. On several devices TensorFlow and torch take the IoU of each
-    device's pixels. It sorts all pixels once for each class.
+    The loss is one number for a batch, so sample weights cannot weight its pixels: give pixels that
+    should not count the ignore label. On several devices, TensorFlow and torch compute the IoU from
+    each device's pixels separately. The loss sorts all pixels once for each class.
 
     Args:
         class_weights, ignore_label, reduction, name, dtype, activation: of `CrossEntropy`.
@@ -400,7 +401,7 @@ class LovaszSoftmax(CrossEntropy):
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class BoundaryLoss(CrossEntropy):
-    """Boundary loss, a differentiable boundary F-score: it looks at edges only.
+    """Boundary loss, a differentiable boundary F-score: it looks only at edges.
 
     With `p[c]` the predicted probability of class `c`, `y[c]` its one-hot truth, and `max(x, n)`
     the largest value of the valid pixels among the n x n around each,
@@ -411,12 +412,12 @@ class BoundaryLoss(CrossEntropy):
         loss = sum(weight[c] (1 - 2 P[c] R[c] / (P[c] + R[c]))) / sum(weight[c])
 
     summed over the valid pixels of the whole batch, over the classes that have a boundary in the
-    truth; 0 where none has. Ignored pixels form no boundary with their neighbours, nor does the
-    edge of the image, as in `keras_fsa.metrics.boundary_scores`. Distances are those of squares.
+    truth; 0 if none has. Ignored pixels form no boundary with their neighbours, nor does the edge
+    of the image, as in `keras_fsa.metrics.boundary_scores`. Distances are Chebyshev distances.
 
-    It says nothing of pixels far from edges: add it to another loss (`SumOfLosses`), as its authors
-    do. The loss is one number for a batch, so sample weights cannot weigh its pixels. On several
-    devices TensorFlow and torch take the boundaries of each device's pixels.
+    It ignores pixels far from edges: add it to another loss (`SumOfLosses`), as its authors do. The
+    loss is one number for a batch, so sample weights cannot weight its pixels. On several devices,
+    TensorFlow and torch compute the boundaries from each device's pixels separately.
 
     Args:
         tolerance: `t`, how far a predicted boundary may lie from the true one, in pixels.
@@ -465,13 +466,13 @@ class SumOfLosses(keras.losses.Loss):
     """A weighted sum of losses, such as cross entropy and half of Lovasz-softmax.
 
     Args:
-        losses: the losses, `keras.losses.Loss`. Their own reduction is not used, so Keras'
+        losses: the losses, `keras.losses.Loss` objects. Their own reduction is not used, so Keras'
             `ignore_class`, which is part of it, is refused.
         weights: a positive number for each loss, or None for ones.
         reduction, name, dtype: of `keras.losses.Loss`.
 
     Raises:
-        ValueError: for no loss, something else than a loss, one of Keras' with `ignore_class`, or
+        ValueError: for no loss, anything that is not a loss, a Keras loss with `ignore_class`, or
             weights that do not fit.
     """
 
@@ -543,7 +544,7 @@ class SumOfLosses(keras.losses.Loss):
 
 
 def _activations(losses):
-    """Those that the losses are made for; others' losses do not say."""
+    """The activations that the losses are for; losses from elsewhere have none."""
     found: set[str] = set()
     for loss in losses:
         if isinstance(loss, SumOfLosses):

@@ -1,8 +1,8 @@
 """Segmentation scores.
 
 Mean IoU for `fit`, equally fast on every backend. For benchmark tables: one confusion matrix,
-counted in integers, and the scores that follow from it; the boundary F-score, which looks at edges
-only; and the calibration error. `keras_fsa.classes` says what masks and answers are.
+counted in integers, and the scores that follow from it; the boundary F-score, which looks only at
+edges; and the calibration error. `keras_fsa.classes` defines masks and answers.
 
 A pixel that cannot be scored (an id that is no class, logits that are not numbers) is never counted
 as some class: NumPy functions raise a `ValueError`, and `MeanIoU`, which runs inside compiled
@@ -36,10 +36,10 @@ IGNORE_LABEL = 255
 """The label of pixels that belong to no class, in every mask that this library makes."""
 
 PARTS = 16
-"""In how many sums the pixels of a batch are counted, each of less than 2**24."""
+"""The number of sums in which the pixels of a batch are counted, each below 2**24."""
 
 MOST_PIXELS = 2**30
-"""Of one cell of a confusion matrix: half of what an int32 holds."""
+"""Limit of one cell of a confusion matrix: half of what an int32 holds."""
 
 
 def is_class(ids: Any, num_classes: int) -> Any:
@@ -52,7 +52,7 @@ def is_class(ids: Any, num_classes: int) -> Any:
 
 
 def check_ids(y_true: Any, y_pred: Any) -> None:
-    """Raise a `ValueError` for masks with an axis of classes where ids are due."""
+    """Raise a `ValueError` for masks with an axis of classes where ids are expected."""
     if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] not in (1, None):
         raise ValueError(
             "Masks must hold one class id for each pixel, (B, H, W) or (B, H, W, 1). Received: "
@@ -63,7 +63,7 @@ def check_ids(y_true: Any, y_pred: Any) -> None:
 
 
 def check_predicted_ids(y_true: Any, y_pred: Any) -> None:
-    """Raise a `ValueError` for predictions with an axis of classes where ids are due."""
+    """Raise a `ValueError` for predictions with an axis of classes where ids are expected."""
     masks, predictions = tuple(y_true.shape), tuple(y_pred.shape)
     positions = masks[:-1] if masks[-1:] == (1,) else masks
     if predictions[-1:] not in ((), (1,)) and predictions[:-1] == positions:
@@ -75,7 +75,7 @@ def check_predicted_ids(y_true: Any, y_pred: Any) -> None:
 
 
 def weight_of_pixels(sample_weight: Any, like: Any) -> Any:
-    """Sample weights as they are, but one for each image, `(B,)`, for each pixel of `like`."""
+    """Sample weights; those of one per image, `(B,)`, are spread to each pixel of `like`."""
     if sample_weight is None or len(sample_weight.shape) != 1:
         return sample_weight
     images = ops.reshape(sample_weight, (-1, *[1] * (len(like.shape) - 1)))
@@ -84,17 +84,17 @@ def weight_of_pixels(sample_weight: Any, like: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class MeanIoU(keras.metrics.MeanIoU):
-    """`keras.metrics.MeanIoU` that gathers the confusion matrix in one sum and never miscounts.
+    """`keras.metrics.MeanIoU` that accumulates the confusion matrix in one sum, never miscounting.
 
-    Under torch, Keras' own visits pixels one by one, which takes fifteen times as long as a
-    training step of a small network. Arguments and results are Keras', with one exception: where a
+    Under torch, Keras' own metric visits pixels one by one, which takes fifteen times as long as a
+    training step of a small network. Arguments and results are Keras', with one exception: if a
     pixel that counts has a true or predicted id that is no class, or logits without a largest one
-    (NaN, or infinity), the result is NaN until `reset_state`. Keras' lands in a wrong cell, drops
-    the pixel or takes NaN for class 0, depending on the backend. Pixels with the ignore label or
-    the sample weight 0 do not count.
+    (NaN, or infinity), the result is NaN until `reset_state`. Keras' own metric would count the
+    pixel in a wrong cell, drop it or take NaN for class 0, depending on the backend. Pixels with
+    the ignore label or the sample weight 0 do not count.
 
-    As in Keras, sample weights are taken in the metric's `dtype`, by default as integers, so that
-    0.5 counts as 0: for fractions pass `dtype="float32"`.
+    As in Keras, sample weights are cast to the metric's `dtype`, by default an integer type, so 0.5
+    counts as 0: for fractions pass `dtype="float32"`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -162,7 +162,7 @@ class MeanIoU(keras.metrics.MeanIoU):
         """IoU of each class so far, `(num_classes,)`; NaN for a class that never occurred.
 
         Raises:
-            ValueError: where pixels were seen that cannot be scored.
+            ValueError: if pixels were seen that cannot be scored.
         """
         unscored = int(ops.convert_to_numpy(self.unscored))
         if unscored:
@@ -178,17 +178,17 @@ class MeanIoU(keras.metrics.MeanIoU):
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class MeanBinaryIoU(keras.metrics.Metric):
-    """Mean IoU of masks with a yes or no for each class, of models with the sigmoid.
+    """Mean IoU for models with the sigmoid, whose masks have a yes or no for each class.
 
         IoU[c] = hits / (true + predicted - hits),  of the pixels whose answer is "yes"
 
     The mean is over the classes that occur in masks or predictions. Pixels with the ignore label or
-    the sample weight 0 do not count. The result is NaN where a pixel that counts is neither 0 nor 1
-    or has a NaN logit, until `reset_state`.
+    the sample weight 0 do not count. If a pixel that counts is neither 0 nor 1 or has a NaN logit,
+    the result is NaN until `reset_state`.
 
     Args:
         num_classes: number of classes.
-        threshold: least probability of a "yes".
+        threshold: lowest probability that counts as "yes".
         ignore_class: label of pixels that do not count, or None.
         name, dtype: of `keras.metrics.Metric`.
 
@@ -259,14 +259,14 @@ class MeanBinaryIoU(keras.metrics.Metric):
 
 
 def mean_iou(num_classes: int, activation: str = "softmax") -> keras.metrics.Metric:
-    """Mean IoU of logits for `fit`, named `mean_iou`: that of `keras_fsa.classes`' activation.
+    """Mean IoU of logits for `fit`, named `mean_iou`, for either activation of `keras_fsa.classes`.
 
     Args:
         num_classes: number of classes.
         activation: `"softmax"` or `"sigmoid"`.
 
     Raises:
-        ValueError: for another one.
+        ValueError: for another activation.
     """
     one_of("activation", activation, ACTIVATIONS)
     if activation == "sigmoid":
@@ -283,14 +283,14 @@ def has_largest(logits: Any, axis: int = -1) -> Any:
 
 
 def _mean_of_scored(hits, union, unscored):
-    """Mean of `hits / union` where there is any union; NaN where a pixel was not scored."""
+    """Mean of `hits / union` over non-empty unions; NaN if a pixel could not be scored."""
     occurs = ops.cast(union > 0, "float32")
     mean = ops.divide_no_nan(ops.sum(ops.divide_no_nan(hits, union)), ops.sum(occurs))
     return ops.where(unscored > 0, ops.cast(float("nan"), mean.dtype), mean)
 
 
 def _wide(y):
-    """Integers as int32: uint8 cannot hold -1, and not every comparison."""
+    """Integers as int32: uint8 cannot hold -1, nor be compared with every value."""
     is_float = keras.backend.is_float_dtype(keras.backend.standardize_dtype(y.dtype))
     return y if is_float else ops.cast(y, "int32")
 
@@ -300,8 +300,8 @@ def confusion_matrix(
 ) -> np.ndarray:
     """How often each class was predicted for each true class: int64 `(num_classes, num_classes)`.
 
-    Rows are the truth, columns the prediction. The matrices of parts of a dataset add up to that of
-    the whole.
+    Rows are the truth, columns the prediction. The matrices of parts of a dataset add up to the
+    matrix of the whole.
 
     Args:
         masks: the true class ids, NumPy, of any shape.
@@ -328,18 +328,18 @@ def confusion_scores(confusion: np.ndarray) -> dict[str, Any]:
     - `class_iou = hits / (truth + predicted - hits)`;
     - `class_dice = 2 hits / (truth + predicted)`, also called the F1 score;
     - `class_accuracy = hits / truth`;
-    - `mean_iou`, `mean_dice`, `mean_accuracy`: means over the classes where these are defined;
+    - `mean_iou`, `mean_dice`, `mean_accuracy`: means over the classes for which these are defined;
     - `pixel_accuracy = sum of hits / number of pixels`.
 
     A class that is neither in the truth nor predicted has the IoU and Dice score NaN and is left
-    out of the mean, as benchmarks do; one that is only predicted has 0 and counts. A class without
-    a true pixel has the accuracy NaN. Without any pixel all scores are NaN.
+    out of the mean, as in benchmarks; one that is only predicted has 0 and counts. A class without
+    a true pixel has the accuracy NaN. Without any pixels, all scores are NaN.
 
     Returns:
         A dict of float64: arrays `(num_classes,)` and scalars.
 
     Raises:
-        ValueError: where the matrix is not square, or holds anything but counts of at least 0.
+        ValueError: if the matrix is not square, or holds anything but counts of at least 0.
     """
     counts = np.asarray(confusion)
     if (
@@ -371,12 +371,12 @@ def confusion_scores(confusion: np.ndarray) -> dict[str, Any]:
 def binary_confusions(
     masks: np.ndarray, predictions: np.ndarray, ignore_label: int = IGNORE_LABEL
 ) -> np.ndarray:
-    """`confusion_matrix` of yes and no for each class: int64 `(num_classes, 2, 2)`.
+    """A `confusion_matrix` of yes and no for each class: int64 `(num_classes, 2, 2)`.
 
     Args:
         masks: 0 and 1, or the ignore label, NumPy `(..., num_classes)`.
         predictions: 0 and 1, of the same shape.
-        ignore_label: of the pixels that do not count, for each class by itself.
+        ignore_label: label of the pixels that do not count, for each class separately.
 
     Raises:
         ValueError: as `confusion_matrix`.
@@ -392,12 +392,12 @@ def binary_confusions(
 
 
 def binary_scores(confusions: np.ndarray) -> dict[str, Any]:
-    """`confusion_scores` of the "yes" of each class, from `(num_classes, 2, 2)` counts.
+    """`confusion_scores` for each class's "yes", from `(num_classes, 2, 2)` counts.
 
     Arrays and means have the same names and rules; `pixel_accuracy` is the share of right answers.
 
     Raises:
-        ValueError: where there are not two classes, or something else than counts.
+        ValueError: if the counts are not two by two for each class, or are not counts.
     """
     confusions = np.asarray(confusions)
     if confusions.ndim != 3 or confusions.shape[1:] != (2, 2) or not len(confusions):
@@ -420,7 +420,7 @@ def calibration_counts(
     bins: int = 15,
     ignore_label: int = IGNORE_LABEL,
 ) -> np.ndarray:
-    """How sure the answers are, and how often they are right: float64 `(3, bins)`.
+    """How confident the answers are, and how often they are right: float64 `(3, bins)`.
 
     An answer's confidence is its probability: for the softmax that of the most probable class, for
     the sigmoid `max(p, 1 - p)` of each class. Rows are the number of answers, the sum of their
@@ -435,7 +435,7 @@ def calibration_counts(
         ignore_label: label of the pixels that do not count.
 
     Raises:
-        ValueError: for shapes that do not go together, ids that are not classes, values that are no
+        ValueError: for shapes that do not match, ids that are not classes, or values that are not
             probabilities.
     """
     positive_int("bins", bins)
@@ -463,7 +463,7 @@ def calibration_counts(
 def calibration_error(counts: np.ndarray) -> float:
     """Expected calibration error: `sum over bins n |right / n - confidence / n| / sum n`.
 
-    0 where answers of each confidence are right just as often as they claim.
+    It is 0 if, at each confidence, answers are right as often as they claim.
 
     Args:
         counts: a sum of results of `calibration_counts`.
@@ -500,17 +500,17 @@ def boundary_scores(
     tolerance of a pixel of the true boundary (Euclidean distance between centres), recall the share
     of the true boundary's within the tolerance of the predicted one; `F = 2 P R / (P + R)`.
 
-    Ignored pixels have no class, not in the prediction either, and form no boundary with their
+    Ignored pixels have no class, in the prediction either, and form no boundary with their
     neighbours; nor does the edge of the image. A class whose boundary is in only one of the two has
-    F = 0; in neither, NaN. The score of a dataset is, for each class, the mean over its images
-    without NaN, then the mean over the classes.
+    F = 0; if it is in neither, NaN. The score of a dataset is, for each class, the mean over the
+    images where it is not NaN, then the mean over the classes.
 
     Args:
         mask, prediction: class ids `(H, W)`, NumPy.
         num_classes: number of classes.
-        tolerance: in pixels where it is 1 or more, else a share of the image's diagonal. The
-            usual 0.0075 is generous for large images (17 pixels at 2048x1024); 3 pixels tell more
-            about edges.
+        tolerance: in pixels if it is 1 or more, else as a share of the image's diagonal. The usual
+            0.0075 is generous for large images (17 pixels at 2048x1024); 3 pixels say more about
+            edges.
         ignore_label: true id of the pixels that do not count.
 
     Returns:
@@ -519,7 +519,7 @@ def boundary_scores(
     Raises:
         ValueError: for different shapes, ids that are not classes, or a tolerance that is not
             positive.
-        ImportError: where SciPy is missing, with the pip command.
+        ImportError: if SciPy is missing, with the pip command.
 
     Source: Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC
     2013; for the tolerance in pixels Perazzi et al., CVPR 2016.
@@ -549,13 +549,13 @@ def boundary_scores(
 
 
 def nan_mean(values: Any, axis: int | None = None) -> Any:
-    """`np.nanmean` that returns NaN, without a warning, where all values are NaN."""
+    """`np.nanmean` that returns NaN without a warning if all values are NaN."""
     values = np.asarray(values, "float64")
     return _ratio(np.nansum(values, axis), (~np.isnan(values)).sum(axis))[()]
 
 
 def _boundaries(ids, valid, num_classes):
-    """For each class the positions `(n, 2)` of its boundary."""
+    """The positions `(n, 2)` of each class's boundary."""
     edge = np.zeros(ids.shape, bool)
     for before, after in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
         differ = (ids[before] != ids[after]) & valid[before] & valid[after]
@@ -569,8 +569,8 @@ def _boundaries(ids, valid, num_classes):
 def _share_near(points, others, tolerance, spatial):
     """Share of the points within the tolerance of another.
 
-    Boundaries are thin: a tree of their points is faster than a distance transform of the image for
-    each class.
+    Boundaries are thin, so a tree of their points is faster than a distance transform of the image
+    for each class.
     """
     # The bound only cuts the search short; it lies beyond the tolerance, which is inclusive.
     distance, _ = spatial.KDTree(others).query(points, distance_upper_bound=tolerance + 1)

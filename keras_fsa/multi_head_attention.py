@@ -1,13 +1,13 @@
 """Keras' multi-head attention, as attention between the positions of a feature map.
 
-Where `x` is a map's positions one after the other, `(B, H * W, C)`, these are one function:
+If `x` holds a map's positions one after the other, `(B, H * W, C)`, these are the same function:
 
     keras.layers.MultiHeadAttention(heads, d)(x, x)
     SpatialSelfAttention("softmax", key_dim=heads * d, value_dim=heads * d, use_bias=True,
                          residual=None, num_heads=heads)    of the map, (B, H, W, C)
 
-Whether a layer is called in this way, and how high and wide the map is, stands in the graph of a
-functional model: `Reshape` made a sequence of a map, and what followed left positions in place.
+The graph of a functional model shows whether a layer is called in this way, and the height and
+width of the map: `Reshape` turned a map into a sequence, and what followed left positions in place.
 """
 
 import inspect
@@ -25,10 +25,10 @@ MASKS = ("query_mask", "value_mask", "key_mask", "attention_mask", "use_causal_m
 
 
 def as_spatial(layer: layers.MultiHeadAttention) -> SpatialSelfAttention:
-    """Attention on maps with the arguments of a layer, not built.
+    """Attention on maps with the arguments of a layer, not yet built.
 
     Raises:
-        ValueError: for a subclass, or arguments by which it is no such attention.
+        ValueError: for a subclass, or for arguments that attention on maps does not have.
     """
     if type(layer) is not layers.MultiHeadAttention:
         _reject(layer, f"its class, {type(layer).__name__}, may compute something else")
@@ -52,7 +52,7 @@ def as_spatial(layer: layers.MultiHeadAttention) -> SpatialSelfAttention:
 
 
 def copy_weights(layer: layers.MultiHeadAttention, attention: SelfAttention) -> None:
-    """Give the weights of a layer to attention on maps."""
+    """Copy the weights of a layer to attention on maps."""
     for name in ("query", "key", "value", "output"):
         dense = getattr(layer, f"{name}_dense")
         for part in ("kernel", "bias")[: 1 + layer.use_bias]:
@@ -67,15 +67,15 @@ def call(
     reshapes: dict[str, layers.Reshape],
     map_size: tuple[int, int] | None = None,
 ) -> keras.KerasTensor:
-    """Call attention on maps where a graph calls a layer.
+    """Call attention on maps in place of a layer's call in a graph.
 
     Args:
-        layer: the one that is replaced.
+        layer: the layer that is replaced.
         attention: what replaces it.
-        arguments: of the call: positional ones, and others by their names.
-        reshapes: between sequences and maps, by their names: those of earlier calls are called
-            again, new ones are added.
-        map_size: height and width where the graph does not tell.
+        arguments: of the call: positional ones, and keyword ones by name.
+        reshapes: the reshapes between sequences and maps, by name: those of earlier calls are
+            called again, new ones are added.
+        map_size: height and width, for when the graph does not show them.
 
     Returns:
         The tensor that stands for the result of `layer`.
@@ -135,7 +135,7 @@ def _map_size(layer, sequence, asked):
 
 
 def _traced(sequence):
-    """The sizes of the maps that were reshaped to the sequence, or to what is added to it."""
+    """Sizes of the maps that were reshaped into the sequence, or into something added to it."""
     sizes, seen, pending = set(), set(), [sequence]
     while pending:
         tensor = pending.pop()

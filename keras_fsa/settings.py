@@ -1,4 +1,4 @@
-"""Settings as typed data: dataclasses whose annotations say what is allowed.
+"""Settings as typed data: dataclasses whose annotations specify what is allowed.
 
 ```python
 @dataclass(frozen=True)
@@ -7,8 +7,8 @@ class Training:
     learning_rate: Annotated[float, Real(above=0)] = 0.01
 ```
 
-`check` holds an instance against the rules of its annotations; `write_recipe` and `read_recipe`
-record one as JSON and bring it back. `keras_fsa.commands.command` makes flags of it.
+`check` checks an instance against the rules in its annotations; `write_recipe` and `read_recipe`
+write one as JSON and read it back. `keras_fsa.commands.command` turns its fields into flags.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class Whole:
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """A rule: a finite number in a range, bounds included but for `above` and `below`."""
+    """A rule: a finite number in a range, bounds included except for `above` and `below`."""
 
     minimum: float = -math.inf
     maximum: float = math.inf
@@ -81,7 +81,7 @@ class Writable:
     kind: str = "folder"
 
     def check(self, name: str, value: Any) -> None:
-        """Raise a `ValueError` for a value that breaks the rule. Nothing is made on the disk."""
+        """Raise a `ValueError` for a value that breaks the rule. Nothing is written to disk."""
         try:
             if self.kind == "folder" and value.exists() and not value.is_dir():
                 raise ValueError(
@@ -120,12 +120,12 @@ OutputPath = Annotated[Path, Writable("file or folder")]
 
 
 def check(settings: Any) -> None:
-    """Hold all settings against the rules of their annotations, then against each other.
+    """Check all settings against the rules in their annotations, then against each other.
 
-    Everywhere floats must be finite, text not empty, and of a list there must be at least one.
+    All floats must be finite, and text and lists must not be empty.
 
     Raises:
-        ValueError: for the first that breaks a rule; it names the setting.
+        ValueError: for the first setting that breaks a rule, naming it.
     """
     for name, hint in typing.get_type_hints(type(settings), include_extras=True).items():
         value = getattr(settings, name)
@@ -166,19 +166,19 @@ def _choices(hint):
 
 
 def write_recipe(settings: Any, path: Path) -> None:
-    """Record settings as JSON."""
+    """Write settings as JSON."""
     values = dataclasses.asdict(settings)
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(values, indent=2, default=str) + "\n")
 
 
 def read_recipe(kind: type, path: Path | str, default: Any = None) -> Any:
-    """The settings of a file that `write_recipe` wrote.
+    """The settings in a file that `write_recipe` wrote.
 
     Args:
         kind: the dataclass.
         path: the file.
-        default: an instance with the values of what the file does not have.
+        default: an instance with the values of settings that the file lacks.
 
     Raises:
         ValueError: for a file that does not hold such settings.

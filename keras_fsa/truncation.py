@@ -40,9 +40,9 @@ def to_frequency(
     - `FrequencySelfAttention` gets the narrower band.
     - `keras.layers.MultiHeadAttention` between the positions of a map counts as
       `SpatialSelfAttention` with softmax: `layer(x, x)`, where `x` is a map `(B, H, W, C)`, or was
-      reshaped from one to `(B, H * W, C)` and then changed at each position alone (norms, dense
-      layers, dropout, additions, other such attention). A `Reshape` leads to the map and back, and
-      dropout of attention's weights is left out.
+      reshaped from one to `(B, H * W, C)` and then changed only position by position (norms, dense
+      layers, dropout, additions, other such attention). A `Reshape` converts to the map and back,
+      and dropout of attention weights is omitted.
 
     Args:
         model: a trained `FsaNet`, or a Functional or Sequential model, with attention layers at any
@@ -51,19 +51,19 @@ def to_frequency(
             `keras_fsa.spectral.parse_frequencies`. It must lie inside each layer's band.
         affinity: None, or `"linear"` for the expansion of softmax; layers with another affinity are
             unaffected.
-        map_size: height and width of the map whose positions a `MultiHeadAttention` attends
-            between, where the model does not show how its sequence was made.
+        map_size: height and width of the map between whose positions a `MultiHeadAttention`
+            attends, if the model does not show how its sequence was made.
 
     Returns:
         A new, uncompiled model with the names, weights, dtype policies and trainable flags of the
-        old one. Shared layers stay shared. An `FsaNet` gives an `FsaNet`; any other model gives a
-        plain Functional or Sequential one, even if it was a subclass.
+        old one. Shared layers stay shared. An `FsaNet` becomes an `FsaNet`; any other model becomes
+        a plain Functional or Sequential one, even if it was a subclass.
 
     Raises:
         ValueError: for an invalid argument; a band outside a layer's band, or beyond a map of known
             size; a model that is not built or has no attention; attention inside a custom layer or
             a subclassed model, whose `call` cannot be rewritten; a `MultiHeadAttention` that is
-            called in another way. Inside custom layers, `MultiHeadAttention` stays as it is where
+            called in another way. Inside custom layers, `MultiHeadAttention` stays as it is if
             there is other attention to truncate.
 
     Example:
@@ -99,10 +99,10 @@ def to_frequency(
 
 
 def to_spatial(model: keras.Model) -> keras.Model:
-    """Copy a model with its frequency self-attention replaced by spatial, equal up to rounding.
+    """Copy a model with frequency self-attention replaced by spatial, equal up to rounding.
 
     Every `FrequencySelfAttention` becomes a `SpatialSelfAttention` with the same affinity and
-    weights, and its band as `low_pass`. The result is slower; it serves comparisons.
+    weights, and its band as `low_pass`. The result is slower and meant for comparisons.
 
     Args:
         model: as in `to_frequency`.
@@ -163,7 +163,7 @@ def _check_model(model, kinds):
 
 
 def _members(model):
-    """The layers of a graph, and of the graphs within it, that are no graphs themselves."""
+    """The layers of a graph, and of the graphs within it, that are not graphs themselves."""
     for layer in model.layers:
         if is_graph(layer) or _is_fsanet(layer):
             yield from _members(layer)
@@ -172,7 +172,7 @@ def _members(model):
 
 
 def _check_nothing_hidden(layer, model, kinds):
-    """Raise a `ValueError` for attention within a layer, whose `call` nobody can rewrite."""
+    """Raise a `ValueError` for attention inside a layer, whose `call` cannot be rewritten."""
     hidden = next((inner for inner in _walk(layer) if isinstance(inner, kinds)), None)
     if hidden is not None:
         raise ValueError(
@@ -258,7 +258,7 @@ def _copy_graph(model, copy, call):
 
 
 def _copy_fsanet(net, copy, pairs):
-    """An `FsaNet` with copies of backbone, attention and a head that it was given.
+    """An `FsaNet` with copies of the backbone, the attention and any head that was passed to it.
 
     It builds the other layers itself.
     """
@@ -285,9 +285,9 @@ def _copy_fsanet(net, copy, pairs):
 
 
 def _is_whole(layer, kinds):
-    """Whether it is a graph that its class builds, as KerasHub's are, with nothing to replace.
+    """Whether it is a graph that is built by its class, like KerasHub's, with nothing to replace.
 
-    Layers of such a graph need not be able to say how they were made.
+    Layers of such a graph need not be recreatable from their configs.
     """
     return (
         is_graph(layer)

@@ -1,9 +1,9 @@
 """Affinities: how strongly one position attends to another, one file for each.
 
 Attention gives position `n` the values of all positions `m`, weighted by an affinity of the query
-at `n` to the key at `m`. Where the affinity is a product of something of the query and something of
-the key, the sum over `m` needs no table of all pairs; if the map is low-frequency, it needs its
-tokens only. With `N` positions, `qh = q / |q|`, `kh = k / |k|`, `s = 1 / sqrt(width of the keys)`
+at `n` to the key at `m`. Where the affinity is a product of a function of the query and a function
+of the key, the sum over `m` needs no table of all pairs; if the map is low-frequency, it needs only
+the tokens. With `N` positions, `qh = q / |q|`, `kh = k / |k|`, `s = 1 / sqrt(width of the keys)`
 and `r = ReLU`:
 
 | name             | affinity of n to m   | output at n                                           |
@@ -60,7 +60,7 @@ def names(spectral: bool = False) -> tuple[str, ...]:
 
 
 def get(affinity: str | Affinity | dict[str, Any], spectral: bool = False) -> Affinity:
-    """The affinity that an argument of a layer stands for.
+    """The affinity that a layer's argument refers to.
 
     Args:
         affinity: a name, an object, or the config of a saved one.
@@ -84,12 +84,12 @@ def get(affinity: str | Affinity | dict[str, Any], spectral: bool = False) -> Af
 
 
 def is_built_in(affinity: Affinity) -> bool:
-    """Whether it is one of this library's own, and not of a class that derives from one."""
+    """Whether it is one of this library's own, not an instance of a subclass of one."""
     return type(affinity) is BUILT_IN.get(affinity.name)
 
 
 def serialize(affinity: Affinity) -> str | dict[str, Any]:
-    """What a config says of an affinity: the name of a built-in one, else its serialised object."""
+    """An affinity as a config stores it: the name of a built-in one, else the serialised object."""
     if is_built_in(affinity):
         return affinity.name
     return keras.saving.serialize_keras_object(affinity)

@@ -1,4 +1,4 @@
-"""What an affinity says of itself, and the sums that several of them share."""
+"""The interface of affinities, and the sums that several of them share."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -10,9 +10,9 @@ from keras_fsa.types import Size, Tensor
 Context = tuple[Tensor, ...]
 """All that a position needs to know of the others: a few small tensors, see `Affinity.context`."""
 Visit = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
-"""`visit(tokens, function)`: the tokens of `function`, applied to the tokens' map at each position.
+"""`visit(tokens, function)`: the tokens of `function`, applied at each position of the tokens' map.
 
-As a function of `(..., C)` to `(..., C)` it sees each position by itself. The tokens are a sum over
+`function` maps `(..., C)` to `(..., C)` and sees each position by itself. The tokens are a sum over
 positions, so they can be gathered from one tile of the map at a time.
 """
 Synthesis = Callable[..., Tensor]
@@ -21,10 +21,10 @@ the part of it that the caller asks for."""
 
 
 class Affinity:
-    """How strongly each position attends to each other one. Base of all affinities.
+    """How strongly each position attends to each other one. Base class of all affinities.
 
-    A subclass sets `name`, and implements `on_positions`, `row` and `operations`; where it has a
-    form on tokens, also `context`, `at_positions` and `spectral_operations`. Register it with
+    A subclass sets `name`, and implements `on_positions`, `row` and `operations`; if it has a form
+    on tokens, also `context`, `at_positions` and `spectral_operations`. Register it with
     `keras.saving.register_keras_serializable`, and give it a `get_config` if its constructor takes
     arguments.
 
@@ -33,7 +33,7 @@ class Affinity:
     contributes, `at_positions` evaluates it, everywhere or in one tile.
 
     Attributes:
-        name: of the affinity, in arguments, configs and figures.
+        name: the affinity's name in arguments, configs and figures.
         spectral: whether it has a form on tokens, which `FrequencySelfAttention` needs.
         stays_in_band: whether the output of low-frequency queries, keys and values is low-frequency
             as well. If so, its context is a single tensor, the tokens of the output, and
@@ -41,9 +41,9 @@ class Affinity:
         sums_to_one: whether the affinities of each position sum to one, so that a constant that is
             added to all values is added to all outputs.
         half_precision: whether queries, keys and values may be float16 or bfloat16 on positions.
-            The others get at least float32, which their sums over all positions need.
+            Otherwise they are at least float32, which sums over all positions need.
         ends_in_synthesis: whether its output at positions is a synthesis with a weight, and the
-            only one with a weight. Heads that are to be summed are then summed in that product.
+            only one with a weight. If heads are to be summed, that product then sums them.
         expansion: name of the affinity that approximates this one to first order and has a form on
             tokens, or None.
     """
@@ -84,8 +84,8 @@ class Affinity:
         Args:
             query, key, value: `(B, T, K)`, `(B, T, K)` and `(B, T, V)`, the constant token first.
             positions: number `N` of positions of the map.
-            visit: applies a function to a map that is given by its tokens, at each position. None
-                where the affinity stays in band.
+            visit: applies a function at each position of a map that is given by its tokens. None
+                if the affinity stays in band.
 
         Returns:
             A tuple of tensors whose sizes do not depend on the map's.
@@ -117,7 +117,7 @@ class Affinity:
 
         Args:
             tokens, positions, key_dim, value_dim: `T`, `N`, `K` and `V`.
-            transform: operations of a transform of so many channels, one way.
+            transform: from a number of channels to the operations of their transform, one way.
         """
         raise NotImplementedError
 
@@ -127,7 +127,7 @@ class Affinity:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Affinity":
-        """An affinity of these constructor arguments."""
+        """An affinity with these constructor arguments."""
         return cls(**config)
 
     # As a member of an enumeration of strings does, an affinity equals its name.
@@ -176,7 +176,7 @@ def inverse_norm(x: Tensor) -> Tensor:
 
 
 def divide(numerator: Tensor | float, denominator: Tensor, positions: Size) -> Tensor:
-    """The quotient, with a denominator that vanishes beside `positions` kept from zero."""
+    """The quotient; a denominator that is negligible next to `positions` is kept away from zero."""
     smallest = _SMALLEST_DENOMINATOR * ops.cast(positions, denominator.dtype)
     near_zero = ops.abs(denominator) < smallest
     return numerator / ops.where(near_zero, smallest, denominator)

@@ -19,9 +19,10 @@ class LinearSoftmax(Linear):
 
         y_n = (sum v + (sum v kh^T) qh_n) / (N + (sum kh) . qh_n)
 
-    A zero query or key has cosine 0 with all. Norms belong to positions, so on tokens query and key
-    visit them: the unit keys come back as tokens, which suffice because the values they meet are
-    low-frequency; the queries leave their norms there.
+    A zero query or key has cosine 0 with everything. Norms belong to positions, so in the form on
+    tokens queries and keys are evaluated at the positions: the unit keys are transformed back to
+    tokens, which suffices because the values they are multiplied with are low-frequency; the norms
+    of the queries stay at the positions.
 
     Source: arXiv:2211.15595.
     """

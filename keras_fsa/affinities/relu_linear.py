@@ -22,13 +22,14 @@ class ReluLinear(Affinity):
 
     A position whose query has no positive component attends to nothing: its output is zero.
 
-    On tokens, the keys visit the positions for their ReLU and come back, exactly, because the
-    values they meet are low-frequency. The output is not low-frequency, in either its numerator or
-    its denominator: each position multiplies its query with the context, `2 N K V` operations that
-    the other affinities do not have. Queries are narrow, so they are what is divided.
+    In the form on tokens, the ReLU of the keys is taken at the positions and transformed back to
+    tokens. This is exact, because the values they are multiplied with are low-frequency. Neither
+    the numerator nor the denominator of the output is low-frequency: each position multiplies its
+    query with the context, `2 N K V` operations that the other affinities do not have. The division
+    is applied to the queries, because they are narrow.
 
     Source: Cai et al., "EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense
-    Prediction", arXiv:2205.14756. The form on tokens is this library's.
+    Prediction", arXiv:2205.14756. The form on tokens is original to this library.
     """
 
     name = "relu_linear"

@@ -11,9 +11,9 @@ from keras_fsa.spectral import token_dtype
 class Softmax(Affinity):
     """Regular self-attention, `y = softmax(Q K^T / sqrt(K)) V`. It has no form on tokens.
 
-    On torch, and on JAX where values are as wide as keys, it runs through
-    `keras.ops.dot_product_attention`, which is fused where the device has that; elsewhere, and in
-    float64, which that rounds, the table of all pairs is held, in at least float32.
+    On torch, and on JAX if values are as wide as keys, it runs through
+    `keras.ops.dot_product_attention`, which is fused where the device supports it. Otherwise, and
+    in float64, which that function would round, the table of all pairs is held in at least float32.
 
     Source: Vaswani et al., arXiv:1706.03762; Wang et al., arXiv:1711.07971.
     """

@@ -1,4 +1,4 @@
-"""From a strided network to the dilated one that computes the same features at more positions."""
+"""Turn a strided network into a dilated one that computes the same features at more positions."""
 
 from typing import Any
 
@@ -14,30 +14,30 @@ def dilate(
 ) -> keras.Model:
     """A clone of a network in which no feature is coarser than the output stride.
 
-    Every stride that is removed to reach the output stride dilates what follows it, so that the
+    Every stride that is removed to reach the output stride dilates the layers that follow, so the
     clone's features are those of `model`, computed at more positions: the values of `model` are at
-    every second, fourth, ... position. Layers keep their names, and weights carry over. Means over
+    every second, fourth, ... position. Layers keep their names, and weights are copied. Means over
     the whole map, as in squeeze-and-excitation, are then means over more positions.
 
-    The zeros that "same" padding puts in front of a strided window depend on the size, and with
-    them which pixels a position sees. Where such a stride is removed, the window is in the middle
-    of what a position sees, at any size: a network that is trained at one serves at another. That
-    is as many zeros as an odd size has; at even ones the values of `model` are one position on.
+    The number of zeros that "same" padding puts in front of a strided window depends on the size,
+    and so do the pixels that a position sees. Where such a stride is removed, the window is centred
+    on the position at any size, so a network trained at one size can be used at another. That is as
+    many zeros as an odd size has; at even sizes the values of `model` are shifted by one position.
 
     Args:
-        model: a functional model of convolutions, poolings and element-wise layers, one input.
+        model: a functional model of convolutions, poolings and element-wise layers, with one input.
         output_stride: a power of two.
         image_size: `(height, width)` of the clone's input; both may be None.
         contract: a window whose own stride is removed is dilated by the rate of the map it reads
-            (True), or by the rate of the map it makes (False). The ccnet family does the latter:
+            (True), or by the rate of the map it produces (False). The ccnet family does the latter:
             its features are not those of the strided network.
 
     Returns:
         A plain functional model with the outputs and the weights of `model`.
 
     Raises:
-        ValueError: for a layer with a stride that cannot be dilated, and for one that is called at
-            several places which would each have it dilated differently.
+        ValueError: for a layer with a stride that cannot be dilated, and for one that is called in
+            several places which would need different dilations.
 
     Source: Chen et al., arXiv:1606.00915.
     """
@@ -149,10 +149,10 @@ def _is_average_of_two(layer):
 class DilatedAveragePooling2D(keras.layers.Layer):
     """Mean of four positions of a map `(B, H, W, C)`, `rate` apart, at every position.
 
-    Position `i` of an axis averages `i` and `i + rate`, or is itself where that is beyond the map.
-    At every position that is a multiple of `2 * rate` this is what `AveragePooling2D(2, 2, "same")`
-    makes of every `rate`-th position. With "valid" padding that makes nothing of the last position
-    of an odd size, which is kept here, so that the map still covers the image.
+    Position `i` of an axis averages `i` and `i + rate`, or keeps its own value if `i + rate` is
+    beyond the map. At every multiple of `2 * rate` this is what `AveragePooling2D(2, 2, "same")`
+    returns for every `rate`-th position. With "valid" padding, that layer drops the last position
+    of an odd size; here it is kept, so that the map still covers the image.
 
     Args:
         rate: distance, a positive int.

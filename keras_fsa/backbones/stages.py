@@ -1,4 +1,4 @@
-"""Feature maps of networks that do not name them: of KerasHub, of `keras.applications`, of others.
+"""Feature maps of networks that do not name them: KerasHub's, `keras.applications`' and others.
 
 | the network has | stages |
 | --- | --- |
@@ -27,8 +27,8 @@ def find_stages(model: keras.Model) -> dict[str, keras.KerasTensor]:
         model: a functional model of one input, images `(B, H, W, channels)`.
 
     Returns:
-        As many of `"stage1"` to `"stage5"` as there are, all from one input; none where the table
-        above has no line.
+        As many of `"stage1"` to `"stage5"` as there are, all from one input; none if no line of the
+        table above applies.
     """
     levels = getattr(model, "pyramid_outputs", None) or {}
     names = [name for name in levels if re.fullmatch(r"P\d+", name)]
@@ -56,13 +56,13 @@ def _images(model):
 
 
 def _by_own_config(model):
-    """Whether it is a transformer of KerasHub, whose layers do not reload but in the whole."""
+    """Whether it is a KerasHub transformer, whose layers can only be reloaded as a whole."""
     attends = any("Transformer" in type(layer).__name__ for layer in model.layers)
     return attends and type(model).__module__.startswith("keras_hub.")
 
 
 def _last_of_each_size(model):
-    """The output, and of each finer stride the last map, padding left out."""
+    """The output, and the last map of each finer stride, not counting padding."""
     if not hasattr(model, "operations"):
         return {}
     left_out = (keras.layers.InputLayer, keras.layers.ZeroPadding2D)
@@ -81,7 +81,7 @@ def _last_of_each_size(model):
 
 
 def strided_blocks(model: keras.Model) -> list[str]:
-    """Classes of the layers in a functional model that hold layers, and change a map's size."""
+    """Classes of those layers in a functional model that contain layers and change a map's size."""
     blocks = [
         (type(call.operation).__name__, _only_map(call.input_tensors), _only_map(call.outputs))
         for call in calls(model)
@@ -98,7 +98,7 @@ def strided_blocks(model: keras.Model) -> list[str]:
 
 
 def _heights(model, tensors):
-    """Heights of maps for an image, and that image's."""
+    """Heights of maps for an image, and the image's height."""
     if not tensors:
         return [], None
     size = tuple(side or 1024 for side in model.inputs[0].shape[1:3])
@@ -108,12 +108,12 @@ def _heights(model, tensors):
 
 
 def _only_map(tensors):
-    """The map among what a call takes or gives; None where there are several tensors or no map."""
+    """The map among a call's inputs or outputs; None for several tensors or no map."""
     return tensors[0] if len(tensors) == 1 and len(tensors[0].shape) == 4 else None
 
 
 def _map_of_tokens(model):
-    """The last tokens of a transformer as a map: those before them belong to no position."""
+    """The last tokens of a transformer as a map: earlier ones belong to no position."""
     _, height, width, _ = model.inputs[0].shape
     count = model.output.shape[1]
     sizes = [
@@ -134,11 +134,11 @@ def _map_of_tokens(model):
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class Levels(keras.layers.Layer):
-    """Levels of a KerasHub backbone's pyramid; the backbone is saved by its own configuration.
+    """Levels of a KerasHub backbone's pyramid. The backbone is saved by its own configuration.
 
     Args:
         network: the backbone.
-        levels: their names in `pyramid_outputs`.
+        levels: names of the levels in `pyramid_outputs`.
         **kwargs: of `keras.layers.Layer`.
 
     Output:

@@ -1,19 +1,18 @@
-r"""How long a model takes for images of a size, what it needs of memory, what of it is attention.
+r"""Measure a model's time and memory for images of a given size, and the attention's share of it.
 
     keras_fsa benchmark --model fsanet.keras --size 513 513
 
     keras_fsa benchmark --model signal_harbor --size 240 320 --batch 4
 
 The model is a `.keras` file, an exported one (SavedModel, ONNX and so on), or a name that
-keras_fsa.FsaNet.from_preset knows. It runs on the present engine (KERAS_BACKEND), as in a program
-of one's own: NumPy images in, NumPy logits out, so that copies to and from a device count.
+keras_fsa.FsaNet.from_preset knows. It runs on the current engine (KERAS_BACKEND), as in your own
+program: NumPy images in, NumPy logits out, so copies to and from a device are included.
 
-- The first call traces and compiles. Then follow --runs calls: their median, and the least, which
-  is what the machine can do when nothing else disturbs.
-- Peak memory is that of the process so far, and of a GPU that which the engine has taken.
-- Attention is timed by itself, on a map of the size that the model's layer is given, beside a model
-  that hands the map through, whose time is subtracted. Its operations are counted by
-  keras_fsa.flops.
+- The first call traces and compiles. Then --runs calls are timed: the median is reported, and the
+  minimum, which is what the machine can do when nothing else runs.
+- Peak memory is that of the process so far; on a GPU, the memory that the engine has taken.
+- Attention is timed by itself, on a map of the size that the model's layer is given; the time of a
+  model that passes the map through is subtracted. Its operations are counted by keras_fsa.flops.
 
 This measures one model where it is to run. `benchmarks/` in the repository compares methods.
 """
@@ -42,16 +41,16 @@ from keras_fsa.training.devices import keep_tensorflow_off_gpus
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How long a model takes, what it needs of memory, and what of it is attention."""
+    """Measure a model's time and memory, and the attention's share of it."""
 
     model: str
     """A .keras file, an exported model, or the name of a preset."""
     size: tuple[Pixels, Pixels]
     """Height and width of the images in pixels."""
     batch: Count = 1
-    """Images in a call."""
+    """Images per call."""
     runs: Count = 20
-    """Calls that are timed."""
+    """Number of calls to time."""
 
 
 def main(
@@ -64,7 +63,7 @@ def main(
 
 
 def benchmark(settings: Benchmark) -> None:
-    """Measure, and print a line for each figure."""
+    """Measure, and print each figure on a line."""
     keep_tensorflow_off_gpus()
     model = _open(settings.model)
     channels = channels_of(model)
@@ -95,7 +94,7 @@ def benchmark(settings: Benchmark) -> None:
 
 
 def timed(run: Callable[[], Any], runs: int, clock: Callable = time.perf_counter) -> tuple:
-    """Seconds of the first call, and a list of those of `runs` further ones."""
+    """Seconds of the first call, and a list of the seconds of `runs` further calls."""
 
     def once():
         start = clock()
@@ -123,7 +122,7 @@ def attention(model: FsaNet, shape: tuple, runs: int) -> tuple[float, int]:
 
 
 def peak_of_process() -> int | None:
-    """Bytes of memory that this process had at most so far; None where that is not known."""
+    """Peak memory of this process so far, in bytes; None if that is not known."""
     try:
         import resource
     except ImportError:  # Windows
@@ -133,7 +132,7 @@ def peak_of_process() -> int | None:
 
 
 def peak_of_gpu() -> int | None:
-    """Bytes that the engine has taken of its first GPU at most; None where it runs on none."""
+    """Peak memory the engine has taken on its first GPU, in bytes; None if it runs on no GPU."""
     engine = keras.backend.backend()
     if engine == "torch":
         import torch

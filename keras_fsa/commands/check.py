@@ -1,4 +1,4 @@
-r"""Look through images and masks, before hours of training, for what would spoil it.
+r"""Check images and masks for problems before hours of training.
 
     keras_fsa check --images images/train --masks masks/train --num-classes 11
 
@@ -6,18 +6,19 @@ r"""Look through images and masks, before hours of training, for what would spoi
 
     keras_fsa check --dataset cityscapes --data-dir data --manual-dir archives
 
-Data is named as for keras_fsa train: folders, a CSV file of pairs, COCO or Labelme files, masks in
-colours or of other ids, a folder of masks for each class, images of any channels. Or it is one of
-the datasets by name, of which all splits are read, or those of --split.
+Data is specified as for keras_fsa train: folders, a CSV file of pairs, COCO or Labelme files, masks
+in colours or with other ids, a folder of masks for each class, images with any number of channels.
+Or name one of the datasets: all its splits are read, or only those of --split.
 
-Every image and mask is read once. For each class come its share of the pixels, the number of images
-that have it, and about its weight by keras_fsa train --class-weights balanced. A problem is
+Every image and mask is read once. For each class, the command prints its share of the pixels, the
+number of images that contain it, and roughly the weight that keras_fsa train --class-weights
+balanced gives it. A problem is
 
-- a file that cannot be read, is cut short, or has no partner;
-- a mask of another size than its image, with ids that are no class, or all of it ignored;
-- another number of examples than the dataset's published one.
+- a file that cannot be read, is truncated, or has no partner;
+- a mask whose size differs from its image's, has ids that are no class, or is ignored entirely;
+- a number of examples other than the one published for the dataset.
 
-The exit code is 1 where there is a problem, 2 for a mistake in the flags, else 0.
+The exit code is 1 if there is a problem, 2 for a mistake in the flags, else 0.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +43,7 @@ OF_DATASETS = ("split", "data_dir", "manual_dir", "download", "skip_unreadable")
 
 @dataclass(frozen=True)
 class Check:
-    """Look through images and masks, before hours of training, for what would spoil it."""
+    """Check images and masks for problems before hours of training."""
 
     images: ExistingPath | None = None
     """Folder of images, or a CSV file of images and masks."""
@@ -53,34 +54,34 @@ class Check:
     val_masks: ExistingPath | None = None
     """Folder of their masks, or a COCO file."""
     num_classes: Classes | None = None
-    """The ids are 0 to this number - 1; none: the files name the classes."""
+    """Number of classes: ids are 0 to this number - 1; none: the files name the classes."""
     class_names: Names | None = None
-    """Such as sky,road,car. With folders of classes: their order."""
+    """Such as sky,road,car. With a folder per class, this sets their order."""
     activation: Literal["softmax", "sigmoid"] | None = None
-    """One class at a pixel, or any number; none: softmax, and for one class sigmoid."""
+    """One class per pixel, or any number; none: softmax, or sigmoid if there is one class."""
     ignore_label: Label = 255
-    """Id in the masks of pixels of no class."""
+    """Id in the masks of pixels that belong to no class."""
     colour_table: ExistingFile | None = None
-    """Where masks are colours: file of red, green, blue and name in each line."""
+    """For masks in colours: a file with red, green, blue and name in each line."""
     id_table: ExistingFile | None = None
-    """Where masks have other ids: CSV file of old and new ones."""
+    """For masks with other ids: a CSV file of old and new ids."""
     channels: Count | None = None
-    """Of the images, read in the values that files store; none: RGB in 8 bits."""
+    """Number of channels of images read with their stored values; none: RGB in 8 bits."""
     max_pixels: Count = MAX_PIXELS
-    """Refuse images of more pixels than this."""
+    """Refuse images with more pixels than this."""
 
     dataset: Literal["cityscapes", "ade20k", "voc_aug", "camvid", "signal_harbor"] | None = None
     """Instead of --images: the name of a dataset."""
     split: tuple[str, ...] | None = None
-    """Of the dataset; none: all."""
+    """Splits of the dataset; none: all."""
     data_dir: Path | None = None
-    """Where TFDS keeps datasets; CamVid's own folder."""
+    """Where TFDS keeps datasets; for CamVid, its own folder."""
     manual_dir: ExistingPath | None = None
-    """Folder of its archives, where it is not prepared yet."""
+    """Folder of its archives, if it is not prepared yet."""
     download: bool = False
-    """Fetch archives that are missing."""
+    """Download missing archives."""
     skip_unreadable: bool = False
-    """Prepare without the files that are broken."""
+    """Leave out broken files when preparing."""
 
     fail_fast: bool = False
     """Stop at the first problem."""
@@ -98,7 +99,7 @@ class Check:
         choose_activation(self.activation, self.count())
 
     def count(self) -> int:
-        """The number of classes as far as flags tell; several, where the files do."""
+        """The number of classes if the flags specify it; otherwise 2, which stands for several."""
         return self.num_classes or len(self.class_names or ()) or 2
 
 
@@ -110,13 +111,13 @@ def main(
     """Run the command, see `keras_fsa.commands.command.command`.
 
     Raises:
-        SystemExit: with code 1 where there is a problem.
+        SystemExit: with code 1 if there is a problem.
     """
     command(Check, check, arguments, program, description)
 
 
 def check(settings: Check) -> None:
-    """Look through all parts of the data; `SystemExit(1)` where there is a problem."""
+    """Check all parts of the data; `SystemExit(1)` if there is a problem."""
     # The package of datasets may bring TensorFlow's.
     from keras_fsa.datasets.check import check as look_through
 
@@ -141,7 +142,7 @@ def check(settings: Check) -> None:
 
 
 def _parts(settings) -> Iterator[tuple[str, Sequence[str], str, int | None, Callable]]:
-    """Title, class names, activation, published number and reader of each part of the data."""
+    """Title, class names, activation, published count and reader of each part of the data."""
     if settings.dataset:
         from keras_fsa.datasets import describe, load
 
@@ -186,7 +187,7 @@ def _parts(settings) -> Iterator[tuple[str, Sequence[str], str, int | None, Call
 
 
 def _print(title, count, found, names, activation):
-    """What is in a part of the data."""
+    """Print what is in a part of the data."""
     sizes = sorted(found.sizes, key=lambda size: size[0] * size[1])
     ends = [f"{height} x {width}" for height, width in dict.fromkeys(sizes[:1] + sizes[-1:])]
     of = f" of {' to '.join(ends)} pixels" if ends else ""

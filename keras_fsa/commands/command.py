@@ -1,9 +1,9 @@
-"""What all commands share: from flags to checked settings, and from errors to two lines.
+"""What all commands share: flags become checked settings, and errors become two lines.
 
 A command is a frozen dataclass of settings and a function that takes one. `tyro` makes the flags
-and the help page of the dataclass; the rules in its annotations (see `keras_fsa/settings.py`) are
-checked for all flags before any work begins. Whatever goes wrong then is printed as a line or two,
-with exit code 2; `--traceback` shows all of it.
+and the help page from the dataclass; the rules in its annotations (see `keras_fsa/settings.py`) are
+checked for all flags before any work begins. Any later error is printed as a line or two, with exit
+code 2; `--traceback` shows it in full.
 """
 
 import contextlib
@@ -46,14 +46,14 @@ def command(
         work: a function of such an instance.
         arguments: the flags. Default: those of the command line.
         program: the command's name in messages. Default: the script's.
-        description: of the help page. Default: the dataclass's docstring.
+        description: text of the help page. Default: the dataclass's docstring.
 
     Returns:
         What `work` returns.
 
     Raises:
-        SystemExit: with code 2 for a mistake in the flags, or an error in the work; 130 where the
-            user stopped it.
+        SystemExit: with code 2 for a mistake in the flags or an error in the work; 130 if the user
+            stopped it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     program = program or Path(sys.argv[0]).name
@@ -97,7 +97,7 @@ def _brief(error, settings, lines=3, length=900):
 
 
 def named_by_flags(text: str, settings: Any) -> str:
-    """A message in which arguments that are settings, in backquotes, have the names of flags."""
+    """A message in which settings, in backquotes, are replaced by the names of their flags."""
     names = {item.name for item in dataclasses.fields(settings)}
     return re.sub(r"`(\w+)`", lambda m: f"`{flag(m[1])}`" if m[1] in names else m[0], text)
 
@@ -108,7 +108,7 @@ def flag(name: str) -> str:
 
 
 def in_bytes(count: float) -> str:
-    """A number of bytes in GB or MB, of 1e9 and 1e6, in three digits."""
+    """A number of bytes in GB (1e9) or MB (1e6), to three digits."""
     return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
@@ -118,10 +118,10 @@ def parse(
     program: str | None = None,
     description: str | None = None,
 ) -> Any:
-    """The settings that flags give. `none` stands for None, wherever None is possible.
+    """The settings that the flags specify. `none` stands for None wherever None is possible.
 
     Raises:
-        ValueError: for a flag that is not known, or a value that is not of its type.
+        ValueError: for an unknown flag, or a value of the wrong type.
     """
     tyro = optional_import("tyro", "tools")
     kind = settings if isinstance(settings, type) else type(settings)
@@ -162,7 +162,7 @@ def parse(
 
 
 def _modern(arguments, kind):
-    """The flags by their names now, and `--flag`, `--no-flag` where there is a third: neither."""
+    """Flags under their current names; `--flag` and `--no-flag` where None is possible, too."""
     hints = typing.get_type_hints(kind)
     three = {flag(name) for name, hint in hints.items() if hint == (bool | None)}
     result = []
@@ -182,7 +182,7 @@ def _modern(arguments, kind):
 
 
 def _without_box(text):
-    """What tyro says of an error, without the frame, hints and help."""
+    """Tyro's message for an error, without the frame, hints and help."""
     lines = [line.strip("│ ") for line in text.splitlines()]
     # The title, in the frame's first line; or above a rule, where the terminal takes ASCII only.
     lines = lines[1 if text.startswith("╭") else 2 :]

@@ -1,4 +1,4 @@
-"""Images and masks of one's own, in whatever form they come, as the commands take them.
+"""The user's own images and masks, in any of the forms that the commands accept.
 
 | `--images` | `--masks` | read by |
 | --- | --- | --- |
@@ -35,7 +35,7 @@ class Source:
     max_pixels: int = MAX_PIXELS
 
     def class_names(self) -> list[str] | None:
-        """The names of the classes that the files say, in the order of the ids; else None."""
+        """The class names that the files specify, in the order of the ids; else None."""
         from keras_fsa.datasets.folder import is_image
         from keras_fsa.datasets.masks import read_colour_table
 
@@ -52,7 +52,7 @@ class Source:
         return None
 
     def palette(self, count: int) -> list[tuple[int, int, int]] | None:
-        """The colours of so many classes, where the files say them; else None."""
+        """The colours of this many classes, if the files specify them; else None."""
         from keras_fsa.datasets.masks import read_colour_table
 
         if not self.colour_table:
@@ -86,13 +86,13 @@ class Source:
     def open(
         self, names: list[str], size: tuple[int, int] | None = None, check: bool = True
     ) -> Any:
-        """`Examples` of all, whose classes have these names.
+        """`Examples` of all the data, with these class names.
 
         Args:
-            names: of the classes.
+            names: names of the classes.
             size: `(height, width)` that all are resized to; None keeps the size of each.
-            check: whether all files of images and masks are opened at once; else what is wrong with
-                one shows when it is read.
+            check: whether to open all image and mask files now; otherwise a problem with one shows
+                when it is read.
 
         Raises:
             ValueError: for forms that do not go together, and whatever is wrong with the files.
@@ -127,7 +127,7 @@ class Source:
         return folder_dataset(images, masks, count, size, label, mask_reader=reader, **settings)
 
     def _mask_reader(self, names):
-        """The ignore label of what the reader gives, and the reader, None for ids as stored."""
+        """The ignore label of the reader's results, and the reader, None for ids as stored."""
         from keras_fsa.datasets.masks import (
             colour_reader,
             read_colour_table,
@@ -160,7 +160,7 @@ class Source:
         return self.ignore_label, None
 
     def is_polygons(self) -> bool:
-        """Whether the masks are polygons, in files of JSON."""
+        """Whether the masks are polygons in JSON files."""
         masks = self.masks
         if masks is None:
             return False
@@ -189,7 +189,7 @@ class Source:
 
 
 def class_names(source: Source, given: Sequence[str] | None, count: int | None) -> list[str]:
-    """The names of the classes: those given, those that the files say, else numbers.
+    """The names of the classes: those given, else those that the files specify, else numbers.
 
     Args:
         source: the data.
@@ -197,7 +197,7 @@ def class_names(source: Source, given: Sequence[str] | None, count: int | None) 
         count: `--num-classes`; None: as many as there are names.
 
     Raises:
-        ValueError: where the files have another number of classes, or nothing tells it.
+        ValueError: if the files have another number of classes, or nothing specifies it.
     """
     found = given or source.class_names()
     if found is None and count is None:
@@ -223,15 +223,15 @@ def raster_reader(channels: int, max_pixels: int = MAX_PIXELS) -> Callable:
 
 
 def channels_of(model: Any) -> int:
-    """Number of channels of a model's images: 3 where it does not say."""
+    """Number of channels of a model's images: 3 if the model does not specify it."""
     whole = getattr(model, "image_shape", None) or getattr(model, "input_shape", None)
     return (whole[-1] if isinstance(whole, tuple) else None) or 3
 
 
 def takes_stored_values(model: Any) -> bool:
-    """Whether a model takes the values that files store; else RGB or grey in 8 bits.
+    """Whether a model takes the values that files store; otherwise it takes 8-bit RGB or grey.
 
-    That is one whose normalization is a pair of numbers, or of other than 1 or 3 channels.
+    It does if its normalization is a pair of numbers, or its channels are other than 1 or 3.
     """
     numbers = isinstance(getattr(model, "normalization", None), (tuple, list))
     return numbers or channels_of(model) not in (1, 3)
@@ -248,16 +248,16 @@ def image_reader(model: Any, max_pixels: int = MAX_PIXELS) -> Callable:
 def read_images(
     folder: Path, model: Any, limit: int, size: tuple[int, int] | None = None
 ) -> list[np.ndarray]:
-    """The first images in a folder as a model takes them, by name.
+    """The first images in a folder, sorted by name, as a model takes them.
 
     Args:
         folder: its subfolders are not searched.
         model: see `image_reader`.
-        limit: their number at most.
-        size: height and width to resize them to, bilinearly; None for as they are.
+        limit: maximum number of images.
+        size: height and width to resize them to, bilinearly; None leaves them as they are.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: if there is no image.
     """
     from keras_fsa.datasets.folder import is_image
 

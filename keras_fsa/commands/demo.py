@@ -4,8 +4,8 @@
 
 opens http://127.0.0.1:8000. Drop an image on it to see its mask, click a pixel to see what it
 attends to, and move the slider to see both at fewer frequencies, without retraining. Without
---model it shows the packaged network of the harbour. Nothing leaves the machine, and nothing is
-fetched from the network.
+--model it shows the packaged signal_harbor network. Nothing leaves the machine, and nothing is
+downloaded.
 """
 
 import base64
@@ -52,13 +52,13 @@ class Demo:
     model: TrainedModel = Path("signal_harbor")
     """A .keras file of an FsaNet, or the name of a trained preset."""
     host: str = "127.0.0.1"
-    """Address to listen at; 0.0.0.0 lets other machines in."""
+    """Address to listen on; 0.0.0.0 lets other machines in."""
     port: Annotated[int, Whole(0, 65535)] = 8000
-    """0: any that is free."""
+    """Port to listen on; 0: any free one."""
     browser: bool = True
-    """Open the page."""
+    """Open the page in the browser."""
     max_pixels: Count = 4_000_000
-    """Refuse images of more pixels than this."""
+    """Refuse images with more pixels than this."""
 
 
 def main(
@@ -81,7 +81,7 @@ def demo(settings: Demo) -> None:
 
 
 def make_server(settings: Demo) -> ThreadingHTTPServer:
-    """A server of the page, which listens already."""
+    """A server of the page, already listening."""
     viewer = Viewer(load_keras_model(settings.model), settings.max_pixels)
     return ThreadingHTTPServer(
         (settings.host, settings.port), functools.partial(_Handler, viewer=viewer)
@@ -93,7 +93,7 @@ class Viewer:
 
     Args:
         model: an `FsaNet` for images of 1 or 3 channels.
-        max_pixels: most pixels of an image.
+        max_pixels: maximum number of pixels of an image.
     """
 
     def __init__(self, model: keras.Model, max_pixels: int) -> None:
@@ -125,7 +125,7 @@ class Viewer:
         self._lock = threading.Lock()
 
     def about(self) -> dict[str, Any]:
-        """What the page must know of the model."""
+        """What the page needs to know about the model."""
         return {
             "name": self.model.name,
             "parameters": self.model.count_params(),
@@ -134,7 +134,7 @@ class Viewer:
         }
 
     def add(self, content: bytes) -> dict[str, Any]:
-        """Keep an image; its number and how the model gets it."""
+        """Keep an image; return its number and the image as the model receives it."""
         # The package of datasets may bring TensorFlow's.
         from keras_fsa.datasets.rasters import is_ordinary
 
@@ -153,7 +153,7 @@ class Viewer:
             return {"image": self._count, "pixels": _png(as_rgb(image))}
 
     def mask(self, image: int, frequencies: int | None = None) -> dict[str, Any]:
-        """The classes of an image laid over it, and their shares of the pixels in per cent."""
+        """The image overlaid with its classes, and their shares of the pixels in per cent."""
         with self._lock:
             pixels = self._image(image)
             ids = class_map(self._model(frequencies), pixels)
@@ -169,7 +169,7 @@ class Viewer:
     def attention(
         self, image: int, x: int, y: int, frequencies: int | None = None
     ) -> dict[str, Any]:
-        """What a pixel attends to: orange where its weights are positive, blue where negative."""
+        """What a pixel attends to: orange for positive weights, blue for negative ones."""
         with self._lock:
             pixels = self._image(image)
             model = self._model(frequencies)
@@ -189,7 +189,7 @@ class Viewer:
         return self._images[number]
 
     def _model(self, frequencies):
-        """The model at fewer frequencies; each is made once."""
+        """The model at fewer frequencies; each is created once."""
         if frequencies is not None and self.frequencies is None:
             raise ValueError(
                 "`frequencies` needs an attention of so many frequencies, an int. Received: "
@@ -259,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _png(pixels):
-    """An array as the address of a PNG that a page can show."""
+    """An array as the data URL of a PNG that a page can show."""
     image = optional_import("PIL.Image", "tools")
     file = io.BytesIO()
     image.fromarray(pixels).save(file, "PNG")

@@ -1,9 +1,10 @@
-"""Print which engines work here, what is missing for what, and the command that mends it.
+"""Print which engines work here, what is missing for what, and the command that fixes it.
 
     keras_fsa doctor [--timeout 120]
 
 Each engine is started in a process of its own, with a time limit: two of them in one process can
-conflict, and that is what this looks for. The exit code is 1 where the chosen engine does not work.
+conflict, and such conflicts are what this looks for. The exit code is 1 if the chosen engine does
+not work.
 
 Only the standard library is needed, so `python keras_fsa/commands/doctor.py` runs where even
 `import keras_fsa` fails.
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "keras_fsa docto
     """Print the report.
 
     Raises:
-        SystemExit: with code 1 where the chosen engine does not work.
+        SystemExit: with code 1 if the chosen engine does not work.
     """
     parser = argparse.ArgumentParser(program, description=__doc__.split("\n", 1)[0])
     parser.add_argument(
@@ -125,7 +126,7 @@ def _seconds(text):
 
 
 def version(package: str) -> str | None:
-    """The installed version of a package, None where there is none. Nothing is imported."""
+    """The installed version of a package, or None. Nothing is imported."""
     names = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tf-nightly"), OPENCV[0]: OPENCV}
     for name in names.get(package, (package,)):
         try:
@@ -139,7 +140,7 @@ def version(package: str) -> str | None:
 
 
 def chosen_engine() -> tuple[str, str]:
-    """The engine that Keras takes, and why."""
+    """The engine that Keras uses, and why."""
     if engine := os.environ.get("KERAS_BACKEND"):
         return engine, "by KERAS_BACKEND"
     home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
@@ -150,7 +151,7 @@ def chosen_engine() -> tuple[str, str]:
 
 
 def probe(code: str, timeout: float) -> list[str] | str:
-    """What code prints as JSON in a process of its own, or in a few words why it does not."""
+    """The JSON that code prints in a process of its own, or briefly why it does not."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     try:
         done = subprocess.run(
@@ -182,7 +183,7 @@ def nvidia_gpus() -> list[str]:
 
 
 def sees_gpu(engine: str, devices: Sequence[str]) -> bool:
-    """Whether one of an engine's devices is more than the processor."""
+    """Whether one of an engine's devices is not the CPU."""
     return any("CPU" not in name.upper() for name in devices)
 
 

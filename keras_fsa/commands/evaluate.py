@@ -1,4 +1,4 @@
-r"""Score a trained model on a dataset, as the benchmarks do, or write what their server wants.
+r"""Score a trained model on a dataset, as the benchmarks do, or write predictions for its server.
 
     keras_fsa evaluate --model fsanet.keras --dataset cityscapes --data-dir data \
         --mode slide --window 769 --stride 513 --output outputs/cityscapes
@@ -7,27 +7,27 @@ r"""Score a trained model on a dataset, as the benchmarks do, or write what thei
 
     keras_fsa evaluate --model fsanet.keras --images images/val --masks masks/val
 
-Images are read one after the other and pass at their own size, whole or in windows, at one or
+Images are read one after the other and predicted at their own size, whole or in windows, at one or
 several scales (--scales 0.5 0.75 1 1.25 1.5 1.75 2) and with --flip also mirrored; see
 `keras_fsa/inference.py`. The model is a `.keras` file, or an exported one (SavedModel, ONNX and so
-on, see `keras_fsa export`) that takes images of any size and gives logits.
+on, see `keras_fsa export`) that takes images of any size and returns logits.
 
-What comes out, in the folder of --output:
+The folder of --output receives
 
 - `scores.json`: IoU, Dice score, accuracy and boundary F-score of each class, their means, pixel
   accuracy and expected calibration error;
 - `confusion.png`: what the pixels of each class were taken for.
 
-Models of several classes at a pixel, or of one class only (`keras_fsa/classes.py`), are scored by
-the pixels of each class that are above --threshold; `overlaps.png` then takes the place of
+Models with several classes per pixel, or with only one class (`keras_fsa/classes.py`), are scored
+by the pixels of each class that are above --threshold; `overlaps.png` then replaces
 `confusion.png`, with the found, missed and wrongly found pixels of each class.
 
-For the server of Cityscapes, give the folder of the test images alone; subfolders are searched:
+For the Cityscapes server, pass only the folder of the test images; subfolders are searched:
 
     keras_fsa evaluate --model fsanet.keras --images leftImg8bit/test \
         --dataset cityscapes --mode slide --submission outputs/submission
 
-Each file of --submission has the name of its image, and the raw label ids of the dataset.
+Each file in --submission has the name of its image, and holds the dataset's raw label ids.
 """
 
 import dataclasses
@@ -79,51 +79,51 @@ class Evaluate:
     model: TrainedModel
     """A .keras file, an exported model, or the name of a trained preset."""
     dataset: Literal["cityscapes", "ade20k", "voc_aug", "camvid", "signal_harbor"] | None = None
-    """Its name."""
+    """Name of the dataset."""
     data_dir: Path | None = None
     """Where TFDS keeps datasets."""
     manual_dir: ExistingPath | None = None
-    """Folder of its archives, where it is not prepared yet."""
+    """Folder of its archives, if it is not prepared yet."""
     skip_unreadable: bool = False
-    """Score without its broken files."""
+    """Leave out the dataset's broken files."""
     split: str | None = None
-    """Its name; none: the one that the dataset is evaluated on."""
+    """Split of the dataset; none: the one that it is evaluated on."""
     images: ExistingPath | None = None
     """Instead of a dataset: a folder, or a CSV file of images and masks."""
     masks: ExistingPath | None = None
-    """Masks of the images, as for keras_fsa train; none for predictions only."""
+    """Masks of the images, as for keras_fsa train; none: only predict."""
     colour_table: ExistingFile | None = None
-    """Where masks are colours: file of red, green, blue and name in each line."""
+    """For masks in colours: a file with red, green, blue and name in each line."""
     id_table: ExistingFile | None = None
-    """Where masks have other ids: CSV file of old and new ones."""
+    """For masks with other ids: a CSV file of old and new ids."""
     class_names: Names | None = None
     """For --images: such as sky,road,car; none: those of the model."""
     ignore_label: Label = 255
-    """For --masks: id of the pixels of no class."""
+    """For --masks: id of pixels that belong to no class."""
     mode: Literal["whole", "slide"] = "whole"
-    """Whole images, or windows."""
+    """Whole images, or sliding windows."""
     window: Pixels = 769
     """For --mode slide: side of the window in pixels."""
     stride: Pixels = 513
-    """For --mode slide: pixels from window to window."""
+    """For --mode slide: pixels from one window to the next."""
     scales: tuple[Scale, ...] = (1.0,)
-    """Average over these sizes."""
+    """Average the predictions over these scales."""
     flip: bool = False
-    """Average over each image and its mirror image."""
+    """Average the predictions of each image and its mirror image."""
     fit: tuple[Pixels, Pixels] | None = None
-    """Long and short side to resize to, before the scales."""
+    """Long and short side that images are fitted into, before --scales."""
     align_corners: bool | None = None
-    """When logits are resized; none: as the model does."""
+    """How logits are resized; none: as the model does."""
     threshold: Threshold = 0.5
-    """Least probability of a class, for models of several classes at a pixel, or of one."""
+    """Lowest probability of a class, for models with several classes per pixel, or with one."""
     boundary_tolerance: Annotated[float, Real(above=0, maximum=1e5)] = 3.0
-    """In pixels, or below 1 as a share of the diagonal."""
+    """Tolerance of the boundary F-score: pixels, or below 1 a share of the diagonal."""
     batch: Count = 1
-    """Images of one size at a time."""
+    """Images predicted at a time, of one size."""
     submission: OutputFolder | None = None
     """Folder for predictions with the dataset's raw ids."""
     max_pixels: Count = MAX_PIXELS
-    """Refuse images of more pixels than this."""
+    """Refuse images with more pixels than this."""
     quiet: bool = False
     """No progress bar."""
     output: OutputFolder = Path("outputs/evaluate")
@@ -164,7 +164,7 @@ def main(
 
 
 def evaluate(settings: Evaluate) -> None:
-    """Predict all images; score them, write their predictions, or both."""
+    """Predict all images; score them, write the predictions, or both."""
     keep_tensorflow_off_gpus()
     names: Sequence[str] | None = settings.class_names
     split = settings.split
@@ -311,7 +311,7 @@ def _open_data(settings, split, names, model) -> tuple[Iterator, int, bool]:
 
 
 def _check_names(files, where):
-    """Each becomes a file of its name."""
+    """Check that no two images would be written to the same file."""
     if len({path.stem for path in files}) < len(files):
         raise ValueError(
             f"A submission must have one image of a name. Received: {where} with images of one "

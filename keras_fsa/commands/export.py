@@ -1,4 +1,4 @@
-"""Write a trained model as a file for serving, and prove that it is the same model.
+"""Write a trained model as a file for serving, and verify that it is the same model.
 
     keras_fsa export --model fsanet.keras --format saved_model --output served
     keras_fsa export --model fsanet.keras --format litert --output fsanet.tflite --classes
@@ -14,19 +14,19 @@
 
 A model that was trained under torch or JAX loads under TensorFlow: set KERAS_BACKEND=tensorflow.
 
-The file takes images (batch, height, width, channels) of 0 to 255, float32 or with --uint8 uint8,
-of any size where the model does. It gives logits, or with --classes the class of each pixel, and
-computes in float32, also where the model was trained in mixed precision. A SavedModel also takes
-PNG and JPEG files (signature serving_bytes), and can have sliding windows, scales and mirror images
-inside: --window, --scales, --flip, --fit; its logits are then logarithms of probabilities, see
-`keras_fsa/segmenter.py`.
+The file takes images (batch, height, width, channels) from 0 to 255, float32, or uint8 with
+--uint8, of any size if the model does. It returns logits, or with --classes the class of each
+pixel, and computes in float32, even if the model was trained in mixed precision. A SavedModel also
+takes PNG and JPEG files (signature serving_bytes), and can have sliding windows, scales and mirror
+images built in: --window, --scales, --flip, --fit; its logits are then logarithms of probabilities,
+see `keras_fsa/segmenter.py`.
 
-Afterwards it is loaded in its own runtime and compared with the model at sizes that it was not
-traced with; the command fails where they differ by more than 1e-4 of the largest logit, or of 1.
+Afterwards the file is loaded in its own runtime and compared with the model at sizes that it was
+not traced with; the command fails if they differ by more than 1e-4 of the largest logit, or of 1.
 
-With --int8 the convolutions of an onnx, litert or openvino file compute in int8, in ranges that the
-images in --calibration give. Such a file is compared with the model on these images: the command
-fails where less than --agreement of their pixels get the class that the model gives them.
+With --int8 the convolutions of an onnx, litert or openvino file compute in int8, with ranges
+determined from the images in --calibration. Such a file is compared with the model on these images:
+the command fails if less than --agreement of their pixels get the class that the model assigns.
 """
 
 import math
@@ -51,48 +51,48 @@ from keras_fsa.settings import Count, ExistingFolder, OutputPath, Pixels, Scale,
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained model as a file for serving, and prove that it is the same model."""
+    """Write a trained model as a file for serving, and verify that it is the same model."""
 
     model: TrainedModel
     """A .keras file, or the name of a trained preset."""
     output: OutputPath
     """The folder or file to write."""
     format: Literal["saved_model", "onnx", "litert", "openvino"] = "saved_model"
-    """See above."""
+    """Format of the file, see above."""
     classes: bool = False
-    """Give the class of each pixel instead of logits."""
+    """Return the class of each pixel instead of logits."""
     uint8: bool = False
     """Take uint8 images instead of float32."""
     size: tuple[Pixels, Pixels] | None = None
-    """Take images of this height and width only; none: what the model takes."""
+    """Take only images of this height and width; none: any that the model takes."""
     int8: bool = False
     """Compute convolutions in int8."""
     calibration: ExistingFolder | None = None
-    """Folder of images like those to come, for --int8."""
+    """For --int8: folder of images like those to be served."""
     limit: Count = 100
-    """How many of them at most."""
+    """Maximum number of calibration images."""
     agreement: Share = 0.9
-    """Least share of their pixels whose class int8 may not change."""
+    """Lowest share of their pixels that must keep their class under int8."""
     window: Pixels | None = None
     """Side of a sliding window in pixels; none: the whole image."""
     stride: Pixels | None = None
-    """From window to window; none: two thirds of the window."""
+    """Pixels from one window to the next; none: two thirds of the window."""
     scales: tuple[Scale, ...] = (1.0,)
-    """Average over these sizes."""
+    """Average the predictions over these scales."""
     flip: bool = False
-    """Average over each image and its mirror image."""
+    """Average the predictions of each image and its mirror image."""
     fit: tuple[Pixels, Pixels] | None = None
-    """Long and short side to resize to, before the scales."""
+    """Long and short side that images are fitted into, before --scales."""
 
     @property
     def view(self) -> dict:
-        """How images are looked at: arguments of `Segmenter`."""
+        """Windows, scales and mirror images: arguments of `Segmenter`."""
         names = ("window", "stride", "scales", "flip", "fit")
         return {name: getattr(self, name) for name in names}
 
     @property
     def has_views(self) -> bool:
-        """Whether images pass otherwise than whole and once."""
+        """Whether images are predicted in any way other than whole and once."""
         return any(value != getattr(Export, name) for name, value in self.view.items())
 
     def check(self) -> None:
@@ -133,7 +133,7 @@ def export(settings: Export) -> None:
     """Write the file and compare it with the model.
 
     Raises:
-        ValueError: where the file is not the same model.
+        ValueError: if the file is not the same model.
     """
     model = load_keras_model(settings.model)
     if not isinstance(model, keras_fsa.FsaNet):
@@ -189,7 +189,7 @@ def _export_int8(model, settings):
 
 
 def _sizes(model, settings):
-    """Where to compare: sizes that no exporter traces, as far as the file takes any."""
+    """The sizes to compare at: such as no exporter traces, if the file takes any size."""
     own = settings.size or model.image_shape[:2]
     if settings.window is None:
         sizes = [[side or n for side, n in zip(own, size, strict=True)] for size in SIZES]
@@ -204,7 +204,7 @@ def _sizes(model, settings):
 
 
 def _export_model(model, settings):
-    """Write the file; by how much it differs from the model, and may."""
+    """Write the file; return by how much it differs from the model, and by how much it may."""
     dtype = "uint8" if settings.uint8 else "float32"
     _write(model, settings, settings.size or model.image_shape[:2], dtype)
     serve, sizes = load_exported(settings.output), _sizes(model, settings)
@@ -237,7 +237,7 @@ def _export_views(model, settings):
 
 
 def _compare(difference: Callable, sizes: Sequence) -> float:
-    """Print the difference at each size; the largest."""
+    """Print the difference at each size; return the largest."""
     largest = 0.0
     for height, width in sizes:
         here = difference((height, width))

@@ -1,4 +1,4 @@
-"""Models from files, as the commands take them."""
+"""Models from files, in the forms that the commands accept."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,7 +35,7 @@ TrainedModel = Annotated[Path, Trained()]
 def model_file(path: Path) -> Path:
     """The `.keras` file of a network of this package by its name, or of a preset by its folder.
 
-    Any other path is returned as it is. One that exists goes before a name.
+    Any other path is returned unchanged. A path that exists takes precedence over a name.
     """
     if not path.exists() and str(path) in trained_presets():
         return preset_file(path)
@@ -47,10 +47,10 @@ def load_keras_model(path: Path) -> keras.Model:
     """The segmentation model in a `.keras` file, not compiled.
 
     Args:
-        path: the file, or what `model_file` takes for one; or the folder of a preset of KerasHub.
+        path: the file, or whatever `model_file` accepts for one; or a KerasHub preset's folder.
 
     Raises:
-        ValueError: for a file that is no complete `.keras` file, or another kind of model.
+        ValueError: for a file that is not a complete `.keras` file, or another kind of model.
     """
     path = model_file(path)
     if is_hub_preset(path):
@@ -73,11 +73,11 @@ def load_keras_model(path: Path) -> keras.Model:
 
 
 def load_model(path: Path) -> keras.Model | Callable:
-    """What `keras_fsa.inference` takes: a Keras model, or a function that runs an exported one.
+    """A model for `keras_fsa.inference`: a Keras model, or a function that runs an exported one.
 
     Args:
         path: a `.keras` file, a SavedModel's folder, or an `.onnx`, `.tflite` or `.xml` file; or
-            what else `load_keras_model` takes.
+            anything else that `load_keras_model` accepts.
 
     Raises:
         ValueError: for anything else, and for files that do not load.
@@ -108,7 +108,7 @@ def load_model(path: Path) -> keras.Model | Callable:
 
 
 def num_classes_of(model: keras.Model | Callable) -> int | None:
-    """The number of classes that a model tells apart; None where only its output says so."""
+    """The number of classes of a model; None if only its output shows it."""
     if hasattr(model, "num_classes"):
         return model.num_classes
     return model.output_shape[-1] if isinstance(model, keras.Model) else None

@@ -1,21 +1,21 @@
-r"""What a trained model sees in any image: an overlay, and how much there is of each class.
+r"""Predict any image with a trained model: an overlay, and the share of each class.
 
     keras_fsa predict --model outputs/quickstart/fsanet.keras image.jpg folder/ ...
     keras_fsa predict --model outputs/quickstart/saved_model image.jpg
     keras_fsa predict --model model.keras --dataset cityscapes --window 769 folder/
 
-Images are files, or folders that are searched to any depth, but for --output within one. For each
-one, the folder of --output gets
+Images are files, or folders that are searched to any depth, except for --output inside one. For
+each image, the folder of --output receives
 
-- `NAME_overlay.png`: the image with the classes laid over it, and their shares;
-- with --masks, `masks/NAME.png`: the class id of each pixel, as `keras_fsa train` reads masks; of
-  models of several classes at a pixel `masks/CLASS/NAME.png`, of 0 and 1. Masks that are there
-  and that this command did not write are not replaced;
-- with --spectrum, `NAME_spectrum.png`: the spectrum of the feature map that attention is given;
+- `NAME_overlay.png`: the image overlaid with its classes, and their shares;
+- with --masks, `masks/NAME.png`: the class id of each pixel, as `keras_fsa train` reads masks; for
+  models with several classes per pixel, `masks/CLASS/NAME.png`, of 0 and 1. Existing masks that
+  this command did not write are not replaced;
+- with --spectrum, `NAME_spectrum.png`: the spectrum of the attention's input feature map;
 - with --attention-at X,Y, `NAME_attention.png`: what the pixel in column X and row Y attends to,
   beside softmax attention with the same weights;
 
-and, for all together, `shares.csv`: the share of each class in per cent of the pixels.
+and, for all images together, `shares.csv`: the share of each class in per cent of the pixels.
 """
 
 import csv
@@ -47,7 +47,7 @@ from keras_fsa.visualize import as_rgb, plot_attention, plot_overlay, plot_spect
 # What Pillow reads, too, and few train on. It would also open videos, HDF5 and PostScript.
 _FURTHER = (".avif", ".j2k", ".jfif", ".jpe", ".pbm", ".pgm", ".pnm", ".ppm", ".tga")
 SOFTWARE = "keras_fsa predict"
-"""What a mask says that it was written by."""
+"""The software that a mask's metadata names as its writer."""
 
 
 def _pixel(words):
@@ -84,7 +84,7 @@ Pixel = Annotated[
 
 @dataclass(frozen=True)
 class Predict:
-    """What a trained model sees in any image: an overlay, and how much there is of each class."""
+    """Predict any image with a trained model: an overlay, and the share of each class."""
 
     images: Positional[tuple[ExistingPath, ...]]
     """Files, or folders of images."""
@@ -97,17 +97,17 @@ class Predict:
     class_names: Names | None = None
     """Such as sky,road,car; none: those of the model."""
     threshold: Threshold = 0.5
-    """Least probability of a class, for models of several classes at a pixel, or of one."""
+    """Lowest probability of a class, for models with several classes per pixel, or with one."""
     window: Pixels | None = None
     """Side of a sliding window in pixels, for large images."""
     masks: bool = False
-    """Write masks, too: the class id of each pixel."""
+    """Also write masks: the class id of each pixel."""
     spectrum: bool = False
-    """Draw the spectrum that the attention sees."""
+    """Draw the spectrum of the attention's input."""
     attention_at: Pixel | None = None
-    """Draw what this pixel attends to."""
+    """Draw what the pixel at this column and row attends to."""
     max_pixels: Count = MAX_PIXELS
-    """Refuse images of more pixels than this."""
+    """Refuse images with more pixels than this."""
 
     def check(self) -> None:
         """Raise a `ValueError` for flags that do not go together."""
@@ -180,7 +180,7 @@ def predict(settings: Predict) -> None:
 
 
 def _check_masks(folder, names, classes):
-    """Raise a `ValueError` for masks in the way that no prediction wrote, such as true ones."""
+    """Raise a `ValueError` for masks in the way that this command did not write."""
     pillow = optional_import("PIL.Image", "tools")
     for name in names:
         for place in ("", *classes):
@@ -198,7 +198,8 @@ def _check_masks(folder, names, classes):
 def find_images(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     """`(file, name of its results)` for files and folders; the name keeps the subfolders.
 
-    Hidden files in a folder are ignored, and what earlier runs left in an `output` within it.
+    Hidden files in a folder are ignored, and so are results of earlier runs in an `output` inside
+    it.
     """
     from keras_fsa.datasets.folder import EXTENSIONS, is_image
 
@@ -229,15 +230,15 @@ def find_images(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
 def class_table(
     dataset: str | None, class_names: Sequence[str] | None, model: object
 ) -> tuple[Sequence[str] | None, Any]:
-    """Names and colours of the classes, None where nothing is known of them.
+    """Names and colours of the classes; None for what is not known.
 
     Args:
-        dataset: name of one that has them, or None.
-        class_names: the names, or None. These and the dataset's come before those of the model.
-        model: whose classes they are.
+        dataset: name of a dataset that has them, or None.
+        class_names: the names, or None. These and the dataset's take precedence over the model's.
+        model: the model whose classes they are.
 
     Raises:
-        ValueError: for an unknown dataset, or names that are not as many as the classes.
+        ValueError: for an unknown dataset, or if the number of names is not that of the classes.
     """
     names: Sequence[str] | None = class_names or getattr(model, "class_names", None)
     palette = getattr(model, "palette", None)
@@ -279,7 +280,7 @@ def attention_layer(model: keras.Model) -> keras.Layer:
 
 
 def attention_and_input(model: FsaNet, image: np.ndarray) -> tuple[keras.Layer, Tensor]:
-    """The attention layer of an `FsaNet`, and the map `(h, w, C)` it is given for an image."""
+    """The attention layer of an `FsaNet`, and its input map `(h, w, C)` for an image."""
     return attention_layer(model), model.attention_features(image[None])[0]
 
 
@@ -325,10 +326,10 @@ def write_masks(folder: Path, name: Path, mask: np.ndarray, names: Sequence[str]
     """Write an answer of `keras_fsa.classes.counted`: one file, or one in the folder of each class.
 
     Args:
-        folder: of the masks.
-        name: of the image, without its ending.
+        folder: folder of the masks.
+        name: name of the image, without its extension.
         mask: uint8 `(H, W)`, or `(H, W, num_classes)` of 0 and 1.
-        names: of the classes.
+        names: names of the classes.
     """
     if mask.ndim == 2 or mask.shape[-1] == 1:
         write_mask(folder / f"{name}.png", mask.reshape(mask.shape[:2]), SOFTWARE)
@@ -338,10 +339,10 @@ def write_masks(folder: Path, name: Path, mask: np.ndarray, names: Sequence[str]
 
 
 def class_folders(names: Sequence[str]) -> list[str]:
-    """A name of a folder for each class.
+    """A folder name for each class.
 
     Raises:
-        ValueError: where two classes would have the same.
+        ValueError: if two classes would have the same folder.
     """
     folders = [name.replace("/", "_") for name in names]
     for i, folder in enumerate(folders):

@@ -12,10 +12,10 @@ from keras_fsa.training.recipe import Recipe
 
 
 def main(recipe: Recipe, description: str, arguments: list[str] | None = None) -> keras.Model:
-    """Train by a recipe, with the settings that the command line gives in place of its own.
+    """Train by a recipe; flags on the command line override its settings.
 
-    What was trained with is recorded in the output folder, as `recipe.json`: `--recipe FILE` takes
-    it again.
+    The settings used are recorded in the output folder as `recipe.json`, which `--recipe FILE`
+    reads.
 
     Args:
         recipe: a `Recipe` that names a dataset.
@@ -26,18 +26,18 @@ def main(recipe: Recipe, description: str, arguments: list[str] | None = None) -
         The trained model.
 
     Raises:
-        SystemExit: with code 2 for a wrong flag or an error in the training, in a line or two.
+        SystemExit: with code 2 and a line or two for a wrong flag or an error in the training.
     """
     return command(recipe, train_recipe, arguments, description=description)
 
 
 def parse(recipe: Recipe, description: str, arguments: list[str] | None = None) -> Recipe:
-    """The recipe with the settings that the flags override: `data_dir` by `--data-dir`, and so on.
+    """The recipe with its settings overridden by flags: `data_dir` by `--data-dir`, and so on.
 
-    A size takes two numbers, height and width; a list any. `none` stands for None.
+    A size takes two numbers, height and width; a list takes any number. `none` stands for None.
 
     Raises:
-        ValueError: for a flag that is not known, or a value that is not allowed.
+        ValueError: for an unknown flag, or a value that is not allowed.
     """
     return parse_flags(recipe, arguments or [], description=description)
 
@@ -50,7 +50,7 @@ def train_recipe(
     Args:
         recipe: a `Recipe`.
         build: of `keras_fsa.training.train`.
-        choose: a function from the training examples to those that are taken.
+        choose: a function from the training examples to those that are used.
     """
     check_writable(recipe.output)
     # TensorFlow Datasets takes seconds to import; `--help` and other data do without.

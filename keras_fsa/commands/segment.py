@@ -1,20 +1,20 @@
-r"""Segment a large image with the attention of the whole: scenes, slides, scans.
+r"""Segment a large image, with attention over all of it: scenes, slides, scans.
 
     keras_fsa segment --model model.keras --input scene.tif --output classes.tif
     keras_fsa segment --model model.keras --input slide.svs --output classes.tif \
         --tile 2048 --workers 4
 
-The image is read tile by tile and never held; `keras_fsa/large` has the mathematics, and says which
-files are read and written. The classes keep the image's georeference, and its nodata pixels are
-255; of models of several classes at a pixel they are bands of 0 and 1. Beside the output lies
-`NAME_overview.png`: the image and its classes, small.
+The image is read tile by tile and never held in memory; `keras_fsa/large` explains the mathematics
+and lists the file types that are read and written. The classes keep the image's georeference, and
+its nodata pixels become 255; for models with several classes per pixel, the output has a band of 0
+and 1 for each class. `NAME_overview.png` beside the output shows the image and its classes, small.
 
-The model is given the values that `keras_fsa predict` gives it: those of the file where its
-normalization is a pair of numbers or its channels are other than 1 or 3, else 8 bits, which of 16
-are the upper ones.
+The model receives the same values as from `keras_fsa predict`: the stored ones if its normalization
+is a pair of numbers or its channels are other than 1 or 3; otherwise 8 bits, which for 16-bit
+images are the upper ones.
 
-A run that is killed goes on where it was when it is started again: until it ends, what it knows
-lies in the folder `OUTPUT.work`. Run: pip install "keras_fsa[large]"
+A run that was killed continues where it stopped when it is started again: until it ends, its state
+is in the folder `OUTPUT.work`. To install: pip install "keras_fsa[large]"
 """
 
 import contextlib
@@ -46,24 +46,24 @@ from keras_fsa.visualize.figure import can_draw
 
 @dataclass(frozen=True)
 class Segment:
-    """Segment a large image with the attention of the whole."""
+    """Segment a large image, with attention over all of it."""
 
     model: TrainedModel
     """A .keras file of an FsaNet for images of any size, or the name of a trained preset."""
     input: ExistingPath
-    """.tif, .svs, .zarr, .npy, ..."""
+    """The image: .tif, .svs, .zarr, .npy, ..."""
     output: OutputPath
-    """.tif, .zarr or .npy for the classes."""
+    """File for the classes: .tif, .zarr or .npy."""
     bands: tuple[Count, ...] | None = None
-    """Of a raster file, those that the model takes, from 1; none: all."""
+    """Bands of a raster file that the model takes, counted from 1; none: all."""
     tile: Pixels = 1024
-    """Side of the tiles in pixels: memory grows with it."""
+    """Side of the tiles in pixels; memory grows with it."""
     halo: Annotated[int, Whole(0)] | None = None
-    """Pixels around a tile; none: exact. Fewer are an approximation."""
+    """Pixels read around each tile; none: as many as are exact. Fewer approximate."""
     nodata: Literal["nan"] | Annotated[float, Real()] | None = None
-    """Value of pixels that were not seen; none: the file's."""
+    """Value of pixels without data; none: the file's."""
     keep_features: bool = False
-    """Keep them in OUTPUT.work: the backbone runs once."""
+    """Keep features in OUTPUT.work, so that the backbone runs only once."""
     workers: Annotated[int, Whole(1, 1024)] = 1
     """Processes that compute tiles."""
     dataset: str | None = None
@@ -135,7 +135,7 @@ def segment(settings: Segment) -> None:
 
 
 class _UpperByte:
-    """An image of 16 bits in 8, as `keras_fsa.images` reads it. What was not seen is NaN."""
+    """A 16-bit image in 8 bits, as `keras_fsa.images` reads it. Pixels without data are NaN."""
 
     def __init__(self, image, nodata, bits):
         self.image, self.shape, self.bits = image, image.shape, bits
@@ -156,7 +156,7 @@ def _as_predicted(path, image, model, nodata):
     """The image with the values that `keras_fsa predict` would give the model.
 
     Raises:
-        ValueError: where that cannot be done tile by tile.
+        ValueError: if that cannot be done tile by tile.
     """
     raster = image.file if isinstance(image, Raster) else None
     # GDAL tells that of a JPEG only.
@@ -198,7 +198,7 @@ def _as_predicted(path, image, model, nodata):
 
 @contextlib.contextmanager
 def _cluster(count: int) -> Iterator[Any]:
-    """A cluster of Dask on this machine, or nothing for this process."""
+    """A client of a Dask cluster on this machine, or None to use this process."""
     if count == 1:
         yield None
         return
@@ -208,7 +208,7 @@ def _cluster(count: int) -> Iterator[Any]:
 
 
 def _shown(image, mask):
-    """The image, small, for the eye: pixels that were not seen do not count for its contrast."""
+    """The image, small, for display: pixels without data do not affect its contrast."""
     small = large.overview(image)
     small = small.reshape(*small.shape[:2], -1)
     seen = (mask != IGNORE_LABEL).reshape(*mask.shape[:2], -1).any(-1)

@@ -1,4 +1,4 @@
-r"""Train FsaNet on your own images and masks, which lie in two folders.
+r"""Train FsaNet on your own images and masks, from two folders.
 
     keras_fsa train --images images/train --masks masks/train \
         --val-images images/val --val-masks masks/val --num-classes 11 --ignore-label 11 \
@@ -6,32 +6,32 @@ r"""Train FsaNet on your own images and masks, which lie in two folders.
 
 A mask has the name of its image (`0001.jpg`, `0001.png`) and holds one class id per pixel, 0 to
 num-classes - 1, or the ignore label. Without --val-images, a tenth of the images is kept for
-validation; frames of one video belong in folders of their own, since they look alike.
+validation; frames of one video look alike: for those, pass a separate folder as --val-images.
 
-With --num-classes 1 the masks hold 1 where the class is, and 0. Where a pixel may have several
-classes, --activation sigmoid: --masks then holds a folder of such masks for each class, whose name
-is that of the class (`masks/road/0001.png`, `masks/wet/0001.png`).
+With --num-classes 1 the masks hold 1 where the class is present, 0 elsewhere. If a pixel may have
+several classes, pass --activation sigmoid: --masks then holds a folder of such masks for each
+class, named after the class (`masks/road/0001.png`, `masks/wet/0001.png`).
 
 --images may also be a CSV file of images and masks; --masks a COCO file, or a folder of Labelme's
-JSON files (whose class 0 is the background). --colour-table is for masks that are coloured,
---id-table for those with other ids. --channels reads TIFF, PNG or .npy files of any number of
-channels, 16 bits and floats, in the values that they store, and normalises these by their mean and
-standard deviation, which are saved with the model.
+JSON files (whose class 0 is the background). --colour-table is for masks in colours, --id-table for
+masks with other ids. --channels reads TIFF, PNG or .npy files with any number of channels, 16 bits
+or floats, keeps the stored values, and normalises them by their mean and standard deviation, which
+are saved with the model.
 
-A training that was killed, at any moment, resumes at its last epoch when the same command is given
-again. In the folder of --output there are
+A training that was killed, at any moment, resumes at its last epoch when the same command is run
+again. The folder of --output receives
 
 - `best.keras`: the network of the epoch with the best validation mIoU; `model.keras`: the last;
 - `history.csv`: loss and mIoU of each epoch;
-- `metrics.json`: the IoU of each class and their mean (printed, too) of `best.keras`;
-- `predictions.png`: the first validation images with their truth and prediction;
+- `metrics.json`: the IoU of each class and their mean for `best.keras` (also printed);
+- `predictions.png`: the first validation images with their true and predicted masks;
 - `recipe.json`: all settings, for --recipe; `checkpoint.npz`: the state to resume from.
 
-To fine-tune: --init model.keras starts from a trained network, whose last layers are new where it
-has other classes; --freeze-backbone trains the head only, --backbone-rate 0.1 the backbone slowly.
---early-stopping ends where nothing improves, --ema averages the weights, --accumulate makes large
-batches of small ones, --class-weights balanced makes up for rare classes. A training resumes
-exactly with any of these. keras_fsa check looks through the data before.
+To fine-tune: --init model.keras starts from a trained network; if its classes differ, its last
+layers are new. --freeze-backbone trains only the head, --backbone-rate 0.1 trains the backbone
+slowly. --early-stopping ends the training when nothing improves, --ema averages the weights,
+--accumulate combines small batches into a large one, --class-weights balanced compensates for rare
+classes. A training resumes exactly with any of these. Run keras_fsa check on the data first.
 
 It runs on TensorFlow, JAX and torch: set KERAS_BACKEND.
 """
@@ -92,12 +92,12 @@ ARCHITECTURE = (
 
 @dataclass(frozen=True)
 class Train:
-    """Train FsaNet on your own images and masks, which lie in two folders."""
+    """Train FsaNet on your own images and masks, from two folders."""
 
     images: ExistingPath
     """Folder of the training images, or a CSV file of images and masks."""
     num_classes: Classes
-    """The ids are 0 to this number - 1."""
+    """Number of classes: ids are 0 to this number - 1."""
     masks: ExistingPath | None = None
     """Folder of their masks, or a COCO file."""
     val_images: ExistingPath | None = None
@@ -105,71 +105,71 @@ class Train:
     val_masks: ExistingPath | None = None
     """Folder of their masks, or a COCO file."""
     val_fraction: Annotated[float, Real(above=0, below=1)] = 0.1
-    """Part kept for validation where there is no --val-images."""
+    """Share of the images kept for validation without --val-images."""
     size: tuple[Pixels, Pixels] = (240, 320)
     """Height and width that images are resized to, in pixels."""
     ignore_label: Label = 255
-    """Id in the masks of pixels of no class."""
+    """Id in the masks of pixels that belong to no class."""
     colour_table: ExistingFile | None = None
-    """Where masks are colours: file of red, green, blue and name in each line."""
+    """For masks in colours: a file with red, green, blue and name in each line."""
     id_table: ExistingFile | None = None
-    """Where masks have other ids: CSV file of old and new ones."""
+    """For masks with other ids: a CSV file of old and new ids."""
     channels: Count | None = None
-    """Of the images, read in the values that files store; none: RGB in 8 bits."""
+    """Number of channels of images read with their stored values; none: RGB in 8 bits."""
     class_names: Names | None = None
-    """Such as sky,road,car; saved with the model. With folders of classes: their order."""
+    """Such as sky,road,car; saved with the model. With a folder per class, sets their order."""
     activation: Literal["softmax", "sigmoid"] | None = None
-    """One class at a pixel, or any number; none: softmax, and for one class sigmoid."""
+    """One class per pixel, or any number; none: softmax, or sigmoid if there is one class."""
 
     init: TrainedModel | None = None
-    """A .keras file or a trained preset's name to start from; it may have other classes."""
+    """A .keras file or a trained preset's name to start from; its classes may differ."""
     freeze_backbone: bool = False
-    """Train the head only."""
+    """Train only the head."""
     backbone: str = "resnet18"
     """Name of the backbone, or a .keras file of one."""
     weights: str | None = None
-    """The backbone's: imagenet, or a file; none: random."""
+    """Weights of the backbone: imagenet, or a file; none: random."""
     normalization: (
         Literal["auto", "imagenet", "caffe", "ccnet", "tf", "efficientnet_lite"] | None
     ) = "auto"
-    """Of the images; auto: what the weights want."""
+    """Normalisation of the images; auto: the one that the weights expect."""
     output_stride: Literal[8, 16, 32] | None = None
     """Ratio of the image's size to the feature map's."""
     attention: Literal["frequency", "spatial"] | None = "frequency"
-    """Its kind."""
+    """Kind of attention."""
     affinity: str | None = None
-    """dot_product, linear_softmax or linear; none: FsaNet's own."""
+    """dot_product, linear_softmax or linear; none: FsaNet's default."""
     frequencies: Count = 8
     """Low frequencies kept on each axis."""
     recurrence: Count = 2
-    """How often the attention is applied."""
+    """How many times the attention is applied."""
     head_channels: Pixels = 128
     """Channels of the head."""
     low_level: tuple[Literal["stage3", "stage2", "stage1"], ...] | None = None
-    """Finer stages that the head joins, for thin things, coarse to fine; none: no such stage."""
+    """Finer stages that the head joins, for thin objects, coarse to fine; none: no finer stage."""
     auxiliary_loss_weight: NotNegative = 0.4
-    """Weight of the head on stage 4; 0: no such head."""
+    """Weight of the auxiliary head's loss; 0: no auxiliary head."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum 0.9, or AdamW."""
     learning_rate: Annotated[float, Real(above=0, maximum=100)] | None = None
-    """At the start; none: 0.01 for sgd, 0.0003 for adamw."""
+    """Learning rate at the start; none: 0.01 for sgd, 0.0003 for adamw."""
     final_learning_rate: Annotated[float, Real(0, 100)] | None = None
-    """At the end of the poly decay; none: a hundredth of that at the start."""
+    """Learning rate at the end of the poly decay; none: a hundredth of that at the start."""
     weight_decay: NotNegative = 0.0
-    """Of the optimizer: for sgd an L2 term in the gradient, for adamw decoupled."""
+    """Weight decay: for sgd an L2 term in the gradient, for adamw decoupled."""
     backbone_rate: Annotated[float, Real(minimum=0, maximum=100)] = 1.0
-    """Factor of the backbone's learning rate."""
+    """Factor by which the backbone's learning rate is multiplied."""
     loss: tuple[Literal["cross_entropy", "focal", "dice", "lovasz", "boundary"], ...] = (
         "cross_entropy",
     )
-    """One, or several to be added."""
+    """One loss, or several to be summed."""
     class_weights: (
         Literal["balanced"] | tuple[Annotated[float, Real(above=0, maximum=1e6)], ...] | None
     ) = None
-    """Of the loss, a number for each class; balanced: by how rare the class is; none: equal."""
+    """Weights of the classes in the loss; balanced: by how rare each class is; none: equal."""
     ema: Annotated[float, Real(above=0, below=1)] | None = None
-    """Validate and save moving averages of the weights, with this share kept in a step."""
+    """Validate and save moving averages of the weights, with this momentum per step."""
     batch: Count = 8
     """Images per step."""
     accumulate: Count = 1
@@ -177,17 +177,17 @@ class Train:
     epochs: Count = 60
     """Passes over the training images."""
     early_stopping: Count | None = None
-    """End after so many epochs without a better validation."""
+    """End after this many epochs without a better validation score."""
     mixed_precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Dtype policy."""
     devices: Literal["one", "all"] = "one"
     """Devices to train on."""
     tensorboard: bool = False
-    """Log for TensorBoard, too."""
+    """Also log for TensorBoard."""
     cache_gigabytes: NotNegative = 2.0
-    """Memory for images once they are read and resized; 0: read them in each epoch."""
+    """Memory for keeping images once they are read and resized; 0: read them in each epoch."""
     seed: Seed = 0
-    """Of the weights, the split and the augmentation."""
+    """Seed of the weights, the split and the augmentation."""
     output: OutputFolder = Path("outputs/folder")
     """Folder for all results."""
 
@@ -222,7 +222,7 @@ class Train:
             )
 
     def what_must_stay(self) -> dict:
-        """The settings that must be equal when the training resumes."""
+        """The settings that must be the same when the training resumes."""
         # The package of datasets may bring TensorFlow's.
         from keras_fsa.datasets.augment import PIPELINE
 
@@ -240,7 +240,7 @@ def main(
 
 
 def train(settings: Train) -> None:
-    """Train, or resume, and write what became of it."""
+    """Train, or resume, and write the results."""
     from keras_fsa.datasets.augment import training_batches
     from keras_fsa.datasets.rasters import statistics
     from keras_fsa.training import fit, split_examples
@@ -350,9 +350,9 @@ def build_model(
 
     Args:
         settings: the settings.
-        names: of the classes.
+        names: names of the classes.
         numbers: mean and standard deviation, in place of the normalization that the settings name.
-        palette: colours of the classes, where the data has some.
+        palette: colours of the classes, if the data has any.
     """
     if settings.init:
         model = _with_classes(load_keras_model(settings.init), settings, names, palette)
@@ -389,7 +389,7 @@ def build_model(
 
 
 def _with_classes(model, settings, names, palette):
-    """A trained network, with another number of classes where wanted: its last layers are new."""
+    """A trained network, with other classes if wanted: its last layers are then new."""
     if not isinstance(model, keras_fsa.FsaNet):
         raise ValueError(f"`init` must be an FsaNet. Received: {settings.init}. Take another file.")
     changes = {"num_classes": settings.num_classes, "activation": settings.activation}
@@ -423,7 +423,7 @@ def _optimizer(settings, steps, model):
 
 
 def _balanced(examples, names, say):
-    """Class weights by how rare the classes are in the masks, said in a line where wanted."""
+    """Class weights by how rare the classes are in the masks, printed in a line if wanted."""
     from keras_fsa.datasets.check import NOTHING_COUNTS, balanced_weights, check
 
     found = check(examples, len(names))
@@ -451,7 +451,7 @@ def _loss(names, activation, class_weights):
 
 
 def _report(settings, names, count, validation):
-    """Score `best.keras`; print, write and draw that."""
+    """Score `best.keras`; print, write and draw the result."""
     model = keras.saving.load_model(settings.output / "best.keras", compile=False)
     batches = validation.batch(settings.batch)
     iou = class_iou(model.predict_on_batch, batches, len(names), model.activation)

@@ -7,7 +7,7 @@
     logits = task.predict(images)
     task.save_to_preset("./another", trained_on="CamVid", figures={"mean IoU, validation": 0.71})
 
-`from_fsanet` and `to_fsanet` lead there and back. Where both packages are imported, in whichever
+`from_fsanet` and `to_fsanet` convert in either direction. If both packages are imported, in either
 order, KerasHub finds these classes, see `keras_fsa.registration`. Needs
 `pip install "keras_fsa[hub]"`.
 """

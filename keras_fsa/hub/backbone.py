@@ -1,4 +1,4 @@
-"""All of FsaNet but its last convolutions, as a backbone of KerasHub."""
+"""All of FsaNet except its last convolutions, as a KerasHub backbone."""
 
 from typing import Any
 
@@ -35,8 +35,8 @@ PARTS = ("attention", "affinity")
 class FsaNetBackbone(Backbone):
     """FsaNet without its last convolutions: from images to the features that these classify.
 
-    KerasHub keeps a backbone's weights when a preset is loaded with another number of classes, and
-    makes everything else anew. So all of the head belongs here, the attention included.
+    When a preset is loaded with another number of classes, KerasHub keeps the backbone's weights
+    and creates everything else anew. So the rest of the head, attention included, belongs here.
 
     Args:
         image_encoder: `backbone` of `FsaNet`: a name or a Keras model.
@@ -45,9 +45,9 @@ class FsaNetBackbone(Backbone):
         head: a functional model from stage 5 to features, in place of FsaNet's head; with
             `low_level`, from a dict of all stages.
         dtype: dtype policy of all layers. Default: Keras' global one.
-        **settings: of `FsaNet`, and as there: `image_shape`, `output_stride`, `attention`,
+        **settings: the same as for `FsaNet`: `image_shape`, `output_stride`, `attention`,
             `affinity`, `frequencies`, `recurrence`, `head_channels`, `align_corners`,
-            `normalization`, `auxiliary_channels`, `auxiliary_use_bias`, `low_level`; and of
+            `normalization`, `auxiliary_channels`, `auxiliary_use_bias`, `low_level`; and for
             `keras_hub.models.Backbone`: `name`, `trainable`.
 
     Call arguments:
@@ -146,13 +146,13 @@ class FsaNetBackbone(Backbone):
 
 
 def with_classifier(trunk: keras.Model, num_classes: int) -> keras.Model:
-    """The head of `FsaNet` whose part up to the last convolution this is, without dropout."""
+    """The `FsaNet` head that this is the part of, up to the last convolution; without dropout."""
     x = keras.layers.Conv2D(num_classes, 1, **MAPS, name="logits")(trunk.output)
     return keras.Model(trunk.input, x, name=trunk.name)
 
 
 def without_classifier(head: keras.Model) -> keras.Model:
-    """A head of `FsaNet` up to what enters its dropout and its last convolution.
+    """A head of `FsaNet` up to the input of its dropout and last convolution.
 
     Raises:
         ValueError: for a head that does not end in layers of these names.

@@ -7,7 +7,7 @@ from keras_fsa.files import whole_file
 from keras_fsa.types import Path
 
 CARD = "model_card.md"
-"""The card's own file. KerasHub's upload replaces and deletes `README.md`, which is a copy."""
+"""The card's own file. `README.md` is a copy, which KerasHub's upload replaces and deletes."""
 README = "README.md"
 
 _MASKS = {"softmax": "integer classes", "sigmoid": "0 and 1 for each class"}
@@ -66,8 +66,8 @@ def write_card(
 
     Args:
         task: an `FsaNetImageSegmenter`.
-        folder: of the preset.
-        trained_on, figures, licence: see `FsaNetImageSegmenter.save_to_preset`. What is left out is
+        folder: the preset's folder.
+        trained_on, figures, licence: see `FsaNetImageSegmenter.save_to_preset`. Omitted items are
             "not stated" in the card.
     """
     backbone, converter = task.backbone, getattr(task.preprocessor, "image_converter", None)
@@ -103,7 +103,7 @@ def write_card(
 
 
 def _rows(table):
-    """Lines of a table in Markdown, where a bar or a line break would end a cell."""
+    """Rows of a Markdown table, in which a bar or a line break would end a cell."""
     return "\n".join(
         "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in row) + " |"
         for row in table.items()

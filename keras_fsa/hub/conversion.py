@@ -1,4 +1,4 @@
-"""Between `FsaNet` and KerasHub's task: the same layers, the same weights, the same logits."""
+"""Conversion between `FsaNet` and KerasHub's task: same layers, same weights, same logits."""
 
 import os
 from typing import Any
@@ -16,11 +16,11 @@ from keras_fsa.types import Path
 def from_fsanet(
     model: FsaNet, preprocessor: FsaNetImageSegmenterPreprocessor | None = None
 ) -> FsaNetImageSegmenter:
-    """A task of KerasHub with the weights of an `FsaNet`, of which it is a copy.
+    """A KerasHub task that is a copy of an `FsaNet`, weights included.
 
     Args:
         model: an `FsaNet`.
-        preprocessor: of the task. Default: one that takes images as they come.
+        preprocessor: the task's preprocessor. Default: one that leaves images as they are.
 
     Returns:
         A task whose logits are those of `model`, compiled with its defaults.
@@ -69,9 +69,9 @@ def from_fsanet(
 
 
 def to_fsanet(task: FsaNetImageSegmenter) -> FsaNet:
-    """An `FsaNet` with the weights of a task of KerasHub, of which it is a copy.
+    """An `FsaNet` that is a copy of a KerasHub task, weights included.
 
-    The preprocessor is left behind: an `FsaNet` takes images of any size.
+    The preprocessor is dropped: an `FsaNet` takes images of any size.
 
     Args:
         task: an `FsaNetImageSegmenter`.
@@ -122,16 +122,16 @@ def to_fsanet(task: FsaNetImageSegmenter) -> FsaNet:
 
 
 def load_fsanet(preset: Path, load_weights: bool = True, **arguments: Any) -> FsaNet:
-    """An `FsaNet` from a preset's folder or handle: what `FsaNet.from_preset` does with these.
+    """An `FsaNet` from a preset's folder or handle; `FsaNet.from_preset` calls it for these.
 
     Args:
         preset: a folder that `save_to_preset` wrote, `"hf://..."` or `"kaggle://..."`.
-        load_weights: whether to load the weights, too.
-        **arguments: `num_classes`, with which the last convolutions are made anew; `dropout`,
+        load_weights: whether to load the weights as well.
+        **arguments: `num_classes`, with which the last convolutions are new; `dropout`,
             `auxiliary_loss_weight`, `activation`, `dtype`.
 
     Raises:
-        ValueError: for another argument, or what is no preset of an FsaNet.
+        ValueError: for another argument, or anything that is not a preset of an FsaNet.
     """
     known = ("num_classes", "dropout", "auxiliary_loss_weight", "activation", "dtype")
     for name, value in arguments.items():
@@ -147,9 +147,9 @@ def load_fsanet(preset: Path, load_weights: bool = True, **arguments: Any) -> Fs
 
 
 def _copy(source, target):
-    """Weights, and whether they are trained.
+    """Copy weights, and whether they are trained.
 
-    By the names of layers: two models may hold the same layers in another order.
+    Layers are matched by name, since two models may hold the same layers in another order.
     """
     if not isinstance(source, keras.Model) or not hasattr(source, "operations"):
         target.set_weights(source.get_weights())

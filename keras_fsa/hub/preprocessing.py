@@ -1,4 +1,4 @@
-"""Images and masks brought to one size, by KerasHub's preprocessing layers."""
+"""Preprocessing layers for KerasHub that resize images and masks to one size."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ ImageSegmenterPreprocessor: Any = keras_hub.models.ImageSegmenterPreprocessor
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class FsaNetImageConverter(ImageConverter):
-    """Brings images to one size, where that is wanted; FsaNet itself takes images of any size.
+    """Resizes images to one size if requested; FsaNet itself takes images of any size.
 
-    Nothing is cropped, unless asked for, and nothing is scaled: the network normalises.
+    Nothing is cropped unless requested, and values are not scaled: the network normalises.
 
     Args:
-        image_size: `(height, width)`, or None for images as they come.
-        crop_to_aspect_ratio: whether to cut off what exceeds the ratio of `image_size`, rather than
-            change the ratio of the image.
-        pad_to_aspect_ratio: whether to fill up to that ratio instead: images with zeros, masks with
-            the label 255, which is ignored.
+        image_size: `(height, width)`, or None to leave images as they are.
+        crop_to_aspect_ratio: whether to crop to the aspect ratio of `image_size`, rather than
+            change that of the image.
+        pad_to_aspect_ratio: whether to pad to that ratio instead: images with zeros, masks with the
+            label 255, which is ignored.
         **kwargs: of `keras_hub.layers.ImageConverter`, such as `interpolation`.
 
     Raises:
@@ -69,16 +69,17 @@ class FsaNetImageConverter(ImageConverter):
         return super().call(inputs)
 
     def resize_masks(self, masks: Any, channels: bool | None = None) -> Any:
-        """Masks at the size that their images get, each pixel with one of the given labels.
+        """Masks resized to the size that their images get, without mixing labels.
 
         Args:
             masks: `(B, H, W)` or `(B, H, W, C)`, or for one mask `(H, W)` or `(H, W, C)`: integer
                 classes, where C is 1; or 0 and 1 for each of C classes.
-            channels: whether C is there. Default: it is where the last axis is of length 1.
+            channels: whether the masks have the axis C. Default: they do if the last axis is of
+                length 1.
 
         Returns:
-            Masks of the same rank by the nearest neighbour, float32; as they come where images are
-            not resized.
+            Masks of the same rank by the nearest neighbour, float32; unchanged if images are not
+            resized.
         """
         if self.image_size is None:
             return masks
@@ -91,10 +92,10 @@ class FsaNetImageConverter(ImageConverter):
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class FsaNetImageSegmenterPreprocessor(ImageSegmenterPreprocessor):
-    """Images and masks as `FsaNetImageSegmenter` takes them.
+    """Images and masks in the form that `FsaNetImageSegmenter` takes.
 
     Args:
-        image_converter: what brings images to one size. None: images are taken as they come.
+        image_converter: resizes images to one size. None leaves images as they are.
         resize_output_mask: whether masks are resized with their images, see
             `FsaNetImageConverter.resize_masks`. If not, they must have the new size already.
         **kwargs: of `keras_hub.models.ImageSegmenterPreprocessor`.
@@ -104,7 +105,7 @@ class FsaNetImageSegmenterPreprocessor(ImageSegmenterPreprocessor):
         y: masks or None, `(B, H, W)`, `(B, H, W, C)`, or for one image `(H, W)` or `(H, W, C)`:
             integer classes, where C is 1, or 0 and 1 for each of C classes. The label 255 means
             "ignore this pixel".
-        sample_weight: passed on as it comes.
+        sample_weight: passed on unchanged.
 
     Raises:
         ValueError: for a wrong argument.

@@ -1,4 +1,4 @@
-"""FsaNet as a task of KerasHub."""
+"""FsaNet as a KerasHub task."""
 
 import json
 import os
@@ -33,12 +33,12 @@ ImageSegmenter: Any = optional_import("keras_hub", "hub").models.ImageSegmenter
 @recovers
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class FsaNetImageSegmenter(ImageSegmenter):
-    """`FsaNet` as a task of KerasHub: the same network, in KerasHub's presets.
+    """`FsaNet` as a KerasHub task: the same network, in KerasHub's presets.
 
         task = keras_hub.models.ImageSegmenter.from_preset("./my_fsanet")
         task.fit(images, masks)
 
-    `fit`, `evaluate` and `predict` put images and masks through the preprocessor first. Masks are
+    `fit`, `evaluate` and `predict` first pass images and masks through the preprocessor. Masks are
     integer classes, or with the sigmoid 0 and 1 for each class; 255 means "ignore this pixel", see
     `keras_fsa.classes`.
 
@@ -47,7 +47,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
         num_classes: number of classes, at most 255.
         preprocessor: an `FsaNetImageSegmenterPreprocessor`, or None for none.
         dropout: share of channels dropped before the last convolution, in training.
-        auxiliary_loss_weight: weight of the auxiliary head's loss, where the backbone has one.
+        auxiliary_loss_weight: weight of the auxiliary head's loss, if the backbone has such a head.
         class_names, palette, activation: as in `FsaNet`. The output is logits with any activation.
         **kwargs: of `keras_hub.models.ImageSegmenter`: `name`, `compile`.
 
@@ -57,7 +57,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
 
     Output:
         Logits `(B, H, W, num_classes)`, float32. With `training=True` and an auxiliary head, a dict
-        `{"logits": ..., "auxiliary": ...}` of two such maps, as `FsaNet` gives it.
+        `{"logits": ..., "auxiliary": ...}` of two such maps, as `FsaNet` returns it.
 
     Raises:
         ValueError: for a wrong argument.
@@ -153,8 +153,8 @@ class FsaNetImageSegmenter(ImageSegmenter):
             **kwargs: of `keras.Model.compile`.
 
         Raises:
-            ValueError: for several losses, what is no loss, and a loss of this library that is of
-                another activation than the task.
+            ValueError: for several losses, anything that is not a loss, and a loss of this library
+                whose activation differs from the task's.
         """
         if optimizer == "auto":
             optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
@@ -205,11 +205,11 @@ class FsaNetImageSegmenter(ImageSegmenter):
         """Save a preset's folder: KerasHub's files, and a model card, `README.md`.
 
         Args:
-            preset_dir: the folder, made where it is missing.
-            max_shard_size: gigabytes from which the weights go to several files.
-            trained_on: what the network was trained on, for the card.
-            figures: scores, by their names, for the card.
-            licence: of the weights, by its SPDX name such as `"apache-2.0"`, for the card.
+            preset_dir: the folder; it is created if missing.
+            max_shard_size: gigabytes above which the weights are split into several files.
+            trained_on: for the card: what the network was trained on.
+            figures: for the card: scores by name.
+            licence: for the card: the SPDX name of the weights' licence, such as `"apache-2.0"`.
         """
         super().save_to_preset(str(preset_dir), max_shard_size=max_shard_size)
         _record_dtype_of_weights(self.backbone, preset_dir)
@@ -251,7 +251,7 @@ class FsaNetImageSegmenter(ImageSegmenter):
 
 
 def _record_dtype_of_weights(backbone, folder):
-    """KerasHub opens a preset in the policy that Keras is set to, but not one saved as mixed."""
+    """KerasHub opens a preset in Keras' global policy, unless it was saved as a mixed one."""
     policy = backbone.dtype_policy
     if policy.name.startswith("mixed_"):
         path = os.path.join(folder, "config.json")

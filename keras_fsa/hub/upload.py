@@ -15,15 +15,15 @@ HUGGING_FACE = "hf://"
 def upload_preset(uri: str, preset: Path) -> None:
     """`keras_hub.upload_preset` that keeps the model card.
 
-    KerasHub's own puts a generated card in the place of `README.md` where the hub has none yet, and
-    then deletes it. Here the card is uploaded first, so that the hub has one.
+    If the hub has no card yet, KerasHub's own function replaces `README.md` with a generated card,
+    and then deletes it. Here the card is uploaded first, so that the hub has one.
 
     Args:
         uri: `"hf://user/model"` or `"kaggle://user/model/framework/variation"`.
         preset: the folder that `save_to_preset` wrote.
 
     Raises:
-        FileNotFoundError: where there is no such folder, or no card in it.
+        FileNotFoundError: if there is no such folder, or no card in it.
         ValueError: for another uri.
     """
     card, readme = (os.path.join(preset, name) for name in (CARD, README))

@@ -7,16 +7,16 @@ depends on the pixels
 
 of the image and on no others. A convolution of kernel `k`, stride `t`, dilation `d` and padding `p`
 reads positions `t i - p .. t i - p + d (k - 1)`, so it moves `low` by `-stride * p`, `high` by
-`stride * (d (k - 1) - p)`, and makes the stride `t` times as large. Walking the graph once gives
-this for every tensor of it.
+`stride * (d (k - 1) - p)`, and multiplies the stride by `t`. One walk through the graph yields
+these numbers for all its tensors.
 
 Two rules make tiles exact:
 
 - A tile begins at a multiple of the coarsest stride, and its size is congruent to the image's size
-  modulo that stride. Then every layer meets a size of the same remainder as in the whole image, so
+  modulo that stride. Then every layer's input size has the same remainder as in the whole image, so
   "same" padding and rounding of sizes, which depend on the remainder, are those of the whole image.
 - A tile ends where the image does, and is padded there as the image is; or its margin is at least
-  as wide as `low` and `high` say, and is cut off.
+  as wide as `low` and `high` require, and is cut off.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ class View:
         return first, math.ceil(self.stride * (stop - 1) + self.high) + 1
 
     def positions(self, start: int, stop: int, end: int) -> tuple[int, int]:
-        """The positions that belong to the pixels `start .. stop - 1` of an image of `end`."""
+        """The positions that belong to the pixels `start .. stop - 1` of `end` pixels."""
         first = min(self.size, math.ceil(start / self.stride))
         last = self.size if stop >= end else min(self.size, math.ceil(stop / self.stride))
         return first, last
@@ -77,14 +77,14 @@ def views(model: keras.Model, given: Sequence[View], axis: int) -> dict[int, Vie
 
     Args:
         model: a functional model.
-        given: of each of its inputs.
+        given: the view of each of its inputs.
         axis: 0 for rows, 1 for columns.
 
     Returns:
         A dict whose keys are `id(tensor)`, for the `keras.KerasTensor`s of the graph.
 
     Raises:
-        ValueError: for a layer that sees more than a neighbourhood, or is not known.
+        ValueError: for a layer that sees more than a neighbourhood, or is unknown.
     """
     found = {id(tensor): view for tensor, view in zip(model.inputs, given, strict=True)}
     pending = list(keras.tree.flatten(model.output))
@@ -114,14 +114,14 @@ def known(view: View, size: int) -> View:
     """The view of a map that is known everywhere: its positions see the first of their pixels.
 
     Args:
-        view: of the map.
-        size: of the image.
+        view: the map's view.
+        size: size of the image.
     """
     return _view(View(size), view.size, view.stride, Fraction(0), Fraction(0))
 
 
 def grid(found: dict[int, View]) -> int:
-    """The pixels that tiles must be a multiple of apart: the least common one of all strides.
+    """The grid of tiles, in pixels: the least common multiple of all strides.
 
     Args:
         found: what `views` found in a model.
@@ -214,8 +214,8 @@ def _resized(view, factor, size, before, after):
 def _resized_like(layer, coarse, fine):
     """The view of a map that is resized to the size of another one.
 
-    Sizes are rounded up, so theirs are not in the ratio of their strides, and a position may read
-    others than those that lie around it: it counts what the worst one of them sees.
+    Sizes are rounded up, so the ratio of two sizes is not that of the strides, and a position may
+    read others than those around it: the view includes what the worst of them sees.
     """
     read = positions(coarse.size, fine.size, layer.align_corners)
     unit = math.lcm(coarse.stride.denominator, fine.stride.denominator)

@@ -1,4 +1,4 @@
-"""Large image files, opened so that a slice reads no more of the file than it needs.
+"""Large image files, opened so that a slice reads only the part of the file that it needs.
 
 | file                                                                             | read by   |
 | -------------------------------------------------------------------------------- | --------- |
@@ -24,19 +24,19 @@ SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide")
 
 
 class Raster:
-    """A raster file, `(H, W, bands)`, with its nodata value. Slices read what they name.
+    """A raster file, `(H, W, bands)`, with its nodata value. A slice reads only what it covers.
 
-    Where the file has a mask, of its own or as a band of opacity that is not among `bands`, values
-    are floating, and NaN is the nodata value: all bands of a pixel outside the mask have it.
+    If the file has a mask, of its own or as an alpha band that is not among `bands`, values are
+    floating, and NaN is the nodata value: all bands of a pixel outside the mask have it.
 
     Args:
-        path: of a file that rasterio opens.
+        path: path of a file that rasterio opens.
         bands: numbers of the bands to read, from 1, in the order of the channels. Default: all.
 
     Attributes:
-        shape, dtype: as of an array.
-        stored_dtype: of the values in the file.
-        nodata: the value of pixels that the camera did not see, or None.
+        shape, dtype: as for an array.
+        stored_dtype: dtype of the values in the file.
+        nodata: the value of pixels without data, or None.
 
     Raises:
         ValueError: for a band that the file does not have.
@@ -74,10 +74,10 @@ class Raster:
 class Slide:
     """A whole-slide image at full size, `(H, W, 3)` uint8.
 
-    Where a scanner left parts of a slide out, they are white, as the slide's glass is.
+    Parts of a slide that the scanner left out are white, like the slide's glass.
 
     Args:
-        path: of a file that OpenSlide opens.
+        path: path of a file that OpenSlide opens.
     """
 
     dtype = np.dtype("uint8")
@@ -97,18 +97,18 @@ class Slide:
 
 
 class OmeZarr:
-    """An OME-Zarr image at full size, `(H, W, channels)`, or `(H, W)` where it has no channels.
+    """An OME-Zarr image at full size, `(H, W, channels)`, or `(H, W)` if it has no channels.
 
     Args:
         group: the Zarr group of the image, one point in time and one plane.
 
     Attributes:
-        shape, dtype: as of an array.
-        axes: of rows and columns, as its metadata describes them.
-        scale: of rows and columns, the size of a pixel in the axes' units.
+        shape, dtype: as for an array.
+        axes: the axes of rows and columns, as the metadata describes them.
+        scale: height and width of a pixel in the axes' units.
 
     Raises:
-        ValueError: for a group that is no such image.
+        ValueError: for a group that is not such an image.
     """
 
     def __init__(self, group: Any) -> None:
@@ -154,19 +154,19 @@ def _bounds(part, size):
 
 
 def open_image(path: Path, bands: Sequence[int] | None = None) -> Any:
-    """Open a large image, of which `segment` reads tiles.
+    """Open a large image for `segment` to read tiles from.
 
     Args:
         path: see the table of `keras_fsa.large.images`.
-        bands: of a raster file, those to read, see `Raster`. Default: all.
+        bands: the bands of a raster file to read, see `Raster`. Default: all.
 
     Returns:
-        Something with `shape` `(H, W, bands)` and `dtype` that is sliced as an array is.
+        An object with `shape` `(H, W, bands)` and `dtype` that is sliced like an array.
 
     Raises:
         ValueError: for a file of another kind, or bands that it does not have.
-        FileNotFoundError: where there is none.
-        ImportError: where the package that reads it is missing, with the pip command.
+        FileNotFoundError: if there is no such file.
+        ImportError: if the package that reads it is missing, with the pip command.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -204,27 +204,27 @@ def save_classes(
     palette: Sequence[Sequence[int]] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Write classes as a file that is there when it is complete.
+    """Write classes to a file that appears only once it is complete.
 
-    A GeoTIFF is tiled, compressed, a BigTIFF where it must be, and has the georeference of the
-    image it belongs to (its transform or ground control points, its RPCs), 255 for nodata, colours,
-    and overviews; answers to several classes are bands. OME-Zarr 0.5 is a label image with the size
-    of the image's pixels, colours, and a pyramid, each level every second pixel of the finer one.
+    A GeoTIFF is tiled, compressed, a BigTIFF if necessary, and has the georeference of the image it
+    belongs to (its transform or ground control points, its RPCs), 255 for nodata, colours, and
+    overviews; answers to several classes are bands. OME-Zarr 0.5 is a label image with the size of
+    the image's pixels, colours, and a pyramid, each level every second pixel of the finer one.
 
     Args:
         path: `.tif`, `.tiff`, `.zarr` or `.npy`.
-        classes: uint8 `(H, W)`, or `(H, W, num_classes)` for several answers at a pixel, which TIFF
-            and `.npy` hold; anything that slices.
-        like: the image, from `open_image`: where a `Raster`, its georeference is kept in TIFF;
-            where an `OmeZarr`, its axes and scale in OME-Zarr.
-        palette: a colour (red, green, blue) for each class, for TIFF and OME-Zarr, where a pixel
-            has one class.
-        class_names: of the bands of a TIFF with several answers.
+        classes: uint8 `(H, W)`, or `(H, W, num_classes)` for several answers at a pixel, which only
+            TIFF and `.npy` hold; anything that can be sliced.
+        like: the image, from `open_image`: TIFF keeps the georeference of a `Raster`, OME-Zarr the
+            axes and scale of an `OmeZarr`.
+        palette: a colour (red, green, blue) for each class, for TIFF and OME-Zarr with one class
+            per pixel.
+        class_names: names of the bands of a TIFF with several answers.
 
     Raises:
-        ValueError: for another kind of file, a `.zarr` that is there and no label image, or
-            classes that such a file does not hold.
-        ImportError: where rasterio or zarr is missing, with the pip command.
+        ValueError: for another kind of file, an existing `.zarr` that is not a label image, or
+            classes that such a file cannot hold.
+        ImportError: if rasterio or zarr is missing, with the pip command.
     """
     several = len(classes.shape) == 3
     check_output(path, several, classes.dtype)
@@ -275,12 +275,12 @@ def save_classes(
 
 
 def check_output(path: Path, several: bool = False, dtype: Any = "uint8") -> None:
-    """Raise what `save_classes` would, before any work.
+    """Raise what `save_classes` would raise, before any work.
 
     Args:
-        path: of the file.
+        path: path of the file.
         several: whether there are several answers at a pixel.
-        dtype: of the classes.
+        dtype: dtype of the classes.
     """
     path = pathlib.Path(path)
     ending = path.suffix.lower()
@@ -363,8 +363,8 @@ def overview(image: Any, side: int = 1024) -> np.ndarray:
     """Every n-th row and column, so that the longer side is at most `side`, read row by row.
 
     Args:
-        image: `(H, W)` or `(H, W, channels)`, anything that slices.
-        side: of the result.
+        image: `(H, W)` or `(H, W, channels)`, anything that can be sliced.
+        side: maximum side of the result.
     """
     step = max(1, -(-max(image.shape[:2]) // side))
     width = image.shape[1]

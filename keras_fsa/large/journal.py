@@ -1,4 +1,4 @@
-"""The progress of a run, kept on the disk so that a killed run can continue from there."""
+"""The progress of a run, kept on disk so that a killed run can continue from there."""
 
 import json
 import pathlib
@@ -19,10 +19,10 @@ class Journal:
     Args:
         folder: the folder, or None for a run that keeps nothing.
         settings: what identifies the run: the folder of a run with other settings is refused.
-        every: least number of seconds between two notes.
+        every: minimum number of seconds between two notes.
 
     Raises:
-        ValueError: where the folder is that of another run, or nothing says of which.
+        ValueError: if the folder belongs to another run, or does not say to which.
     """
 
     def __init__(self, folder: Path | None, settings: dict, every: float = 1.0) -> None:
@@ -94,7 +94,7 @@ class Journal:
         return known
 
     def write(self, name: str, last: bool = True, **arrays: Any) -> bool:
-        """Keep a note. Unless it is the `last` of its name, not before the next one is `due`.
+        """Keep a note if one is `due`, or if it is the `last` of its name.
 
         Returns:
             Whether it was kept.

@@ -111,10 +111,10 @@ def segment(
     Raises:
         ValueError: for a wrong argument; a model that cannot be computed tile by tile, naming the
             layer; an image or a sink of the wrong shape; a `work_dir` of another run.
-        FloatingPointError: where pixels, or a tile's share of the tokens, are not finite, naming
+        FloatingPointError: if pixels, or a tile's share of the tokens, are not finite, naming
             the tile.
-        ImportError: where workers lack this package.
-        OSError: where the sink cannot be written, or the disk has no room for `result.npy`.
+        ImportError: if workers lack this package.
+        OSError: if the sink cannot be written, or the disk has no room for `result.npy`.
             Finished tiles stay.
 
     Example:

@@ -20,7 +20,7 @@ def unseen_values(nodata: Any, own: Any) -> list[float]:
         Python's floats: NumPy's would be compared in their own precision, which the image may lack.
 
     Raises:
-        ValueError: where `nodata` is no number.
+        ValueError: if `nodata` is no number.
     """
     if nodata is not None and not isinstance(nodata, numbers.Real):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Layers: attention between frequencies, and between positions; a process for each band."""
+"""Layers: attention between frequencies or between positions; a separate process for each band."""
 
 from keras_fsa.layers.frequency_bands import ChannelGain, FrequencyBands
 from keras_fsa.layers.frequency_self_attention import FrequencySelfAttention

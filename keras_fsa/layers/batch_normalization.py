@@ -8,7 +8,7 @@ from keras_fsa.types import Tensor
 
 
 def move_statistics(layer: keras.layers.BatchNormalization, mean: Tensor, variance: Tensor) -> None:
-    """Let the moving statistics of a batch norm take their step towards those of a batch."""
+    """Update the moving statistics of a batch norm with those of a batch."""
     for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
         old = ops.cast(moving, value.dtype)
         moving.assign(old * layer.momentum + value * (1 - layer.momentum))
@@ -16,21 +16,20 @@ def move_statistics(layer: keras.layers.BatchNormalization, mean: Tensor, varian
 
 @keras.saving.register_keras_serializable(package="keras_fsa")
 class TokenBatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalisation that also works on tokens, as if on the map they stand for.
+    """Batch normalisation that also works on tokens, as if on the map they represent.
 
     `y = scale * (x - mean) / sqrt(variance + epsilon) + shift` for each channel. On tokens, the
-    batch's mean and variance come from `spectral.moments` and the shift goes to the constant token,
-    so the map need never be formed.
+    batch's mean and variance come from `spectral.moments` and the shift is added to the constant
+    token, so the map need never be formed.
 
-    It differs from Keras' layer in one more point: the moving variance accumulates the unbiased
-    variance, as PyTorch's does and the authors' checkpoints hold. (PyTorch's momentum 0.1 is 0.9
-    here.)
+    It differs from Keras' layer in one more respect: the moving variance accumulates the unbiased
+    variance, as in PyTorch and in the authors' checkpoints. (PyTorch's momentum 0.1 is 0.9 here.)
 
     Call arguments:
-        x: tokens `(B, T, C)` with the constant one first, if `positions` is given; else a map whose
+        x: tokens `(B, T, C)`, the constant one first, if `positions` is given; else a map whose
             last axis is the channels.
-        positions: number of positions, `H * W`, of the map that the tokens stand for.
-        training: whether to use the batch's statistics and move the layer's. As in Keras, a layer
+        positions: number of positions, `H * W`, of the map that the tokens represent.
+        training: whether to use the batch's statistics and update the layer's. As in Keras, a layer
             with `trainable=False` never does.
     """
 

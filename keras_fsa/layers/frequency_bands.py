@@ -25,7 +25,7 @@ class ChannelGain(keras.layers.Layer):
         tokens: `(B, T, C)`.
 
     Output:
-        `(B, T, C)`, in the dtype of the tokens, also under mixed precision.
+        `(B, T, C)`, in the dtype of the tokens, even under mixed precision.
 
     Example:
     >>> import keras
@@ -56,7 +56,7 @@ class FrequencyBands(keras.layers.Layer):
         X_b = P_b^T x                            analysis, P_b the two-dimensional DCT basis of b
         output = x + sum over b of P_b f_b(X_b)  synthesis
 
-    Frequencies outside all bands pass unchanged: with processes on low frequencies only, edges are
+    Frequencies outside all bands pass unchanged: with processes only on low frequencies, edges are
     preserved. The paper applies attention to the lowest frequencies and nothing to the rest, as
     `FrequencySelfAttention` alone does; here other bands can have processes as well.
 
@@ -75,13 +75,13 @@ class FrequencyBands(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        inputs: feature map `(B, H, W, C)`, or `(B, C, H, W)` when channels come first. Height and
+        inputs: feature map `(B, H, W, C)`, or `(B, C, H, W)` if channels come first. Height and
             width may be unknown when the graph is built; a map smaller than a band is then treated
             as if its higher frequencies were zero.
         training: passed to the processes.
 
     Output:
-        A map of the shape of the input, in the layer's compute dtype.
+        A map with the shape of the input, in the layer's compute dtype.
 
     If every process starts at zero, as `ChannelGain` and `FrequencySelfAttention` do, the layer is
     initialised to the identity and can be inserted into a trained network. The biases of an
@@ -199,7 +199,7 @@ class FrequencyBands(keras.layers.Layer):
 
 
 def _band_and_process(index, item, data_format):
-    """The band and process of one item of `bands`, validated."""
+    """The band and process of an item of `bands`, validated."""
     if isinstance(item, FrequencySelfAttention):
         if not item.affinity.stays_in_band:
             raise ValueError(

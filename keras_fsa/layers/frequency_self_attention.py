@@ -1,4 +1,4 @@
-"""Frequency self-attention: the paper."""
+"""Frequency self-attention, the layer of the paper."""
 
 from typing import Any
 
@@ -31,10 +31,10 @@ class FrequencySelfAttention(SelfAttention):
     `keras_fsa.affinities` for the formulas.
 
     With several heads, each has its own part of the channels of `Q`, `K` and `V`, and its own
-    affinities; their outputs lie side by side, or are summed by the output projection.
+    affinities; their outputs are concatenated, or summed by the output projection.
 
-    The block is initialised to the identity, whichever residual it has, so it can be inserted into
-    a trained network. Arguments select either of the two published families:
+    With either residual, the block is initialised to the identity, so it can be inserted into a
+    trained network. Arguments select one of the two published families:
 
     | family | arguments                                                                           |
     | ------ | ----------------------------------------------------------------------------------- |
@@ -55,8 +55,8 @@ class FrequencySelfAttention(SelfAttention):
         use_bias: whether queries, keys and values have biases, the same at all positions.
         residual: `"gain"` for `x + gain * (y + bias)` with a scalar gain that starts at zero and a
             bias per channel; `"batch_norm"` for `x + batch_norm(y)` whose scale starts at zero;
-            None for `y` alone, with a bias if `use_bias`, where the network around it adds the
-            input: as `keras.layers.MultiHeadAttention` does, so it is no identity then.
+            None for `y` alone, with a bias if `use_bias`, as `keras.layers.MultiHeadAttention`
+            returns it: the surrounding network adds the input, and the block is no identity.
         kernel_initializer, kernel_regularizer: for the kernels of all linear maps.
         data_format: `"channels_last"` or `"channels_first"`. Default: Keras' setting.
         num_heads: number of heads, among which the widths are divided (the paper: 1). Weights have
@@ -64,20 +64,20 @@ class FrequencySelfAttention(SelfAttention):
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        inputs: feature map `(B, H, W, C)`, or `(B, C, H, W)` when channels come first. Height and
-            width may be unknown when the graph is built; the frequencies that a map smaller than
-            the band lacks are then zero.
+        inputs: feature map `(B, H, W, C)`, or `(B, C, H, W)` if channels come first. Height and
+            width may be unknown when the graph is built; a map smaller than the band is then
+            treated as if its missing frequencies were zero.
         training: whether batch norm uses the batch's statistics.
 
     Output:
-        A map of the shape of the input, in the layer's compute dtype. Tokens are float32 under
+        A map with the shape of the input, in the layer's compute dtype. Tokens are float32 under
         mixed precision.
 
     Raises:
-        ValueError: for an argument of the wrong kind, a width that the heads do not divide, or a
-            recurrence without a residual; when the layer is built, for an input that is not of rank
-            4, or whose number of channels is unknown or not divided by the heads, or a band beyond
-            a known height or width.
+        ValueError: for an argument of the wrong kind, a width not divisible by the number of heads,
+            or a recurrence without a residual; when the layer is built, for an input that is not of
+            rank 4, a number of channels that is unknown or not divisible by the number of heads, or
+            a band beyond a known height or width.
 
     Example:
     >>> import keras
@@ -85,8 +85,8 @@ class FrequencySelfAttention(SelfAttention):
     >>> tuple(keras_fsa.layers.FrequencySelfAttention(frequencies=8)(x).shape)
     (2, 97, 97, 512)
 
-    Inserted between two blocks of a trained network, whose outputs do not change until it is
-    fine-tuned:
+    Here the layer is inserted between two blocks of a trained network, whose outputs do not change
+    until it is fine-tuned:
 
     >>> network = keras.applications.MobileNetV2((None, None, 3), weights=None, include_top=False)
     >>> def attend(layer, *args, **kwargs):
@@ -156,7 +156,7 @@ class FrequencySelfAttention(SelfAttention):
         return self._attend_map(inputs, height, width, training)
 
     def _attend_tokens(self, inputs, height, width, training):
-        """The update stays in the band, so only tokens are iterated."""
+        """Iterate on tokens alone, for an update that stays in the band."""
         positions = height * width
         tokens = self._analysis(inputs, self.data_format)
         total = self._token_update(tokens, positions, training)
@@ -165,7 +165,7 @@ class FrequencySelfAttention(SelfAttention):
         return self._synthesis(total, height, width, self.data_format)
 
     def _token_update(self, tokens, positions, training=None):
-        """One application of the block to tokens: what is to be added to them."""
+        """One application of the block to tokens: the update to add to them."""
         query, key, value = self.query_key_value(tokens, positions)
         if not self.project_last:
             value = self.project(value)
@@ -177,7 +177,7 @@ class FrequencySelfAttention(SelfAttention):
         return self.update(y, positions, training)
 
     def _attend_map(self, inputs, height, width, training):
-        """Each position has a share of its own in the update, so the map itself is iterated."""
+        """Iterate on the map itself, for an update that depends on each position."""
         tokens = self._analysis(inputs, self.data_format)
         total = self._map_update(tokens, height, width, training)
         for _ in range(self.recurrence - 1):
@@ -197,7 +197,7 @@ class FrequencySelfAttention(SelfAttention):
         return update
 
     def _map_update(self, tokens, height, width, training):
-        """One application of the block: what is to be added to the map, channels last."""
+        """One application of the block: the update to add to the map, channels last."""
         positions = height * width
 
         # The output projection sums over heads. Done before that, where there are few tokens, it
@@ -245,7 +245,7 @@ class FrequencySelfAttention(SelfAttention):
         return ops.reshape(value, (-1, length, kernel.shape[-1]))
 
     def queries_and_keys(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        """See `SelfAttention`: of the low-passed map, channels last."""
+        """See `SelfAttention`; here for the low-passed map, channels last."""
         height, width = ops.shape(feature_map)[1:3]
         positions = height * width
         query, key, _ = self.query_key_value(self._analysis(feature_map), positions)

@@ -1,4 +1,4 @@
-"""Resizing of a feature map to the size of another, as a layer of a functional model."""
+"""Resizing of a feature map to the size of another, as a layer for functional models."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class ResizeLike(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: a list of the map, `(B, h, w, C)`, and the one whose size it gets,
+        inputs: a list of the map to resize, `(B, h, w, C)`, and the one whose size it takes on,
             `(B, H, W, any)`. Sizes may be unknown when the graph is built.
 
     Output:

@@ -29,11 +29,11 @@ _STEP = 1_000_003
 class SelfAttention(keras.layers.Layer):
     """Arguments, weights and residual of a self-attention block on a feature map.
 
-    Base of `FrequencySelfAttention` and `SpatialSelfAttention`, which therefore share weights, name
-    for name.
+    Base class of `FrequencySelfAttention` and `SpatialSelfAttention`, which therefore have the same
+    weights under the same names.
 
-    Heads are so many attentions side by side: each has its own part of the channels of queries,
-    keys and values. They are moved to the batch axis and back here, so no affinity knows of them.
+    Each head is an attention of its own, with its own part of the channels of queries, keys and
+    values. Heads are moved to the batch axis and back here, so no affinity needs to know of them.
 
     Args:
         affinity: a name or an object, see `keras_fsa.affinities`. The attribute `affinity` is the
@@ -53,9 +53,9 @@ class SelfAttention(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Raises:
-        ValueError: for an argument of the wrong kind, a width that the heads do not divide, or a
-            recurrence without a residual; when the layer is built, for an input that is not of rank
-            4 or whose number of channels is unknown, or not divided by the heads.
+        ValueError: for an argument of the wrong kind, a width not divisible by the number of heads,
+            or a recurrence without a residual; when the layer is built, for an input that is not of
+            rank 4, or a number of channels that is unknown or not divisible by that of heads.
     """
 
     needs_tokens = False
@@ -118,7 +118,7 @@ class SelfAttention(keras.layers.Layer):
             )
 
     def spatial_size(self, shape: Shape) -> tuple[Size, Size]:
-        """Height and width out of a map's shape."""
+        """Height and width from a map's shape."""
         return spectral.spatial_size(shape, self.data_format)
 
     def build(self, input_shape):
@@ -169,7 +169,7 @@ class SelfAttention(keras.layers.Layer):
         return self.add_weight(name=name, shape=shape, initializer="zeros", autocast=False)
 
     def _linear(self, x, kernel, bias=None, positions=None):
-        """`x W + b` on a map, or on tokens of a map where its positions are given."""
+        """`x W + b` on a map, or on tokens of a map if its `positions` is given."""
         x = x @ ops.cast(kernel, x.dtype)
         if bias is None:
             return x
@@ -196,7 +196,7 @@ class SelfAttention(keras.layers.Layer):
         return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, length, width))
 
     def join_heads(self, x: Tensor) -> Tensor:
-        """The reverse of `split_heads`, of tokens `(B * heads, T, D)` or a map, of four axes."""
+        """The inverse of `split_heads`, for tokens `(B * heads, T, D)` or a map of four axes."""
         if self.num_heads == 1:
             return x
         between, width = ops.shape(x)[1:-1], x.shape[-1]
@@ -205,16 +205,16 @@ class SelfAttention(keras.layers.Layer):
 
     @property
     def project_last(self) -> bool:
-        """Whether the output projection of tokens comes after their sum, and not before."""
+        """Whether the output projection of tokens comes after their sum, not before it."""
         several = self.num_heads > 1 and self.value_dim is not None
         return several and (self.affinity.stays_in_band or not self.affinity.ends_in_synthesis)
 
     def queries_and_keys(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys of all positions of a map `(B, H, W, C)`: two of `(B, H * W, K)`."""
+        """Queries and keys at all positions of a map `(B, H, W, C)`, each `(B, H * W, K)`."""
         raise NotImplementedError
 
     def project(self, value: Tensor) -> Tensor:
-        """The output projection, where there is one. It commutes with every attention's sum."""
+        """The output projection, if there is one. It commutes with every attention's sum."""
         return value if self.output_kernel is None else self._linear(value, self.output_kernel)
 
     def update(
@@ -226,7 +226,7 @@ class SelfAttention(keras.layers.Layer):
     ) -> Tensor:
         """What is added to the input: `gain * (y + bias)` or the batch norm of `y`.
 
-        Where so many updates will be summed, each gets its share of the bias. Not for batch norm.
+        If several updates will be summed, each gets its share of the bias. Not for batch norm.
         """
         if self.residual == "batch_norm":
             return self.norm(y, positions=positions, training=training)
@@ -260,8 +260,8 @@ class SelfAttention(keras.layers.Layer):
 def _drawn_apart(initializer, number):
     """An initializer for one of several kernels.
 
-    One object draws the same values each time, and so do its copies where it has a seed: queries
-    would begin equal to keys.
+    An initializer object draws the same values each time, and so do its copies if it has a seed:
+    queries would start out equal to keys.
     """
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer

@@ -1,4 +1,4 @@
-"""Self-attention between positions: what frequency self-attention equals, and replaces."""
+"""Self-attention between positions, which frequency self-attention equals and replaces."""
 
 from typing import Any
 
@@ -32,14 +32,14 @@ class SpatialSelfAttention(SelfAttention):
             data_format, num_heads, **kwargs: as in `FrequencySelfAttention`.
 
     Call arguments:
-        inputs: feature map `(B, H, W, C)`, or `(B, C, H, W)` when channels come first.
+        inputs: feature map `(B, H, W, C)`, or `(B, C, H, W)` if channels come first.
         training: whether batch norm uses the batch's statistics.
 
     Output:
-        A map of the shape of the input, in the layer's compute dtype.
+        A map with the shape of the input, in the layer's compute dtype.
 
-    Under torch, and under JAX where values are as wide as keys, softmax attention is computed by
-    `keras.ops.dot_product_attention`, which uses a fused kernel where the device has one; otherwise
+    Under torch, and under JAX if values are as wide as keys, softmax attention is computed by
+    `keras.ops.dot_product_attention`, which uses a fused kernel if the device has one; otherwise
     (and in float64) the `N x N` matrix of all pairs is materialised. The linear forms sum over keys
     first and never materialise it.
 
@@ -109,12 +109,12 @@ class SpatialSelfAttention(SelfAttention):
         return ops.reshape(y, (-1, height, width, channels))
 
     def queries_and_keys(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        """See `SelfAttention`: of the map, or its low-passed version, channels last."""
+        """See `SelfAttention`; here for the map or its low-passed version, channels last."""
         query, key, _ = self.query_key_value(self._flat_low_pass(feature_map))
         return query, key
 
     def _flat_low_pass(self, x):
-        """The map, low-passed if it is to be, as `(B, N, C)`."""
+        """The map, low-passed if `low_pass` is set, as `(B, N, C)`."""
         _, height, width, channels = ops.shape(x)
         if self.low_pass is not None:
             tokens = spectral.analysis(x, self.low_pass, strict=False)

@@ -1,1 +1,1 @@
-"""FsaNet, from image to mask."""
+"""FsaNet: the network, its presets, and its exports."""

@@ -1,4 +1,4 @@
-"""The attention of an FsaNet: made from a name, found in its head, and told in its config."""
+"""The attention of an FsaNet: built from a name, found in the head, described in the config."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def build_attention(
     num_heads: int,
     dtype: DType,
 ) -> keras.Layer | None:
-    """The layer that `FsaNet` puts into its head; arguments as there."""
+    """The attention layer that `FsaNet` puts into its head; arguments as for `FsaNet`."""
     if isinstance(attention, keras.layers.Layer):
         # A map of known size would go through it, its rows taken for channels.
         if getattr(attention, "data_format", None) == "channels_first":
@@ -47,19 +47,19 @@ def build_attention(
 
 
 def name_in_head(head: keras.Model, layer: keras.Layer | None) -> str | None:
-    """The name of the attention in a head: the layer that it was made with, or one of its own."""
+    """The name of the attention in a head: the layer it was made with, or one of the head's own."""
     inside = [own.name for own in head.layers]
     own = [own.name for own in head.layers if isinstance(own, SelfAttention)]
     return next((name for name in (getattr(layer, "name", None), *own) if name in inside), None)
 
 
 def describe_attention(attention: Any, head: keras.Model | None) -> Any:
-    """What a config says of an attention.
+    """An attention as a config stores it.
 
     Args:
         attention: a name, a layer or None.
-        head: where the config describes the head, too. Of a layer in it the name is enough:
-            described twice, it would come back as two layers, one of them of no use.
+        head: the head, if the config describes it, too. For a layer in it, the name is enough:
+            described twice, it would be loaded as two layers, one of them unused.
     """
     if not isinstance(attention, keras.Layer):
         return attention
@@ -69,5 +69,5 @@ def describe_attention(attention: Any, head: keras.Model | None) -> Any:
 
 
 def in_head(described: Any) -> str | None:
-    """Of what `describe_attention` says, the name of the layer in the head; None for others."""
+    """The name of the layer in the head, from `describe_attention`; None for anything else."""
     return described.get(_IN_HEAD) if isinstance(described, dict) else None

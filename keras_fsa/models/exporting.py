@@ -108,9 +108,9 @@ def image_spec(
 
 
 def with_classes(model: keras.Model, images: keras.InputSpec) -> keras.Model:
-    """The model that gives answers (`keras_fsa.classes`), uint8, instead of logits.
+    """The model, returning answers (`keras_fsa.classes`), uint8, instead of logits.
 
-    A pixel with a NaN logit has no class, nor has any pixel of an image that holds NaN: they get
+    A pixel with a NaN logit has no class, nor has any pixel of an image that contains NaN: they get
     the ignore label 255.
     """
     inputs = keras.Input(tuple(images.shape)[1:], dtype=images.dtype, name="pictures")
@@ -138,7 +138,7 @@ def with_classes(model: keras.Model, images: keras.InputSpec) -> keras.Model:
 
 
 def _check_tensorflow_reads_jax(tf, any_size):
-    """Raise an `ImportError` where files would be written that do not run."""
+    """Raise an `ImportError` if the files that would be written could not run."""
     import jax
     from jax.experimental import jax2tf
 
@@ -164,16 +164,16 @@ def write_saved_model(
 ) -> None:
     """Write a SavedModel, batch norms folded, with a signature for image files.
 
-    Its signatures are `serve`, which is also `serving_default`; `logits`, the model itself; and
-    where an image has 1 or 3 channels `serving_bytes`, see `FsaNet.export`. The inputs are called
+    Its signatures are `serve`, which is also `serving_default`; `logits`, the model itself; and,
+    for images of 1 or 3 channels, `serving_bytes`, see `FsaNet.export`. The inputs are called
     `pictures` and `encoded`, as in files of 0.1.0, so that clients keep working.
 
     Args:
         path: the folder to write.
         model: a Keras model from images to logits.
         images: `keras.InputSpec` of what `serve` takes.
-        output: of `serve`: `"logits"` or `"classes"`.
-        view: where images do not pass through the model whole, a function `(forward, images) ->
+        output: what `serve` returns: `"logits"` or `"classes"`.
+        view: if images do not pass through the model whole, a function `(forward, images) ->
             logits` of TensorFlow tensors; `forward` is the model, for float32.
         **kwargs: of `keras.export.ExportArchive.add_endpoint`.
     """
@@ -246,7 +246,7 @@ def write_saved_model(
 
 
 def write_description(path: types.Path, model: Any) -> None:
-    """Write what an exported file cannot hold: of the classes and of the images.
+    """Write what an exported file cannot hold about the classes and the images.
 
     Args:
         path: the exported file, or the folder of a SavedModel.
@@ -290,12 +290,12 @@ def _read_description(path):
 def written_at_once(filepath: types.Path) -> Iterator[str]:
     """A temporary path whose files move to their destination when the block succeeds.
 
-    An exporter chooses whether to write a file, several, or a folder, which is why neither
-    `whole_file` nor `whole_folder` fits. Files are replaced atomically; so are folders on Linux,
-    where the file system can exchange two of them (ext4, XFS, Btrfs, tmpfs ...). Elsewhere the
-    earlier SavedModel is moved away first: for an instant there is none, and a process killed at
-    that point leaves none. Where that matters, write every export to a new folder, as model servers
-    expect: `served/1`, `served/2`.
+    An exporter chooses whether to write one file, several, or a folder, which is why neither
+    `whole_file` nor `whole_folder` fits. Files are replaced atomically; so are folders on Linux if
+    the file system can exchange two of them (ext4, XFS, Btrfs, tmpfs ...). Otherwise the earlier
+    SavedModel is moved away first: for an instant there is none, and a process killed at that point
+    leaves none. If that matters, write every export to a new folder, as model servers expect:
+    `served/1`, `served/2`.
 
     Raises:
         ValueError: if `filepath` is a folder with contents other than a SavedModel.
@@ -321,25 +321,25 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
         filepath: a SavedModel's folder, or a file that ends in `.onnx`, `.tflite` or `.xml`.
         runtime_defaults: whether to leave the runtime's settings alone. Default: everything is
             computed in float32. That matters for OpenVINO, which computes in bfloat16 on CPUs that
-            can, where the logits of a resnet18 network deviate by 1 to 7 % of their scale. Its
-            files cannot carry the setting: those who load one themselves pass it,
+            support it; there the logits of a resnet18 network deviate by 1 to 7 % of their scale.
+            Its files cannot store the setting: if you load one yourself, pass it,
             `core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})`.
 
     A SavedModel that another process replaces meanwhile, with `export`, is read again: what is
     loaded is the old one or the new one, never parts of both. (TensorFlow's own
-    `tf.saved_model.load` cannot tell.)
+    `tf.saved_model.load` cannot detect this.)
 
     Returns:
-        A function from images `(B, H, W, channels)`, which it casts to the file's input type
-        (rounded, where that is uint8, and refused beyond 0 to 255), to what the file gives. Threads
-        may call it at once; those of a LiteRT or OpenVINO file take turns. Its attributes
+        A function from images `(B, H, W, channels)` to the file's output. It casts images to the
+        file's input type (for uint8 they are rounded, and refused beyond 0 to 255). Threads may
+        call it at once; with a LiteRT or OpenVINO file they take turns. Its attributes
         `num_classes`, `activation`, `class_names`, `palette`, `image_shape`, `normalization` and
-        `align_corners` are the model's, where the JSON file that `export` wrote is still beside it.
+        `align_corners` are the model's, if the JSON file that `export` wrote is still beside it.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        OSError: for a SavedModel that is replaced over and over.
-        ImportError: where the runtime is missing, with the pip command.
+        FileNotFoundError: if there is no such file.
+        OSError: for a SavedModel that is replaced repeatedly.
+        ImportError: if the runtime is missing, with the pip command.
     """
     path = str(filepath)
     if not os.path.exists(path):
@@ -376,10 +376,10 @@ def load_exported(filepath: types.Path, runtime_defaults: bool = False) -> Calla
 
 
 def in_dtype(images: Any, dtype: Any) -> np.ndarray:
-    """Images in a file's input type: rounded, where that is of whole numbers.
+    """Images in a file's input type: rounded, if that is an integer type.
 
     Raises:
-        ValueError: for values that the type does not hold.
+        ValueError: for values that the type cannot hold.
     """
     images = np.asarray(images)
     if np.issubdtype(dtype, np.integer) and images.dtype != dtype:
@@ -403,7 +403,7 @@ def _load_saved_model(path):
 
 
 def _in_turns(run):
-    """For runtimes that keep a call's images and its result in one place."""
+    """Serialise calls, for runtimes that keep each call's images and result in the same place."""
     turn = threading.Lock()
 
     def run_alone(x):
@@ -465,15 +465,15 @@ def largest_deviation(
 
     Args:
         model: the `FsaNet`.
-        serve: what `load_exported` returned; it may give logits or classes.
-        sizes: heights and widths. Default: the model's own where `image_shape` fixes it, else
-            `SIZES`, which differ from any size the exporters trace.
-        seed: of the images.
+        serve: what `load_exported` returned; it may return logits or classes.
+        sizes: heights and widths. Default: the model's own if `image_shape` fixes it, else `SIZES`,
+            which differ from any size the exporters trace.
+        seed: seed of the images.
 
     Returns:
-        For logits the largest absolute difference. For classes the largest amount by which the
-        model's logit of the served class lies below its highest logit, or beyond 0 on the other
-        side for the sigmoid: 0 where all classes agree.
+        For logits, the largest absolute difference. For classes, the largest amount by which the
+        model's logit of the served class lies below its highest logit, or for the sigmoid on the
+        wrong side of 0: 0 if all classes agree.
     """
     height, width, channels = model.image_shape
     rng = np.random.default_rng(seed)
@@ -490,7 +490,7 @@ def deviation(
 ) -> float:
     """The same for one batch: served scores `(B, H, W, C)` or classes, uint8, and scores.
 
-    It is infinite where they cannot be compared: another shape, NaN, or a pixel without a class.
+    It is infinite if they cannot be compared: another shape, NaN, or a pixel without a class.
     """
     if activation == "sigmoid" and served.dtype == np.uint8:
         no = served.reshape(scores.shape) == 0

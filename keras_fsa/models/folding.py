@@ -5,8 +5,8 @@ A convolution is linear, and so is batch norm with its moving statistics:
     y = gamma (conv(x, K) + b - mean) / sqrt(variance + epsilon) + beta
       = conv(x, s K) + s (b - mean) + beta
 
-with `s = gamma / sqrt(variance + epsilon)` for each output channel. So the layer goes, and nothing
-is computed in its place.
+with `s = gamma / sqrt(variance + epsilon)` for each output channel. So the layer is removed, and
+nothing is computed in its place.
 """
 
 from collections import Counter
@@ -22,22 +22,22 @@ from keras_fsa.models.fsanet import FsaNet
 def fold_batch_norm(model: keras.Model) -> keras.Model:
     """A copy of a trained model for inference, with batch norms folded into convolutions.
 
-    A `BatchNormalization` over the channels is folded where its only input is the output of a
-    `Conv2D` or `DepthwiseConv2D` without activation that nothing else reads, and both layers
-    compute in the same dtype. Others stay as they are: before a convolution, behind padding, shared
-    layers, the batch norm inside an attention layer or a subclassed model. Padding of the
-    convolution, strides, dilations and biases do not matter.
+    A `BatchNormalization` over the channels is folded if its only input is the output of a `Conv2D`
+    or `DepthwiseConv2D` without activation that nothing else reads, and both layers compute in the
+    same dtype. Other batch norms stay as they are: before a convolution, after padding, in shared
+    layers, inside an attention layer or a subclassed model. Padding of the convolution, strides,
+    dilations and biases do not matter.
 
     Args:
         model: an `FsaNet`, or a functional or sequential Keras model.
 
     Returns:
-        For an `FsaNet` an `FsaNet` without auxiliary head, else a functional model. It is not
+        For an `FsaNet`, an `FsaNet` without auxiliary head; otherwise a functional model. It is not
         compiled, equals `model` in inference up to the rounding of its dtype, and can be saved and
         exported. To train further, keep the original.
 
     Raises:
-        ValueError: for anything else, and for a layer that cannot say how it was made.
+        ValueError: for anything else, and for a layer that cannot be recreated from its config.
 
     Source: Jacob et al., arXiv:1712.05877, section 3.2.
     """
@@ -106,8 +106,8 @@ def _fold_functional(model):
 def _is_whole(layer):
     """Whether it is copied in one piece, and not layer by layer.
 
-    A model that its class builds, as KerasHub's do, may have layers that cannot say how they were
-    made.
+    A model that is built by its class, like KerasHub's, may have layers that cannot be recreated
+    from their configs.
     """
     if isinstance(layer, FsaNet):
         return False
@@ -119,7 +119,7 @@ def _is_whole(layer):
 
 
 def _copy(layer, **changes):
-    """A layer of the same configuration, but for the changes."""
+    """A layer of the same configuration, except for the changes."""
     try:
         return type(layer).from_config({**layer.get_config(), **changes})
     except (NotImplementedError, TypeError) as error:
@@ -156,7 +156,7 @@ def _foldable(model):
 
 
 def _is_plain_convolution(layer):
-    """Keras' own or this library's, whose result is linear in the kernel; without activation."""
+    """Whether it is Keras' or this library's, linear in the kernel and without activation."""
     kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
     known = type(layer) in kinds or keras.saving.get_registered_name(type(layer)).startswith(
         "keras_fsa>"

@@ -1,4 +1,4 @@
-"""FsaNet: an image in, logits at its size out."""
+"""FsaNet: from an image to logits of its size."""
 
 import importlib
 from collections import OrderedDict
@@ -61,7 +61,7 @@ class FsaNet(keras.Model):
     """Semantic segmentation with frequency self-attention.
 
     An image passes through `normalize`, `backbone` and `head`, which contains the attention; the
-    logits are resized to the image's height and width. In training an `auxiliary_head` on stage 4
+    logits are resized to the image's height and width. In training, an `auxiliary_head` on stage 4
     contributes to the loss.
 
     Args:
@@ -70,50 +70,50 @@ class FsaNet(keras.Model):
             (KerasCV's); `"efficientnet_lite0"`, `"efficientnet_lite1"` or `"efficientnet_lite2"`; a
             ResNet of KerasCV, KerasHub or `keras.applications`, of which a copy is dilated; another
             KerasHub backbone with a feature pyramid; or a Keras model from an image to a dict of
-            the feature maps `"stage4"` and `"stage5"`, and the one of `low_level`.
-        image_shape: `(height, width, channels)` of an image. None for height and width takes
-            images of any size.
+            the feature maps `"stage4"` and `"stage5"`, and those named by `low_level`.
+        image_shape: `(height, width, channels)` of an image. With None for height and width, the
+            model takes images of any size.
         output_stride: ratio of the image's size to that of stage 5: 8, 16 or 32. Default: 8 for a
-            named backbone or a ResNet; another model's own. Given for another model, a copy of it
-            is dilated; where that cannot be, it is an error.
-        attention: `"frequency"`, `"spatial"` (regular self-attention), None, or a layer from a map
-            `(B, h, w, C)` to a map of the same shape, which has its own settings.
-        frequencies: of the frequency attention, see `FrequencySelfAttention`; a small map has no
-            more frequencies than positions: at output stride 8, 8 of them need 64 pixels.
-        affinity: of the attention. Default: `"dot_product"` for `"frequency"`, `"softmax"` for
-            `"spatial"`.
-        recurrence: how often the attention is applied, with the same weights.
+            named backbone or a ResNet; any other model keeps its own. If it is specified for
+            another model, a copy of that model is dilated; if that is impossible, it is an error.
+        attention: `"frequency"`, `"spatial"` (regular self-attention), None, or a layer with its
+            own settings, from a map `(B, h, w, C)` to a map of the same shape.
+        frequencies: frequencies of the frequency attention, see `FrequencySelfAttention`. A map has
+            no more of them than positions: at output stride 8, 8 frequencies need 64 pixels.
+        affinity: affinity of the attention. Default: `"dot_product"` for `"frequency"`,
+            `"softmax"` for `"spatial"`.
+        recurrence: how many times the attention is applied, with the same weights.
         head_channels: width of the head.
         dropout: share of channels dropped before the last convolution, in training.
         auxiliary_loss_weight: weight of the auxiliary head's loss; 0 for no auxiliary head.
-        align_corners: how logits are resized to the image. Default: None, so that a position of the
-            map lies over the same pixels at any size. True and False are PyTorch's conventions,
-            which published networks have: see `keras_fsa.resize`.
+        align_corners: how logits are resized to the image. Default: None: a position of the map
+            lies over the same pixels at any size. True and False are PyTorch's conventions, which
+            published networks use: see `keras_fsa.resize`.
         normalization: `"imagenet"`, `"caffe"`, `"tf"`, `"efficientnet_lite"`, `"ccnet"`, a pair
             `(mean, std)`, or None, see `ImageNormalization`. Default: what a named backbone and its
-            weights want; `"imagenet"`, with a warning, for a backbone that is a model, since
-            nothing tells what that was trained on.
+            weights expect; for a backbone that is a model, `"imagenet"`, with a warning, since it
+            is not known what the model was trained on.
         backbone_weights: `"imagenet"`: for `"resnet50"`, `"resnet101"` and `"resnet152"` those of
             `keras.applications`, which Keras downloads once; for EfficientNet-Lites those of an
             installed package. Or a file: `.weights.h5` (from `model.backbone.save_weights`), `.h5`
-            (a download of `keras.applications`), or PyTorch's, see `load_pytorch_weights`. Where
-            images have other than 3 channels, each gets the mean of ImageNet's first kernels.
+            (a download of `keras.applications`), or PyTorch's, see `load_pytorch_weights`. If
+            images do not have 3 channels, each channel gets the mean of ImageNet's first kernels.
             Default: random weights, or those that the model comes with.
         auxiliary_channels: width of the auxiliary head. Default: half of `head_channels`.
         auxiliary_use_bias: whether its first convolution has a bias.
         head: a functional model from stage 5 to logits, such as that of `fold_batch_norm`; with
             `low_level`, from a dict of all stages. Default: `keras_fsa.models.heads.fsa_head` with
             the settings above.
-        low_level: `"stage3"`, `"stage2"` or `"stage1"`: a finer stage (of stride 8, 4 or 2) which
-            the head joins before the logits, for thin things and edges; or several of them, one
-            after the other, from coarse to fine. See `keras_fsa.models.heads.fsa_head`. Default:
-            None.
-        activation: `"softmax"`: a pixel has one class; or `"sigmoid"`: any number of them, see
-            `keras_fsa.classes`. The output is logits either way. Default: `"sigmoid"` for one
+        low_level: `"stage3"`, `"stage2"` or `"stage1"`: a finer stage (of stride 8, 4 or 2) that
+            the head joins before the logits, for thin objects and edges; or several of them, joined
+            one after the other, from coarse to fine. See `keras_fsa.models.heads.fsa_head`.
+            Default: None.
+        activation: `"softmax"`: a pixel has one class; or `"sigmoid"`: it has any number of them,
+            see `keras_fsa.classes`. The output is logits either way. Default: `"sigmoid"` for one
             class, which is a binary task, else `"softmax"`.
-        class_names: a name for each class, or None. Plots, scores and commands use it.
-        palette: RGB colours of the classes, `(num_classes, 3)` of 0 to 255, or None.
-        num_heads: of the attention, see `FrequencySelfAttention`; the paper has 1.
+        class_names: a name for each class, or None. Plots, scores and commands use them.
+        palette: RGB colours of the classes, `(num_classes, 3)` from 0 to 255, or None.
+        num_heads: number of heads of the attention, see `FrequencySelfAttention`; the paper uses 1.
         **kwargs: of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -123,14 +123,14 @@ class FsaNet(keras.Model):
     Output:
         Logits `(B, H, W, num_classes)`, float32. With `training=True` and an auxiliary head, a dict
         `{"logits": ..., "auxiliary": ...}` of two such maps; `fit` handles it, losses and metrics
-        see logits. A functional model around this one gets the logits alone, so that its training
+        receive logits. A functional model around this one receives only the logits, so training it
         leaves the auxiliary head as it is: build without one, `auxiliary_loss_weight=0`.
 
     Raises:
-        ValueError: for a wrong argument, a backbone that misses part of the contract, or
-            frequencies beyond the feature map where its size is known.
-        ImportError: where the package of ImageNet weights is missing, with the pip command.
-        ConnectionError: where a download fails; it says which file to put where.
+        ValueError: for a wrong argument, a backbone that lacks part of the contract, or
+            frequencies beyond the feature map if its size is known.
+        ImportError: if the package of ImageNet weights is missing, with the pip command.
+        ConnectionError: if a download fails; it says which file to put where.
 
     Example:
     >>> import numpy as np
@@ -254,27 +254,27 @@ class FsaNet(keras.Model):
     def from_preset(cls, preset: Path | None = None, **arguments: Any) -> "FsaNet":
         """A trained network, or the network of a published setting with random weights.
 
-        | `preset` | what comes |
+        | `preset` | result |
         | --- | --- |
         | `"signal_harbor"` | the quickstart's network, trained, from this package |
         | a path: a `.keras` file, or a folder with `model.keras` | the trained network there |
         | a preset of KerasHub: its folder, `"hf://..."`, `"kaggle://..."` | see `keras_fsa.hub` |
         | a key of `keras_fsa.PRESETS`, such as `"ccnet_dot_r2_cityscapes"` | random weights |
 
-        Into a published setting, `keras_fsa.load_pytorch_weights` brings the authors' weights, or,
+        For a published setting, `keras_fsa.load_pytorch_weights` loads the authors' weights, or,
         into its `backbone`, the ImageNet weights that their training starts from.
 
         Args:
             preset: see the table.
-            **arguments: of `FsaNet`, instead of the preset's. A trained network takes
-                `num_classes`, whose change gives the last layers random weights, `dtype` and
-                `name`; a preset of KerasHub those of `keras_fsa.hub.load_fsanet`.
+            **arguments: arguments of `FsaNet` that override the preset's. A trained network accepts
+                `num_classes` (changing it gives the last layers random weights), `dtype` and
+                `name`; a KerasHub preset those of `keras_fsa.hub.load_fsanet`.
 
         Raises:
-            ValueError: for an unknown name, with the known ones; another argument for a trained
+            ValueError: for an unknown name, listing the known ones; another argument for a trained
                 network; and a file that is damaged or holds another kind of model. No code in a
                 file is run.
-            ImportError: where KerasHub is needed and missing, with the pip command.
+            ImportError: if KerasHub is needed but missing, with the pip command.
 
         Example:
         >>> model = keras_fsa.FsaNet.from_preset("signal_harbor")
@@ -309,7 +309,7 @@ class FsaNet(keras.Model):
         return adapted(model, policy, **arguments)
 
     def attention_layer(self) -> keras.layers.Layer | None:
-        """The attention layer in the head, whether built from a name or given; None without one.
+        """The attention layer in the head, built from a name or passed as a layer; None if none.
 
         Not a property: Keras saves the layers that a model's attributes and properties hold, under
         their names.
@@ -396,15 +396,15 @@ class FsaNet(keras.Model):
                 poly decay, pass it as the learning rate:
                 `keras.optimizers.schedules.PolynomialDecay(0.01, steps, 1e-4, power=0.9)`.
             loss: a loss of masks and logits. Default: `keras_fsa.losses.CrossEntropy` of the
-                model's activation, which ignores the label 255 and is NaN where a mask has an id
-                that is no class. The auxiliary head's logits enter the same loss, with their
+                model's activation, which ignores the label 255 and is NaN if a mask has an id that
+                is no class. The same loss is applied to the auxiliary head's logits, with their
                 weight.
             metrics: default: mean IoU that ignores the label 255. `[]` for none.
             **kwargs: of `keras.Model.compile`.
 
         Raises:
-            ValueError: for several losses, what is no loss, and a loss of this library that is of
-                another activation than the model.
+            ValueError: for several losses, anything that is not a loss, and a loss of this library
+                whose activation differs from the model's.
         """
         if optimizer is None:
             optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
@@ -439,8 +439,8 @@ class FsaNet(keras.Model):
         """Train: see `keras.Model.fit`.
 
         Raises:
-            ValueError: where the masks are known to be of another size than the images; and for a
-                `class_weight`, which Keras applies to images that have one class each.
+            ValueError: if the size of the masks is known to differ from that of the images; and for
+                a `class_weight`, which Keras applies to images that have one class each.
         """
         check_data(x, y, kwargs.get("class_weight"), self.num_classes, self.activation)
         return super().fit(x, y, *args, **kwargs)
@@ -448,7 +448,7 @@ class FsaNet(keras.Model):
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Logits for NumPy images or a dataset of images: see `keras.Model.predict`.
 
-        No images, an array of shape `(0, H, W, channels)`, give logits of shape
+        For no images, an array of shape `(0, H, W, channels)`, it returns logits of shape
         `(0, H, W, num_classes)`.
         """
         shape = getattr(x, "shape", None)
@@ -473,7 +473,7 @@ class FsaNet(keras.Model):
         calibration: Sequence | None = None,
         **kwargs: Any,
     ) -> None:
-        """Export for inference, to a file that runs without Keras.
+        """Export for inference to a file that runs without Keras.
 
         | format | file | written under |
         | --- | --- | --- |
@@ -482,19 +482,19 @@ class FsaNet(keras.Model):
         | `"litert"` | `.tflite` | TensorFlow |
         | `"openvino"` | `.xml` and `.bin` | TensorFlow |
 
-        The file takes images `(B, H, W, channels)` of 0 to 255, of any size where `image_shape`
+        The file takes images `(B, H, W, channels)` from 0 to 255, of any size if `image_shape`
         leaves it open. An earlier file is replaced once the new one is complete.
 
         A SavedModel for 1 or 3 channels has a second signature, `serving_bytes`: it takes the bytes
-        of PNG or JPEG files, strings `(B,)`, and gives classes. Grey images become RGB, an alpha
-        channel is dropped, marks of orientation are not read. The images of one call must have
-        one size: send others one at a time.
+        of PNG or JPEG files, strings `(B,)`, and returns classes. Grey images become RGB, an alpha
+        channel is dropped, orientation tags are not read. All images of a call must have the same
+        size: send images of different sizes one at a time.
 
-        A SavedModel computes in the model's dtype policy. The other formats' runtimes refuse half
-        and double precision, or most of it: these files compute in float32.
+        A SavedModel computes in the model's dtype policy. The other formats' runtimes do not
+        support half and double precision, or most of it: these files compute in float32.
 
-        A JSON file beside it (`.json` behind its name; in a SavedModel's folder `assets.extra`)
-        says the activation, names and colours of the classes, for `load_exported`.
+        A JSON file beside it (`.json` appended to its name; for a SavedModel, in its folder
+        `assets.extra`) holds the activation, names and colours of the classes, for `load_exported`.
 
         Batch norms are folded into the convolutions, here by `keras_fsa.fold_batch_norm` for a
         SavedModel, else by the converter. To put windows, scales and mirroring into the file, see
@@ -509,10 +509,10 @@ class FsaNet(keras.Model):
                 `keras_fsa.classes` at the threshold 1/2: uint8, for the softmax the class of each
                 pixel, `(B, H, W)`; 255 where the logits or the image hold NaN.
             input_dtype: `"float32"` or `"uint8"`.
-            calibration: images `(H, W, channels)` of 0 to 255 like those to come, for a file whose
-                convolutions compute in int8, the rest in float32; `"onnx"`, `"litert"` and
-                `"openvino"` only. It is a quarter of the size, and its classes differ at some
-                pixels. See `keras_fsa.models.quantizing`.
+            calibration: images `(H, W, channels)` from 0 to 255 like those to be served, for a file
+                whose convolutions compute in int8, the rest in float32; only for `"onnx"`,
+                `"litert"` and `"openvino"`. The file is a quarter of the size, and its classes
+                differ at some pixels. See `keras_fsa.models.quantizing`.
             **kwargs: of `keras.Model.export`, for this format.
 
         Raises:

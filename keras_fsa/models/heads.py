@@ -12,13 +12,13 @@ from keras_fsa.spectral import token_dtype
 from keras_fsa.types import DType, Shape
 
 MAPS = {"data_format": "channels_last"}
-"""Of every layer that has it, whatever Keras is configured to."""
+"""Argument of every layer that has it, however Keras is configured."""
 
 LOW_LEVELS = ("stage3", "stage2", "stage1")
 """The stages that may be low-level maps, from coarse to fine."""
 
 LOW_LEVEL_CHANNELS = 48
-"""Width of the projected low-level map: small, or it would outweigh the features it refines."""
+"""Width of the projected low-level map: small, so as not to outweigh the features it refines."""
 
 
 def _convolution(x, filters, name, dtype, use_bias=False, window=3):
@@ -58,7 +58,7 @@ def finer_stages(low_level: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def seen_by_head(features: dict, low_level: str | Sequence[str] | None) -> Any:
-    """What of a backbone's stages a head takes: stage 5, or with low-level maps a dict of all."""
+    """The part of a backbone's stages a head takes: stage 5, or with low-level maps a dict."""
     if low_level is None:
         return features["stage5"]
     return {stage: features[stage] for stage in (*finer_stages(low_level), "stage5")}
@@ -108,11 +108,11 @@ def fsa_head(
     concatenated with the backbone's feature map and passes through a third 3x3 convolution,
     dropout, and a 1x1 convolution to the classes.
 
-    With a low-level map, what the third convolution gives is resized to the size of that map and
-    concatenated with a 1x1 projection of it to 48 channels; a fourth 3x3 convolution comes before
-    the dropout. This is the decoder of DeepLabV3+ with one convolution. Further maps are joined in
-    the same way, each at half the channels of the one before: as a map has four times the positions
-    of the next coarser one, a convolution between half as many channels does as many operations.
+    With a low-level map, the output of the third convolution is resized to the size of that map and
+    concatenated with a 1x1 projection of the map to 48 channels; a fourth 3x3 convolution comes
+    before the dropout. This is the decoder of DeepLabV3+ with one convolution. Further maps are
+    joined in the same way, each at half the channels of the one before: as a map has four times the
+    positions of the next coarser one, a convolution between half as many channels costs the same.
 
     Args:
         feature_shape: shape of stage 5, `(B, h, w, C)`.
@@ -122,7 +122,7 @@ def fsa_head(
         dropout: fraction of channels dropped in training.
         dtype: dtype policy of the convolutions.
         low_level: names and shapes of finer stages, from coarse to fine.
-        align_corners: of the resizing, see `keras_fsa.resize`.
+        align_corners: how maps are resized, see `keras_fsa.resize`.
 
     Returns:
         A functional model from stage 5 to logits `(B, h, w, num_classes)`. With low-level maps,
@@ -131,7 +131,7 @@ def fsa_head(
     Raises:
         ValueError: if the attention layer changes the shape.
 
-    Source: arXiv:2211.15595; of a low-level map: Chen et al., arXiv:1802.02611; of several:
+    Source: arXiv:2211.15595; for a low-level map: Chen et al., arXiv:1802.02611; for several:
     Ronneberger et al., arXiv:1505.04597.
     """
     feature = keras.Input(feature_shape[1:], name="stage5")
@@ -170,7 +170,7 @@ def auxiliary_head(
     dtype: DType,
     use_bias: bool = False,
 ) -> keras.Model:
-    """The head on stage 4, used in training only: 3x3 convolution, dropout, 1x1 convolution.
+    """The head on stage 4, used only in training: 3x3 convolution, dropout, 1x1 convolution.
 
     Args and Returns as in `fsa_head`; `use_bias` applies to the 3x3 convolution.
     """
@@ -180,12 +180,12 @@ def auxiliary_head(
 
 
 def frozen_layers(model: keras.Model) -> dict[str, list[str]]:
-    """The names of the layers that are not trained, of each head that has any.
+    """The names of the layers that are not trained, for each head that has any.
 
-    A configuration says how a head is built, and building it anew makes all its layers trainable.
+    A configuration describes how a head is built, and rebuilding it makes all its layers trainable.
 
     Args:
-        model: what has a `head` and an `auxiliary_head`, each a model or None.
+        model: an object with a `head` and an `auxiliary_head`, each a model or None.
     """
     found = {
         part: [layer.name for layer in head.layers if not layer.trainable]

@@ -6,9 +6,8 @@ with stride `s` and dilation `d`, channel by channel. XLA's general convolution 
 as long on a CPU, and its gradients 6 to 15 times.
 
 The derivative is linear in the same way, `dy = sum of x' * dk + dx' * k`. It is written as a loop
-over `i, j` that keeps nothing: what JAX derives from the sum by itself multiplies and adds up the
-whole map within one pass for each `i, j`, which XLA does not vectorise, and takes three times as
-long.
+over `i, j` that stores nothing: the derivative that JAX finds by itself multiplies and sums the
+whole map in one pass for each `i, j`, which XLA does not vectorise, and takes three times as long.
 """
 
 import functools
@@ -23,8 +22,8 @@ from keras import ops
 def add_shifted(layer: keras.Layer) -> None:
     """Let a built layer add shifted maps if it is a channels-last depthwise convolution.
 
-    Values differ by rounding at most. Nothing of this shows in a file. Layers that make several
-    channels of one stay as they are, and all of them elsewhere than on a CPU.
+    Values differ at most by rounding. Saved files are unaffected. Layers that produce several
+    channels from one stay as they are, and so do all layers on devices other than a CPU.
 
     Args:
         layer: any; changed in place.

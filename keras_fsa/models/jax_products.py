@@ -1,7 +1,7 @@
-"""Convolutions by 1x1 as matrix products: the speed path under JAX.
+"""1x1 convolutions as matrix products: the speed path under JAX.
 
-A window of 1x1 multiplies each position with one matrix. XLA takes its general convolution for
-that; on a CPU the product is a fifth faster, and its gradients are two to three times as fast.
+A 1x1 window multiplies each position by one matrix. XLA uses its general convolution for that; on a
+CPU the product is a fifth faster, and its gradients are two to three times as fast.
 """
 
 import types
@@ -12,9 +12,9 @@ from keras import ops
 
 
 def multiply_positions(layer: keras.Layer) -> None:
-    """Let a built layer multiply if it is a channels-last convolution by 1x1.
+    """Let a built layer use a matrix product if it is a channels-last 1x1 convolution.
 
-    Values differ by rounding at most. Nothing of this shows in a file.
+    Values differ at most by rounding. Saved files are unaffected.
 
     Args:
         layer: any; changed in place.

@@ -1,4 +1,4 @@
-"""Masks that cannot belong to their images, found before a step of training begins."""
+"""Find masks that cannot belong to their images before training begins."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import keras
 
 
 def check_data(x: Any, y: Any, class_weight: Any, num_classes: int, activation: str) -> None:
-    """Raise a `ValueError` for data of `fit` that cannot be right, as far as shapes are known."""
+    """Raise a `ValueError` for data for `fit` that is wrong, as far as shapes are known."""
     if class_weight is not None:
         raise ValueError(
             "`class_weight` must be left out: Keras looks for the one class of an image. "
@@ -20,7 +20,7 @@ def check_data(x: Any, y: Any, class_weight: Any, num_classes: int, activation: 
 
 
 def check_masks(masks: Any, images: Any, num_classes: int, activation: str) -> None:
-    """Raise a `ValueError` where masks cannot fit the images, as far as shapes are known."""
+    """Raise a `ValueError` if masks cannot fit the images, as far as shapes are known."""
     shape, expected = _known_shape(masks), _known_shape(images)
     if not shape or not expected:
         return
@@ -40,6 +40,6 @@ def check_masks(masks: Any, images: Any, num_classes: int, activation: str) -> N
 
 
 def _known_shape(x):
-    """The static shape of an array, None where there is none. TensorFlow may not know the rank."""
+    """The static shape of an array, or None. TensorFlow may not know the rank."""
     shape = getattr(x, "shape", None)
     return None if shape is None or getattr(shape, "rank", 0) is None else tuple(shape)

@@ -1,4 +1,4 @@
-"""What a network learns from: one loss, of its logits and of its auxiliary head's."""
+"""The training objective: one loss, applied to the logits and to the auxiliary head's logits."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from keras_fsa.types import Tensor
 
 
 def only_loss(loss: Any, activation: str) -> Any:
-    """Of what `compile` takes for losses, the only one, be it an object, a function or a name.
+    """The only loss in an argument of `compile`, as an object, a function or a name.
 
     Raises:
-        ValueError: where there are several, for what is no loss, and for a loss of this library
-            that is of another activation than the model.
+        ValueError: for several losses, anything that is not a loss, and a loss of this library
+            whose activation differs from the model's.
     """
     found = keras.tree.flatten(loss)
     try:
@@ -43,19 +43,19 @@ def _check_activation(loss, activation):
 
 
 def as_loss(loss: Any) -> keras.losses.Loss:
-    """What is `only_loss`, as an object that takes sample weights."""
+    """A result of `only_loss` as an object that takes sample weights."""
     function = keras.losses.get(loss)
     return function if isinstance(function, keras.losses.Loss) else _FunctionLoss(function)
 
 
 def loss_weight(loss_weights: Any) -> float:
-    """Of what `compile` takes for weights of its losses, that of the only one."""
+    """The weight of the only loss in the `loss_weights` of `compile`."""
     weights = [] if loss_weights is None else keras.tree.flatten(loss_weights)
     return weights[0] if weights else 1.0
 
 
 def with_auxiliary(loss: Tensor, auxiliary: Tensor, weight: float) -> Tensor:
-    """The loss of a training with an auxiliary head."""
+    """The loss for training with an auxiliary head."""
     # Keras' loss has the default dtype, ours is float32.
     return loss + weight * ops.cast(auxiliary, loss.dtype)
 

@@ -1,4 +1,4 @@
-"""From images of 0 to 255 to what a backbone was trained on."""
+"""Normalisation of images from 0 to 255 as a backbone was trained with."""
 
 import os
 import warnings
@@ -30,25 +30,25 @@ def choose_normalization(
     channels: int,
     backbone: Any = None,
 ) -> str | tuple | None:
-    """The preprocessing that a backbone's weights want, where the user leaves it open.
+    """The preprocessing that a backbone's weights expect, if the user leaves it open.
 
     Args:
-        normalization: of `FsaNet`; `"auto"` leaves it open.
+        normalization: `normalization` of `FsaNet`; `"auto"` leaves it open.
         weights: `backbone_weights` of `FsaNet`.
-        channels: of the images.
-        backbone: of `FsaNet`: a name or a model.
+        channels: number of channels of the images.
+        backbone: `backbone` of `FsaNet`: a name or a model.
 
     Returns:
         `"efficientnet_lite"` for a backbone of that name, `"caffe"` for the weights of
-        `keras.applications`' ResNets, else `"imagenet"`; for other than 3 channels, the mean over
-        the channels of what `"caffe"` subtracts in its place.
+        `keras.applications`' ResNets, else `"imagenet"`; if there are not 3 channels, `"caffe"` is
+        replaced by the mean over the channels of what it subtracts.
 
     Warns:
-        UserWarning: where `"imagenet"` is taken for a backbone that is a model.
+        UserWarning: if `"imagenet"` is assumed for a backbone that is a model.
 
     Raises:
-        ValueError: where the user asks for `"imagenet"` with weights that want another. Whatever
-            else the user asks for is taken as intended.
+        ValueError: if the user requests `"imagenet"` with weights that expect another. Anything
+            else that the user requests is taken as intended.
     """
     wanted = None
     if isinstance(backbone, str) and backbone in SCALES:
@@ -79,10 +79,10 @@ def choose_normalization(
 
 
 def as_numbers(normalization: str | None) -> tuple:
-    """A normalization by name as a pair `(mean, std)`, for images in other values than 8 bits.
+    """A normalization by name as a pair `(mean, std)`, for images with values other than 8 bits.
 
     Raises:
-        ValueError: for a name whose channels begin with blue, which numbers do not say.
+        ValueError: for a name with channels in BGR order, which numbers cannot express.
     """
     mean, std, reverse = STATISTICS[normalization] if normalization else (0.0, 1.0, False)
     if reverse:
@@ -102,7 +102,7 @@ def _ends_with(weights, suffix):
 class ImageNormalization(keras.layers.Layer):
     """`(image - mean) / std` for each channel, optionally with channels reversed.
 
-    It is computed in float32 whatever the policy, but in float64 under that of float64.
+    It is computed in float32 under every policy except float64, which uses float64.
 
     | normalization | mean | standard deviation | channels | for the weights of |
     | --- | --- | --- | --- | --- |
@@ -112,14 +112,14 @@ class ImageNormalization(keras.layers.Layer):
     | `"tf"` | 127.5 | 127.5 | RGB | `keras.applications` scaled to -1..1 (ResNetV2, MobileNet) |
     | `"efficientnet_lite"` | 127 | 128 | RGB | EfficientNet-Lite |
 
-    Valid images have values from 0 to 255 for the named statistics. In float32 values beyond that
-    are normalised as they come. Under a float16 policy, where they would overflow in the network,
+    For the named statistics, valid images have values from 0 to 255. In float32, values beyond that
+    are normalised as they are. Under a float16 policy, where they would overflow in the network,
     they are clipped first: to 0..255 for the named statistics; for others, the normalised image is
     clipped to float16's range.
 
     Args:
-        normalization: a name of the table, a pair `(mean, std)` of numbers or of sequences with a
-            number for each channel, or None for images as they are.
+        normalization: a name from the table, a pair `(mean, std)` of numbers or of sequences with a
+            number for each channel, or None to leave images as they are.
         **kwargs: of `keras.layers.Layer`.
 
     Call arguments:
@@ -129,7 +129,7 @@ class ImageNormalization(keras.layers.Layer):
         `(B, H, W, channels)`, float32; float64 under a float64 policy.
 
     Raises:
-        ValueError: for anything else, such as NaN, or where the channels do not fit the statistics.
+        ValueError: for anything else, such as NaN, or if the channels do not fit the statistics.
     """
 
     def __init__(self, normalization: str | tuple | None = "imagenet", **kwargs: Any) -> None:
@@ -196,7 +196,7 @@ class ImageNormalization(keras.layers.Layer):
 
 
 def _plain_pair(normalization):
-    """`(mean, std)` in Python's floats, or tuples of them; a name or None as it is."""
+    """`(mean, std)` as Python floats, or tuples of them; a name or None unchanged."""
     if normalization is None or isinstance(normalization, str):
         return normalization
     values = (np.asarray(part, "float64").tolist() for part in normalization)

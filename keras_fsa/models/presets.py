@@ -1,4 +1,4 @@
-"""What `FsaNet.from_preset` takes: a name or a path.
+"""The names and paths that `FsaNet.from_preset` accepts.
 
 | given | it is | weights |
 | --- | --- | --- |
@@ -6,7 +6,7 @@
 | a name in `trained_presets()` | a network that comes with this package | trained |
 | a path | a `.keras` file, or a folder with `model.keras` and a card, `README.md` | trained |
 
-Names of published settings keep the authors' words. Their "linear" is not this library's
+The names of published settings follow the authors' wording. Their "linear" is not this library's
 `affinity="linear"`:
 
 | in a preset's name | `affinity` of the network | affinity of position n to m |
@@ -28,7 +28,7 @@ from keras_fsa.models.heads import finer_stages
 from keras_fsa.types import Path
 
 PACKAGED = pathlib.Path(__file__).parent.parent / "presets"
-"""Folder of the trained networks that come with this package, each in a folder of its name."""
+"""Folder of the trained networks that come with this package, each in a folder with its name."""
 
 CLASSES = {"cityscapes": 19, "ade20k": 150, "voc_aug": 21}
 # The authors' names of affinities, and this library's.
@@ -89,7 +89,7 @@ def preset_file(preset: Path | None) -> pathlib.Path:
             `model.keras` in it.
 
     Raises:
-        ValueError: for anything else. It lists what there is, and where that comes from.
+        ValueError: for anything else. It lists what is available, and where to find it.
     """
     path = pathlib.Path(preset) if isinstance(preset, (str, os.PathLike)) and preset else None
     if path is not None:
@@ -109,7 +109,7 @@ def preset_file(preset: Path | None) -> pathlib.Path:
 
 
 def preset_arguments(preset: str, **changes: Any) -> dict[str, Any]:
-    """Arguments that make `FsaNet` the network of a published setting.
+    """The arguments with which `FsaNet` is the network of a published setting.
 
     | | ccnet | mmseg |
     | --- | --- | --- |
@@ -163,7 +163,7 @@ def preset_arguments(preset: str, **changes: Any) -> dict[str, Any]:
 
 
 def is_hub_preset(preset: Any) -> bool:
-    """Whether a name or path is that of a preset of KerasHub: a handle or a preset's folder."""
+    """Whether a name or path is that of a KerasHub preset: a handle or a preset's folder."""
     if not isinstance(preset, (str, os.PathLike)):
         return False
     return "://" in os.fspath(preset) or os.path.isfile(os.path.join(preset, "task.json"))

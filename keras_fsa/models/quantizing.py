@@ -1,9 +1,9 @@
-"""Exported files whose convolutions compute in int8, by each runtime's own tools.
+"""Exported files whose convolutions compute in int8, written with each runtime's own tools.
 
-Weights become int8, one scale for each channel; the maps that enter and leave a convolution get a
-range from calibration images. Everything else stays float32: the normalisation of images, the
-attention, whose tokens span several orders of magnitude, the weights of resizing, whose range
-depends on the size of the image, and the classes.
+Weights become int8, with one scale per channel; the ranges of the maps that enter and leave a
+convolution are determined from calibration images. Everything else stays float32: the normalisation
+of images; the attention, whose tokens span several orders of magnitude; the weights of resizing,
+whose range depends on the size of the image; and the classes.
 
 Source: Jacob et al., arXiv:1712.05877.
 """
@@ -33,13 +33,13 @@ def calibration_batches(
 
     Args:
         model: the `FsaNet`.
-        spec: what the file takes.
-        format: of the file.
-        calibration: images `(H, W, channels)` of 0 to 255.
+        spec: the file's input.
+        format: format of the file.
+        calibration: images `(H, W, channels)` from 0 to 255.
 
     Raises:
         ValueError: for a format without int8, no images, or images that the file does not take.
-        ImportError: where the tools are missing, with the pip command.
+        ImportError: if the tools are missing, with the pip command.
     """
     if format not in INT8_FORMATS:
         raise ValueError(
@@ -71,7 +71,7 @@ def calibration_batches(
 
 
 def quantize_onnx(path: str, batches: list[np.ndarray]) -> None:
-    """Let the convolutions of an ONNX file compute in int8, by ONNX Runtime's tool."""
+    """Make the convolutions of an ONNX file compute in int8, with ONNX Runtime's tool."""
     tools = optional_import("onnxruntime.quantization", "export")
     onnx = optional_import("onnx", "export")
     model = onnx.load(path)
@@ -97,11 +97,11 @@ def quantize_onnx(path: str, batches: list[np.ndarray]) -> None:
 
 
 def quantize_openvino(path: str, batches: list[np.ndarray], attention: str | None) -> None:
-    """Let the convolutions of an OpenVINO file compute in int8, by NNCF.
+    """Make the convolutions of an OpenVINO file compute in int8, with NNCF.
 
     Args:
         path: the .xml file; it and the .bin file beside it are replaced.
-        batches: of `calibration_batches`.
+        batches: result of `calibration_batches`.
         attention: name of the attention layer.
     """
     nncf, openvino = optional_import("nncf", "int8"), optional_import("openvino", "export")
@@ -128,7 +128,7 @@ def quantize_openvino(path: str, batches: list[np.ndarray], attention: str | Non
 def write_litert(
     path: str, model: keras.Model, spec: keras.InputSpec, batches: list[np.ndarray]
 ) -> None:
-    """Write a LiteRT file whose convolutions compute in int8, by TensorFlow's converter."""
+    """Write a LiteRT file whose convolutions compute in int8, with TensorFlow's converter."""
     tf = optional_import("tensorflow", "tensorflow")
     from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 

@@ -1,10 +1,10 @@
-"""Models that can be used again after `fit`, `evaluate` or `predict` has ended in an error.
+"""Models that remain usable after `fit`, `evaluate` or `predict` has ended in an error.
 
-Under JAX, Keras takes the weights out of a model for as long as it runs, and gives them back at the
-end. Where an error or Ctrl-C comes before, they would be lost: after one `predict` of an image of
-the wrong shape, a trained model would have none. Under TensorFlow, a first training step that fails
-would forbid the optimizer's variables in all later ones, until the model is compiled anew. Under
-torch there is nothing to mend.
+Under JAX, Keras takes the weights out of a model while it runs, and puts them back at the end. If
+an error or Ctrl-C intervened, they would be lost: after one `predict` of an image of the wrong
+shape, a trained model would have none. Under TensorFlow, if the first training step failed, all
+later ones could not create the optimizer's variables until the model was compiled anew. Under torch
+there is nothing to repair.
 """
 
 import functools
@@ -15,7 +15,7 @@ from keras_fsa.compilation import Model
 
 
 def recovers(model: Model) -> Model:
-    """Class decorator: errors leave a model whole. What a training has learned is kept."""
+    """Class decorator: a model stays intact after errors and keeps what it has learned."""
     guarded = {"jax": _keeps_weights, "tensorflow": _traces_anew}.get(keras.backend.backend())
     if guarded:
         for name in ("fit", "evaluate", "predict"):

@@ -1,4 +1,4 @@
-"""The speed paths of the engine that is used, each a file beside this one."""
+"""The speed paths of the current engine, each in a file beside this one."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ PATHS: dict[str, tuple[Callable[[keras.Layer], None], ...]] = {
     "tensorflow": (fuse_normalization,),
     "jax": (multiply_positions, add_shifted),
 }
-"""What an engine does for a single layer."""
+"""What each engine does for a single layer."""
 
 
 def use_speed_paths(model: keras.Model) -> None:
-    """Let a built model run by its engine's speed paths: the same values, up to rounding."""
+    """Let a built model use its engine's speed paths: the same values, up to rounding."""
     paths = PATHS.get(keras.backend.backend(), ())
     # Keras makes public only the layers of models, not those in layers.
     for layer in model._flatten_layers() if paths else ():
@@ -31,9 +31,9 @@ def use_speed_paths(model: keras.Model) -> None:
 
 @contextlib.contextmanager
 def neutral_twins(model: keras.Model) -> Iterator[None]:
-    """Let a model's layers call as Keras' own in this block, for a file that others are to read.
+    """In this block, a model's layers call as Keras' own do, for a file that others will read.
 
-    What is fast here, such as a sum of shifted maps, would hide a convolution from its reader.
+    The speed paths, such as a sum of shifted maps, would hide a convolution from its reader.
     """
     replaced = [layer for layer in model._flatten_layers() if "call" in vars(layer)]
     calls = [vars(layer).pop("call") for layer in replaced]

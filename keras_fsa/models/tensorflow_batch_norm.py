@@ -1,8 +1,8 @@
-"""Batch norm by one operation of TensorFlow: the speed path for channels-last maps.
+"""Batch norm as a single TensorFlow operation: the speed path for channels-last maps.
 
 Keras writes batch norm as a dozen passes over the map, half of them for the gradient; in a training
-step on a CPU that takes as long as the convolutions. TensorFlow's own operation takes two or three,
-and lets TensorFlow join it with a convolution before it in inference.
+step on a CPU they take as long as the convolutions. TensorFlow's own operation takes two or three,
+and in inference TensorFlow can fuse it with the convolution before it.
 """
 
 import types
@@ -14,14 +14,14 @@ from keras import ops
 from keras_fsa.layers.batch_normalization import move_statistics
 
 LEAST_EPSILON = 1e-5
-"""What cuDNN takes."""
+"""The least epsilon that cuDNN accepts."""
 
 
 def fuse_normalization(layer: keras.Layer) -> None:
     """Let a built layer call TensorFlow's fused operation if it is a batch norm.
 
-    Values differ by rounding at most. Nothing of this shows in a file. Those that are masked,
-    synchronised or renormalised, and those of other maps than `(B, H, W, C)`, stay as they are.
+    Values differ at most by rounding. Saved files are unaffected. Batch norms that are masked,
+    synchronised or renormalised, or whose maps are not `(B, H, W, C)`, stay as they are.
 
     Args:
         layer: any; changed in place.

@@ -1,17 +1,17 @@
 """Convolutions and batch norm under torch without copies: the speed path for channels-last maps.
 
-Keras' torch backend copies three times for each channels-last convolution, depthwise ones too: the
-input to channels first and back to torch's channels-last memory format, and the kernel into torch's
-order. Neither is needed. A channels-last map *is*, seen through a permutation, a tensor in torch's
-channels-last memory format; and a kernel may lie in memory in the order that torch wants while it
-keeps the shape that Keras gives it. Keras' batch norm passes over the map several times, torch's
+Keras' torch backend makes three copies for each channels-last convolution, depthwise ones included:
+the input to channels first and back to torch's channels-last memory format, and the kernel to
+torch's order. None of them is needed. A channels-last map *is*, seen through a permutation, a
+tensor in torch's channels-last memory format; and a kernel can lie in memory in torch's order while
+it keeps the shape that Keras gives it. Keras' batch norm passes over the map several times, torch's
 fused one once or twice.
 
-For a window of 1x1 the rows of a map may as well be maps of their own. On a CPU, torch has oneDNN
-convolve several maps, but may do a single one by a general matrix product, which takes twice as
-long on one thread.
+For a 1x1 window, each row of a map can be treated as a map of its own. On a CPU, torch uses oneDNN
+to convolve several maps, but may use a general matrix product for a single one, which takes twice
+as long on one thread.
 
-Nothing of this shows in a file: shapes, values, layers and configurations stay as they are.
+Saved files are unaffected: shapes, values, layers and configurations stay as they are.
 """
 
 import types
@@ -23,16 +23,16 @@ from keras import ops
 from keras_fsa.layers.batch_normalization import move_statistics
 
 TORCH_ORDER = {keras.layers.Conv2D: (3, 0, 1, 2), keras.layers.DepthwiseConv2D: (2, 3, 0, 1)}
-"""Axes of a kernel as torch wants them in memory: of `(rows, columns, in, out)`, or `(rows,
-columns, channels, multiplier)`."""
+"""Axes of a kernel in torch's memory order: of `(rows, columns, in, out)`, or `(rows, columns,
+channels, multiplier)`."""
 
 
 def avoid_copies(layer: keras.Layer) -> None:
     """Let a built channels-last layer run without copies.
 
-    These are convolutions, batch norms and max poolings. Those that pad unevenly ("same" with a
-    stride on some sizes), batch norms that are masked, synchronised or renormalised, and all other
-    layers stay as they are. Values differ by rounding at most.
+    This applies to convolutions, batch norms and max poolings. Those that pad unevenly ("same" with
+    a stride on some sizes), batch norms that are masked, synchronised or renormalised, and all
+    other layers stay as they are. Values differ at most by rounding.
 
     Args:
         layer: any; changed in place.

@@ -1,8 +1,8 @@
-"""Maps freed once nothing needs them any more: the memory path under torch.
+"""Maps freed as soon as nothing needs them any more: the memory path under torch.
 
-A functional model of Keras holds the outputs of all its layers until it has run. TensorFlow and JAX
-compile that away; under torch the maps of a ResNet101 on an image of 513x513 are 3.1 GiB, of which
-no layer needs more than two at a time. Memory that is used again is also faster than new memory.
+A functional Keras model holds the outputs of all its layers until it has run. TensorFlow and JAX
+compile that away; under torch the maps of a ResNet101 on an image of 513x513 take 3.1 GiB, though
+no layer needs more than two at a time. Reused memory is also faster than new memory.
 """
 
 import gc
@@ -19,21 +19,21 @@ class _Step(NamedTuple):
     name: str
     takes: str | list[str]
     frees: list[str]
-    """What no later step needs."""
+    """The maps that no later step needs."""
 
 
 class _Plan(NamedTuple):
     inputs: Any
-    """Names in the structure of the model's inputs, as `outputs` in that of its outputs."""
+    """Names in the structure of the model's inputs; `outputs`, in that of its outputs."""
     steps: list[_Step]
     outputs: Any
 
 
 def free_early(model: keras.Model) -> None:
-    """Let a model free each map after its last use, wherever no gradient is wanted. Torch only.
+    """Let a model free each map after its last use, if no gradient is needed. Torch only.
 
-    This holds for the functional models in it whose layers take a tensor, or a list of them, and
-    give one. Layers run as they do in Keras, in the same order. All other models stay as they are,
+    This applies to the functional models in it whose layers take a tensor, or a list of tensors,
+    and return one. Layers run as in Keras, in the same order. All other models stay as they are,
     and so does every call for training, with a mask, or while torch records gradients or compiles.
 
     Args:
@@ -50,7 +50,7 @@ def free_early(model: keras.Model) -> None:
 
 
 def _plan(graph):
-    """How to run a graph; None where it is not of the simple kind."""
+    """How to run a graph; None if it is not of the simple kind."""
     try:
         config = graph.get_config()
         inputs, outputs = (_names(config[end]) for end in ("input_layers", "output_layers"))
@@ -90,7 +90,7 @@ def _names(structure):
 
 
 def _arguments(nodes):
-    """The names of what a layer takes: one, or a list of them."""
+    """The name of a layer's input, or a list of names."""
     match nodes:
         # `training=False` is what holds in every call that comes here.
         case [{"args": [argument], "kwargs": kwargs}] if all(
@@ -112,7 +112,7 @@ def _reference(argument):
 def _running(plan):
     """`keras.Model.call` of a functional model; the neutral twin is Keras' own.
 
-    A closure, because Keras prints the arguments of a call that fails. It holds names only: a copy
+    A closure, because Keras prints the arguments of a call that fails. It holds only names: a copy
     of the model must run the copy's layers.
     """
 
@@ -143,7 +143,7 @@ def _running(plan):
 
 
 def _inputs(graph, inputs, names):
-    """The inputs by name; None where Keras would have to bring them into form."""
+    """The inputs by name; None if Keras would have to convert them."""
     try:
         keras.tree.assert_same_structure(inputs, names)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Trained networks in `.keras` files: opened safely, and taken to other classes or precisions."""
+"""Trained networks in `.keras` files: opened safely, adapted to other classes or precisions."""
 
 import zipfile
 from typing import Any
@@ -13,15 +13,15 @@ from keras_fsa.types import Path
 def load_keras_file(path: Path, name: str = "path") -> keras.Model:
     """The model in a `.keras` file, not compiled. No code in the file is run.
 
-    Nothing of the optimizer is loaded: it may name classes of the engine that the model was trained
-    on, whose import behind another engine can abort the process.
+    The optimizer is not loaded: it may name classes of the engine that the model was trained on,
+    and importing them after another engine can abort the process.
 
     Args:
         path: the file.
         name: the argument that named it, for errors.
 
     Raises:
-        ValueError: for a file that is no complete `.keras` file of finite weights.
+        ValueError: for a file that is not a complete `.keras` file with finite weights.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -42,7 +42,8 @@ def load_keras_file(path: Path, name: str = "path") -> keras.Model:
 def with_policy(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
     """A new model of the same configuration under another dtype policy.
 
-    It is that of every layer but the one that gives the logits, float32 under mixed precision.
+    It applies to every layer except the one that returns the logits, which is float32 under mixed
+    precision.
 
     Args:
         model: any Keras model.
@@ -74,8 +75,8 @@ def adapted(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
         model: the network.
         policy: name of a dtype policy.
         **changes: `num_classes`, `activation`, `class_names` and `palette`. With another number of
-            classes the last layers are new, with random weights, so the heads are not frozen, and
-            names, colours and activation are not those of the model.
+            classes, the last layers are new, with random weights, so the heads are not frozen, and
+            names, colours and activation are not taken from the model.
     """
     if changes.get("num_classes", model.num_classes) != model.num_classes:
         reset: dict[str, Any] = dict.fromkeys(("activation", "class_names", "palette"))
@@ -88,7 +89,7 @@ def adapted(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """A trained `FsaNet`, or where any layer computes in another precision, a copy in float32."""
+    """A trained `FsaNet`, or a copy in float32 if any layer computes in another precision."""
     others = ("float16", "bfloat16", "float64")
     has_other = any(layer.compute_dtype in others for layer in model._flatten_layers())
     return adapted(model, "float32") if has_other else model

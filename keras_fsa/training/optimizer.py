@@ -46,7 +46,7 @@ def backbone_rates(model: keras.Model, rate: float) -> dict[str, float]:
         rate: factor of the learning rate; 0.1 is usual for a backbone that was trained before.
 
     Raises:
-        ValueError: where a variable elsewhere has the path of one in the backbone.
+        ValueError: if a variable elsewhere has the path of one in the backbone.
     """
     number("rate", rate, minimum=0)
     own = {id(variable) for variable in model.backbone.trainable_variables}

@@ -1,4 +1,4 @@
-"""All settings of a training, by their names in the field."""
+"""All settings of a training, under the names that are common in the field."""
 
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
@@ -29,7 +29,7 @@ Share = Annotated[float, Real(0, 1)]
 @renamed_arguments(validation_pictures="validation_images", drawn_pictures="drawn_images")
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training. Sizes are height and width in pixels, but for `base_size`."""
+    """The settings of a training. Sizes are height and width in pixels, except `base_size`."""
 
     dataset: str
     """Name of the dataset, see keras_fsa.datasets."""
@@ -38,26 +38,26 @@ class Recipe:
     manual_dir: str | None = None
     """Folder of archives that were downloaded by hand; none: TFDS's."""
     skip_unreadable: bool = False
-    """Leave out broken files of the dataset; else the first one is an error."""
+    """Leave out broken files of the dataset; otherwise the first one is an error."""
     output: str = "outputs/training"
     """Folder of the results, and of the state to resume from."""
 
     preset: str = "ccnet_dot_r2_cityscapes"
     """Published network whose head is trained."""
     backbone: str = "resnet101"
-    """Its name, or 'preset' for the preset's own."""
+    """Name of the backbone, or 'preset' for the preset's own."""
     weights: str | None = "imagenet"
-    """The backbone's, 'imagenet' or a file; none: random."""
+    """Weights of the backbone, 'imagenet' or a file; none: random."""
     output_stride: Literal[8, 16, 32] = 8
     """Ratio of the image's size to the feature map's."""
     attention: Literal["frequency", "spatial", "none"] = "frequency"
-    """Between low frequencies, between all positions, or none."""
+    """Attention between low frequencies, between all positions, or none."""
     affinity: str = "dot_product"
-    """Of the attention: dot_product, linear_softmax or linear; for spatial, softmax too."""
+    """Affinity of the attention: dot_product, linear_softmax or linear; for spatial, also softmax."""
     frequencies: Count = 8
     """Low frequencies kept on each axis."""
     recurrence: Count = 2
-    """How often the attention is applied."""
+    """How many times the attention is applied."""
     head_channels: Count = 512
     """Width of the head."""
     dropout: Annotated[float, Real(minimum=0, below=1)] = 0.1
@@ -65,9 +65,9 @@ class Recipe:
     low_level: (
         Literal["stage3", "stage2", "stage1"] | tuple[Literal["stage3", "stage2", "stage1"], ...]
     ) | None = None
-    """Finer stages that the head joins, from coarse to fine; none: no such connection."""
+    """Finer stages that the head joins, from coarse to fine; none: no finer stage."""
     align_corners: bool | None = None
-    """Resize logits with the corners aligned, or not; none: by the stride, right at any size."""
+    """Resize logits with aligned corners or without; none: by the stride, right at any size."""
 
     crop: tuple[Pixels, Pixels] = (512, 512)
     """Height and width of the training crops."""
@@ -76,55 +76,55 @@ class Recipe:
     scale_step: Annotated[float, Real(above=0)] | None = None
     """Step between the scales; none: any scale."""
     base_size: tuple[Pixels, Pixels] | None = None
-    """Long and short side of scale 1; none: the image's."""
+    """Long and short side of images at scale 1; none: the image's own."""
     photometric: bool = True
     """Vary brightness, contrast and colours."""
     max_class_share: Annotated[float, Real(above=0, maximum=1)] = 0.75
-    """Most of a crop that one class may fill."""
+    """Largest share of a crop that one class may fill."""
 
     steps: Count = 80_000
     """Steps of training."""
     batch: Count = 16
-    """Crops in a step, of all devices together."""
+    """Crops per step, over all devices."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD under poly decay with power 0.9, or AdamW under cosine decay."""
     learning_rate: Annotated[float, Real(0, 100)] = 0.01
-    """At the start, or after the warm-up."""
+    """Learning rate at the start, or after the warm-up."""
     final_learning_rate: Annotated[float, Real(0, 100)] = 1e-4
-    """At the end of the decay."""
+    """Learning rate at the end of the decay."""
     warmup_steps: Annotated[int, Whole(0)] = 0
-    """Steps in which AdamW's learning rate rises from zero."""
+    """Steps during which AdamW's learning rate rises from zero."""
     momentum: Share = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: NotNegative = 5e-4
-    """SGD: L2 term in the gradient; AdamW: decoupled, on the kernels."""
+    """Weight decay; for SGD an L2 term in the gradient, for AdamW decoupled, on the kernels."""
     loss: Literal["cross_entropy", "ohem"] = "cross_entropy"
-    """Of the pixels."""
+    """Loss of the pixels."""
     ohem_threshold: Share = 0.7
-    """Pixels of a lower probability are hard."""
+    """Pixels whose true class has a lower probability are hard."""
     ohem_keep: Annotated[int, Whole(1)] = 100_000
-    """The least number of pixels that count."""
+    """Minimum number of pixels that count in the loss."""
     class_weights: tuple[Annotated[float, Real(above=0, maximum=1e6)], ...] | None = None
-    """Of the loss, a number for each class; none: equal."""
+    """Weights in the loss, a number for each class; none: equal."""
     auxiliary_loss_weight: NotNegative = 0.4
-    """Weight of the head on stage 4; 0: no such head."""
+    """Weight of the auxiliary head's loss; 0: no auxiliary head."""
     batch_norm: Literal["batch", "moving"] = "batch"
-    """Statistics in training: of the batch (of all devices), or the moving ones."""
+    """Batch norm's statistics in training: of the batch (of all devices), or the moving ones."""
     mixed_precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Dtype policy."""
     seed: Seed = 0
-    """Of weights, data and dropout."""
+    """Seed of weights, data and dropout."""
 
     validation_size: tuple[Pixels, Pixels] | None = None
     """Size that validation images are fitted into; none: as they are."""
     validation_batch: Count = 1
-    """Validation images that each device takes at a time; more than 1: of one size."""
+    """Validation images that each device takes at a time; if more than 1, all of one size."""
     validation_images: Count | None = None
-    """The first ones only; none: all."""
+    """Number of validation images, the first ones; none: all."""
     drawn_images: Count | None = 4
-    """First validation images to draw with their truth and prediction; none: no drawing."""
+    """Number of validation images to draw with truth and prediction, the first ones; none: none."""
     tensorboard: bool = True
-    """Log for TensorBoard, too."""
+    """Also log for TensorBoard."""
     validate_every: Count = 5000
     """Steps between validations."""
     checkpoint_every: Count = 500
@@ -132,7 +132,7 @@ class Recipe:
     devices: Literal["one", "all"] = "one"
     """Devices to train on."""
     cache_gigabytes: NotNegative = 0.0
-    """Memory for training images once they are read; 0: read them in each epoch."""
+    """Memory for keeping training images once they are read; 0: read them in each epoch."""
 
     def __post_init__(self):
         check(self)
@@ -164,7 +164,7 @@ class Recipe:
             )
 
     def what_must_stay(self) -> dict[str, Any]:
-        """The settings that a training cannot change when it resumes, as a dict."""
+        """The settings that cannot change when a training resumes, as a dict."""
         # The package of datasets may bring TensorFlow's.
         from keras_fsa.datasets.augment import PIPELINE
 

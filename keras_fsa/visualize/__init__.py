@@ -1,8 +1,8 @@
 """Plots of what a network sees, attends to and learns.
 
-Each function draws one figure, returns it as matplotlib's, and writes a PNG where it is given a
-`path`. Colours are those of Okabe and Ito, or perceptually uniform maps: colour-blind readers can
-tell them apart.
+Each function draws one figure, returns it as a matplotlib figure, and writes a PNG if it is given a
+`path`. Colours are those of Okabe and Ito, or perceptually uniform maps, which colour-blind readers
+can distinguish.
 """
 
 from typing import Any
@@ -53,7 +53,7 @@ _EARLIER_NAMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The functions under the names they had."""
+    """The functions under their former names."""
     if name not in _EARLIER_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     function = _EARLIER_NAMES[name]

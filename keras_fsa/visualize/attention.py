@@ -24,23 +24,23 @@ def plot_attention(
     """The attention maps of one position, for several layers side by side.
 
     Each map has its own colour scale, in multiples of `1 / N`, the weight that each of the `N`
-    positions has in a plain mean. Where a map has negative weights, as dot products may have, white
-    is zero.
+    positions has in a plain mean. If a map has negative weights, as dot products may have, white is
+    zero.
 
     Args:
         feature_map: `(H, W, C)`, the input of the layers, see `attention_at`.
-        layers: a layer for each title, for instance `{"FSA": layer, "softmax":
-            softmax_twin(layer)}`, see `keras_fsa.attention_map.softmax_twin`.
-        row, column: the position, in the feature map. A cross marks it.
+        layers: the layers by title, for instance `{"FSA": layer, "softmax": softmax_twin(layer)}`,
+            see `keras_fsa.attention_map.softmax_twin`.
+        row, column: the position in the feature map. A cross marks it.
         image: uint8 RGB of any size, to be shown beside the maps; None for none.
         path: where the PNG goes; None to write none.
 
     Returns:
-        The matplotlib figure. Its axes: the image, where given; then a map for each layer.
+        The matplotlib figure. Its axes: the image, if given; then a map for each layer.
 
     Raises:
-        ValueError: as `attention_at`, or where there is no layer.
-        ImportError: where matplotlib is missing, with the pip command.
+        ValueError: as `attention_at`, or if there is no layer.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     if not layers:
         raise ValueError(
@@ -87,6 +87,6 @@ def show_attention(axis: Any, weights: np.ndarray) -> Any:
 
 
 def mark(axis: Any, row: float, column: float) -> None:
-    """A cross that shows on light and on dark."""
+    """Draw a cross that is visible on light and on dark."""
     axis.plot(column, row, "+", color="black", markersize=15, markeredgewidth=4.5)
     axis.plot(column, row, "+", color="white", markersize=13, markeredgewidth=2)

@@ -1,4 +1,4 @@
-"""What every plot shares: a figure of a README's width, and the file it becomes."""
+"""What all plots share: a figure of a README's width, and writing it to a file."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is there; if not, a printed line says what to install."""
+    """Whether matplotlib is installed; if not, a printed line says what to install."""
     try:
         optional_import("matplotlib", "tools")
     except ImportError as error:
@@ -27,10 +27,10 @@ def can_draw() -> bool:
 
 
 def style_lines(axis: Any, **legend: Any) -> None:
-    """Axes of lines: a faint grid, no frame above and at the right, a legend without a frame.
+    """Style the axes of a line plot: a faint grid, no top and right frame, a frameless legend.
 
     Args:
-        axis: of matplotlib.
+        axis: matplotlib axes.
         **legend: of `matplotlib.axes.Axes.legend`, such as its place.
     """
     axis.grid(color="0.92")

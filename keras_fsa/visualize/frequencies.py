@@ -1,4 +1,4 @@
-"""Plots of a feature map's spectrum, and of what is left of an image at few frequencies."""
+"""Plots of a feature map's spectrum, and of what remains of an image at few frequencies."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ from keras_fsa.visualize.figure import LINE_COLOURS, finish, new_figure
 def plot_spectrum(feature_map: Any, frequencies: int = 8, path: Path | None = None) -> Any:
     """Where the energy of a feature map lies, and how much of it `k x k` frequencies hold.
 
-    On the left the share of each frequency, on a logarithmic scale, with a frame around the band;
-    on the right the share that the `k x k` lowest hold together, with the mean and without it: the
-    mean is in the constant frequency alone.
+    On the left, the share of each frequency, on a logarithmic scale, with a frame around the band;
+    on the right, the combined share of the `k x k` lowest frequencies, with and without the mean,
+    which is in the constant frequency alone.
 
     Args:
         feature_map: `(H, W, C)`, channels last.
@@ -29,7 +29,7 @@ def plot_spectrum(feature_map: Any, frequencies: int = 8, path: Path | None = No
 
     Raises:
         ValueError: for a map that is not of rank 3, or `k` beyond its size.
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     shares = energy_shares(feature_map)
     spectral.check_band_fits(frequencies, *shares.shape)
@@ -78,7 +78,7 @@ def plot_truncation(image: Any, frequencies: Frequencies = 8, path: Path | None 
     attention on the residual path, so attending at low frequency blurs nothing.
 
     Args:
-        image: RGB `(H, W, 3)` of 0 to 255, or one channel of a map `(H, W)`, of any range.
+        image: RGB `(H, W, 3)` from 0 to 255, or one channel of a map `(H, W)`, of any range.
         frequencies: the band, see `keras_fsa.spectral.parse_frequencies`.
         path: where the PNG goes; None to write none.
 
@@ -88,7 +88,7 @@ def plot_truncation(image: Any, frequencies: Frequencies = 8, path: Path | None 
 
     Raises:
         ValueError: for another shape, or a band beyond the size of the image.
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     before = np.asarray(ops.convert_to_numpy(image), "float32")
     if before.ndim not in (2, 3) or before.shape[2:] not in ((), (3,)):

@@ -17,8 +17,8 @@ _IGNORE_COLOUR = (224, 224, 192)
 def default_palette(num_classes: int) -> np.ndarray:
     """A colour for each class, as `(num_classes, 3)` uint8 RGB.
 
-    The first eight are those of Okabe and Ito, which colour-blind readers can tell apart; then hues
-    at golden-ratio steps, in three lightnesses.
+    The first eight are those of Okabe and Ito, which colour-blind readers can distinguish; then
+    hues at golden-ratio steps, in three lightnesses.
     """
     okabe_ito = (
         (86, 180, 233),
@@ -51,8 +51,8 @@ def colour_mask(mask: Any, palette: Any) -> np.ndarray:
 def colour_answers(mask: Any, palette: Any) -> np.ndarray:
     """Masks of 0 and 1 for each class, `(..., H, W, C)`, as RGB uint8 `(..., H, W, 3)`.
 
-    A pixel of several classes has the mean of their colours, one of none is white; one that is
-    ignored in any class is pale.
+    A pixel of several classes has the mean of their colours, a pixel of no class is white, and one
+    that is ignored in any class is pale.
     """
     mask = np.asarray(mask)
     yes = mask == 1
@@ -63,10 +63,10 @@ def colour_answers(mask: Any, palette: Any) -> np.ndarray:
 
 
 def as_rgb(image: Any) -> np.ndarray:
-    """An image of any channels and range, `(..., H, W, C)`, as something to look at, RGB uint8.
+    """An image with any channels and range, `(..., H, W, C)`, as RGB uint8 for display.
 
-    RGB in 8 bits stays as it is. Of others the first three channels are shown, or the first as
-    grey, stretched from their 2nd to their 98th percentile.
+    RGB in 8 bits stays as it is. For other images, the first three channels are shown, or the first
+    as grey, stretched from their 2nd to their 98th percentile.
     """
     image = np.asarray(image)
     if image.dtype == np.uint8 and image.shape[-1] == 3:
@@ -102,7 +102,7 @@ def comparison(
         The matplotlib figure.
 
     Raises:
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     if len(titles) == 1 and np.shape(predictions)[:3] == np.shape(masks)[:3]:
         predictions = [predictions]
@@ -142,7 +142,7 @@ def comparison(
 def overlay(image: Any, mask: Any, palette: Any, opacity: float = 0.55) -> np.ndarray:
     """The colours of a mask laid over the image: `(1 - opacity) image + opacity colour`.
 
-    Ignored pixels are pale, as in `colour_mask`; those of no class stay as they are.
+    Ignored pixels are pale, as in `colour_mask`; pixels of no class stay as they are.
 
     Args:
         image: `(H, W, channels)`, shown by `as_rgb`.
@@ -165,7 +165,7 @@ def overlay(image: Any, mask: Any, palette: Any, opacity: float = 0.55) -> np.nd
 def plot_overlay(
     image: Any, mask: Any, class_names: Any = None, palette: Any = None, path: Path | None = None
 ) -> Any:
-    """An image and, beside it, its mask laid over it; the legend says how much is of which class.
+    """An image beside the same image overlaid with its mask; the legend has each class's share.
 
     Args:
         image: `(H, W, channels)`, shown by `as_rgb`.
@@ -176,11 +176,11 @@ def plot_overlay(
         path: where the PNG goes; None to write none.
 
     Returns:
-        The matplotlib figure. The legend has the classes that occur, the largest first, with their
-        shares of the pixels in per cent.
+        The matplotlib figure. The legend lists the classes that occur, the largest first, with
+        their shares of the pixels in per cent.
 
     Raises:
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     mask = np.asarray(mask)
     height, width = mask.shape[:2]
@@ -213,7 +213,7 @@ def plot_overlay(
 
 
 def _legend(figure, labels, palette):
-    """Names of classes by their ids, below the panels."""
+    """Draw the names of classes, by id, below the panels."""
     if not labels:
         return
     patches = optional_import("matplotlib.patches", "tools")

@@ -16,22 +16,22 @@ _VALIDATION = ("val_", "validation_")
 
 
 def plot_training(history: Any, path: Path | None = None) -> Any:
-    """Loss and metrics over time, training and validation in one panel for each.
+    """Loss and metrics over time: a panel for each, with training and validation.
 
     Args:
-        history: what `model.fit` returns, or its dict `history.history`, or the path of a file of
-            `keras.callbacks.CSVLogger`, or of a `history.csv` of `keras_fsa.training`, which counts
-            steps.
+        history: what `model.fit` returns; or its dict `history.history`; or the path of a file
+            written by `keras.callbacks.CSVLogger`, or of a `history.csv` of `keras_fsa.training`,
+            which counts steps.
         path: where the PNG goes; None to write none.
 
     Returns:
         The matplotlib figure, with an axis for each score, the loss first.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where there is no epoch, or no score, in the history, or a score of some epochs
-            that could be these or those.
-        ImportError: where matplotlib is missing, with the pip command.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the history has no epoch or no score, or a score for some epochs without
+            saying for which.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     table, unit, times = _table(history)
     scores: dict[str, dict[str, np.ndarray]] = {}
@@ -75,17 +75,17 @@ def plot_iou(
 
     Args:
         scores: `(num_classes,)`, 0 to 1, NaN for a class that never occurred; or a list of such
-            arrays, one for each of `titles`, whose bars lie beside each other.
+            arrays, one for each of `titles`, whose bars are drawn side by side.
         class_names: names of the classes.
         titles: names of what is compared.
         path: where the PNG goes; None to write none.
 
     Returns:
-        The matplotlib figure. The mean is that over the classes that occurred.
+        The matplotlib figure. The mean is over the classes that occurred.
 
     Raises:
-        ValueError: where scores, titles and names do not go together, or a score is not in [0, 1].
-        ImportError: where matplotlib is missing, with the pip command.
+        ValueError: if scores, titles and names do not match, or a score is not in [0, 1].
+        ImportError: if matplotlib is missing, with the pip command.
     """
     scores = np.atleast_2d(np.asarray(scores, "float64"))
     names = list(class_names or [f"class {i}" for i in range(scores.shape[-1])])
@@ -133,10 +133,10 @@ def plot_iou(
 def plot_confusion(
     confusion: Any, class_names: list[str] | None = None, path: Path | None = None
 ) -> Any:
-    """A confusion matrix as an image: what became of the pixels of each class, in per cent.
+    """A confusion matrix as an image: how the pixels of each class were predicted, in per cent.
 
     Each row is a true class and sums to 100; the diagonal holds the class accuracies. Rows without
-    a pixel are grey. Numbers are written in for up to 30 classes.
+    a pixel are grey. Numbers are shown for up to 30 classes.
 
     Args:
         confusion: counts `(num_classes, num_classes)`, rows truth, columns prediction.
@@ -147,7 +147,7 @@ def plot_confusion(
         The matplotlib figure.
 
     Raises:
-        ImportError: where matplotlib is missing, with the pip command.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     confusion = np.asarray(confusion, "float64")
     n = len(confusion)
@@ -184,10 +184,10 @@ def plot_confusion(
 def plot_overlaps(
     confusions: Any, class_names: list[str] | None = None, path: Path | None = None
 ) -> Any:
-    """Answers of yes and no as a bar for each class: found, missed and wrongly found pixels.
+    """Yes-or-no answers as a bar for each class: found, missed and wrongly found pixels.
 
-    The bars are shares of all pixels where the class is, in the truth or in the answer, so that the
-    first part of a bar is the IoU, whose number is written beside it.
+    The bars are shares of all pixels that have the class in the truth or in the answer, so the
+    first part of a bar is the IoU, whose value is written beside it.
 
     Args:
         confusions: counts `(num_classes, 2, 2)` of `keras_fsa.metrics.binary_confusions`: rows
@@ -196,11 +196,11 @@ def plot_overlaps(
         path: where the PNG goes; None to write none.
 
     Returns:
-        The matplotlib figure. A class that is nowhere has no bar.
+        The matplotlib figure. A class that does not occur has no bar.
 
     Raises:
-        ValueError: for something else than two by two counts for each class.
-        ImportError: where matplotlib is missing, with the pip command.
+        ValueError: for anything other than two by two counts for each class.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     counts = np.asarray(confusions, "float64")
     names = list(class_names or [f"class {i}" for i in range(len(counts))])
@@ -235,7 +235,7 @@ def plot_overlaps(
 
 
 def _table(history):
-    """Columns of numbers by name; the unit of time and the times, epochs counted from one."""
+    """Columns of numbers by name; the unit of time; and the times, epochs counted from one."""
     if isinstance(history, (str, os.PathLike)):
         with open(history, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -251,7 +251,7 @@ def _table(history):
 
 
 def _at_each(values, times, name):
-    """A number for each time: `fit(validation_freq=n)` keeps those of every n-th epoch alone."""
+    """A number for each time: `fit(validation_freq=n)` keeps only those of every n-th epoch."""
     if len(values) == len(times):
         return values
     # Several n may mean the same epochs.

@@ -1,4 +1,4 @@
-"""What windows cost: a prediction's error as a function of the distance to a window's border."""
+"""The cost of windows: a prediction's error as a function of the distance to a window's border."""
 
 from typing import Any
 
@@ -12,15 +12,16 @@ def seam_errors(exact: np.ndarray, prediction: np.ndarray, seams: Any) -> np.nda
     """The mean error at each distance from the nearest seam.
 
     Args:
-        exact: what the whole image gives: probabilities `(H, W, num_classes)`, or ids `(H, W)`.
-        prediction: the same of a prediction in windows or tiles.
+        exact: the prediction for the whole image: probabilities `(H, W, num_classes)`, or ids
+            `(H, W)`.
+        prediction: the same for a prediction in windows or tiles.
         seams: `(rows, columns)`: where windows begin and end, pixel borders from 0 to `H` and `W`.
             A seam `s` lies between the pixels `s - 1` and `s`.
 
     Returns:
-        float64 `(distances,)`. Entry `d` is the mean over the pixels that lie `d` pixels from their
-        nearest seam (0: at the seam) of half the sum over classes of absolute differences (the
-        share of probability that is misplaced), or for ids of whether they differ. NaN for a
+        float64 `(distances,)`. Entry `d` is the mean error of the pixels that lie `d` pixels from
+        their nearest seam (0: at the seam). The error is half the sum over classes of absolute
+        differences (the share of misplaced probability); for ids, whether they differ. NaN for a
         distance that does not occur.
 
     Raises:
@@ -83,19 +84,19 @@ def plot_seams(
     """The error of predictions in windows, over the distance to the nearest seam.
 
     Args:
-        exact: what the whole image gives, see `seam_errors`.
-        predictions: a prediction for each title, for instance `{"plain": ..., "hann": ...,
-            "exact tiles": ...}`.
+        exact: the prediction for the whole image, see `seam_errors`.
+        predictions: predictions by title, for instance `{"plain": ..., "hann": ..., "exact tiles":
+            ...}`.
         seams: `(rows, columns)`, see `seam_errors`.
         path: where the PNG goes; None to write none.
-        distance: pixels to show. Default: all.
+        distance: largest distance to show, in pixels. Default: all.
 
     Returns:
         The matplotlib figure: a line for each prediction, with its mean error in the legend.
 
     Raises:
-        ValueError: as `seam_errors`, or where there is no prediction.
-        ImportError: where matplotlib is missing, with the pip command.
+        ValueError: as `seam_errors`, or if there is no prediction.
+        ImportError: if matplotlib is missing, with the pip command.
     """
     if not isinstance(predictions, dict) or not predictions:
         raise ValueError(
@@ -123,7 +124,7 @@ def plot_seams(
 
 
 def _distance(size, seam):
-    """Of each pixel to a seam: 0 for the two that touch it."""
+    """The distance of each pixel to a seam: 0 for the two that touch it."""
     pixel = np.arange(size)
     return np.where(pixel < seam, seam - 1 - pixel, pixel - seam)
 
