@@ -22,6 +22,7 @@ from keras_fsa.layers import SpatialSelfAttention
 from keras_fsa.layers.self_attention import SelfAttention
 
 MASKS = ("query_mask", "value_mask", "key_mask", "attention_mask", "use_causal_mask")
+PROJECTIONS = ("query", "key", "value", "output")
 
 
 def as_spatial(layer: layers.MultiHeadAttention) -> SpatialSelfAttention:
@@ -36,6 +37,9 @@ def as_spatial(layer: layers.MultiHeadAttention) -> SpatialSelfAttention:
     for name in ("output_shape", "sliding_window", "use_gate"):
         if config.get(name):
             _reject(layer, f"it has {name}={config[name]!r}")
+    parts = (getattr(layer, f"{name}_dense") for name in PROJECTIONS)
+    if mode := next(filter(None, (part.quantization_mode for part in parts)), None):
+        _reject(layer, f"it is quantized to {mode}", "Truncate the model before `quantize`.")
     return SpatialSelfAttention(
         "softmax",
         key_dim=layer.num_heads * layer.key_dim,
@@ -53,7 +57,7 @@ def as_spatial(layer: layers.MultiHeadAttention) -> SpatialSelfAttention:
 
 def copy_weights(layer: layers.MultiHeadAttention, attention: SelfAttention) -> None:
     """Copy the weights of a layer to attention on maps."""
-    for name in ("query", "key", "value", "output"):
+    for name in PROJECTIONS:
         dense = getattr(layer, f"{name}_dense")
         for part in ("kernel", "bias")[: 1 + layer.use_bias]:
             weight = getattr(attention, f"{name}_{part}")

@@ -8,8 +8,6 @@ attention.
 Source: arXiv:2211.15595.
 """
 
-from typing import Any
-
 import keras
 from keras.layers import MultiHeadAttention
 
@@ -19,6 +17,7 @@ from keras_fsa.graphs import is_graph, uncompiled
 from keras_fsa.layers import FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.types import Frequencies
+from keras_fsa.weights import copy_weights
 
 
 def to_frequency(
@@ -229,13 +228,16 @@ def _replace_attention(model, kinds, replace, map_size=None):
     result = copy(model)
     plain = [pair for pair in pairs if not (is_graph(pair[0]) or _is_fsanet(pair[0]))]
     for old, new in plain:
-        (multi_head_attention.copy_weights if id(new) in multi_head else _copy_weights)(old, new)
+        (multi_head_attention.copy_weights if id(new) in multi_head else copy_weights)(old, new)
     # Setting the flag of a model sets those of its layers, so models go first.
     for old, new in reversed(pairs):
-        new.trainable = old.trainable
+        if new.trainable != old.trainable:
+            new.trainable = old.trainable
     for old, new in plain:
         for inner, new_inner in zip(_walk(old), _walk(new), strict=False):
-            new_inner.trainable = inner.trainable
+            # Setting the flag would train the kernel below a low-rank adaptation, too.
+            if new_inner.trainable != inner.trainable:
+                new_inner.trainable = inner.trainable
     return result
 
 
@@ -298,14 +300,6 @@ def _is_whole(layer, kinds):
 
 def _new_input(tensor, name):
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
-
-
-def _copy_weights(old, new):
-    # A layer may derive state from its weights when they are loaded, as `Normalization` does.
-    store: dict[str, Any] = {}
-    old.save_own_variables(store)
-    new.load_own_variables({k: keras.ops.convert_to_numpy(v) for k, v in store.items()})
-    new.set_weights(old.get_weights())
 
 
 def _is_fsanet(layer):

@@ -101,6 +101,18 @@ def test_low_rank_adaptation(rng):
     )
 
 
+def test_low_rank_adaptation_of_what_is_copied(rng):
+    """Keras 3.15 forgets the scale of a dense layer's when it builds it."""
+    x = keras.Input((12, 14, 3))
+    model = keras.Model(x, layers.Dense(4)(x))
+    model.layers[-1].enable_lora(2, lora_alpha=6)
+    randomize(model, rng)
+    images = rng.standard_normal((1, 12, 14, 3)).astype("float32")
+    np.testing.assert_array_equal(
+        fold_batch_norm(model).predict_on_batch(images), model.predict_on_batch(images)
+    )
+
+
 def test_what_cannot_be_folded_stays(rng):
     x = keras.Input((12, 14, 3))
     first = layers.BatchNormalization(name="before_a_convolution")(x)

@@ -105,6 +105,21 @@ def test_parts_keep_their_dtype_policies(rng):
 
 
 @pytest.mark.once
+def test_low_rank_adaptation(rng):
+    """Keras' `enable_lora`: what it learned is in the task."""
+    model = network(rng)
+    for layer in model._flatten_layers():
+        if type(layer) is keras.layers.Conv2D:
+            layer.enable_lora(2, lora_alpha=6)
+    randomize(model, rng)
+    images, _ = images_and_masks(rng)
+    task = hub.from_fsanet(model)
+    np.testing.assert_allclose(
+        task.predict_on_batch(images), model.predict_on_batch(images), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.once
 def test_what_is_frozen_stays_frozen(rng, tmp_path):
     """There and back, in a preset, and in a file; a last layer for other classes is new."""
     model = network(rng)

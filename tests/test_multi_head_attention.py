@@ -289,6 +289,16 @@ def test_axes_that_are_not_all():
         keras_fsa.to_frequency(model, 3)
 
 
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_quantized_attention():
+    """Integers would be taken for the weights that they stand for."""
+    model = of_a_map(lambda x: attention()(x, x))
+    model.quantize("int8")
+    with pytest.raises(ValueError, match=ATTENTION + "it is quantized to int8. Truncate the model"):
+        keras_fsa.to_frequency(model, 3)
+
+
 def test_map_size_is_two_positive_ints():
     with pytest.raises(ValueError, match=r"`map_size` must be 2 positive ints or None\. Received:"):
         keras_fsa.to_frequency(of_a_map(transformer), 3, map_size=7)

@@ -11,6 +11,7 @@ from keras import layers
 import keras_fsa
 from keras_fsa.layers import FrequencyBands, FrequencySelfAttention, SpatialSelfAttention
 from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.models.trained import adapted
 from tests import reference
 from tests.helpers import array, randomize, weights_by_name
 
@@ -404,6 +405,33 @@ def test_what_a_layer_derives_from_its_weights_stays(rng):
     model = keras.Model(inputs, y)
     model.layers[-1].gain.assign(0.7)
     assert_close(output(keras_fsa.to_frequency(model, (HEIGHT, WIDTH)), x), output(model, x))
+
+
+def adapt_by_low_rank(model, rng):
+    for layer in model._flatten_layers():
+        if hasattr(layer, "enable_lora"):
+            layer.enable_lora(2, lora_alpha=6)
+    return randomize(model, rng)
+
+
+def test_low_rank_adaptation(rng):
+    """Keras' `enable_lora`: its scale is kept, and the kernels below stay frozen."""
+    model = network(SpatialSelfAttention("linear", name="attention"), rng)
+    x = keras.Input((HEIGHT, WIDTH, 3))
+    model = adapt_by_low_rank(keras.Model(x, layers.Dense(3)(model(x))), rng)
+    new = keras_fsa.to_frequency(model, (HEIGHT, WIDTH))
+    image = picture(rng)
+    assert_close(output(new, image), output(model, image))
+    names = [[w.path for w in m.trainable_weights] for m in (model, new)]
+    assert names[0] == names[1] and len(names[0]) < len(model.weights)
+
+
+def test_low_rank_adaptation_of_an_fsanet(rng):
+    """Heads are built anew: what was learned is in their kernels then."""
+    net, image = tiny_fsanet(rng, attention="frequency", frequencies=4)
+    net = adapt_by_low_rank(net, rng)
+    assert_close(output(keras_fsa.to_frequency(net, 4), image), output(net, image))
+    assert_close(output(adapted(net, "float32"), image), output(net, image))
 
 
 def test_compiled_state_is_left_behind(rng):

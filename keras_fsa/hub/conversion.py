@@ -11,6 +11,7 @@ from keras_fsa.hub.segmenter import FsaNetImageSegmenter
 from keras_fsa.models.attention import in_head
 from keras_fsa.models.fsanet import FsaNet
 from keras_fsa.types import Path
+from keras_fsa.weights import copy_weights
 
 
 def from_fsanet(
@@ -152,7 +153,7 @@ def _copy(source, target):
     Layers are matched by name, since two models may hold the same layers in another order.
     """
     if not isinstance(source, keras.Model) or not hasattr(source, "operations"):
-        target.set_weights(source.get_weights())
+        copy_weights(source, target)
         if not source.trainable:
             target.trainable = False
         return

@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_fsa.graphs import calls, is_graph, maker, uncompiled
 from keras_fsa.models.fsanet import FsaNet
+from keras_fsa.weights import copy_weights
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
@@ -66,7 +67,7 @@ def _fold_fsanet(model):
 def _fold_functional(model):
     if _is_whole(model):
         copy = _copy(model)
-        copy.set_weights(model.get_weights())
+        copy_weights(model, copy)
         return copy
     model = uncompiled(model)
     pairs = _foldable(model)
@@ -96,7 +97,7 @@ def _fold_functional(model):
         model, input_tensors=inputs, clone_function=clone, call_function=call
     )
     for name in copies.keys() - pairs.keys() - convolutions:
-        copies[name].set_weights(model.get_layer(name).get_weights())
+        copy_weights(model.get_layer(name), copies[name])
     for name, convolution in pairs.items():
         weights = _folded_weights(convolution, model.get_layer(name))
         copies[convolution.name].set_weights(weights)

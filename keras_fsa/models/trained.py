@@ -8,6 +8,7 @@ import keras
 from keras_fsa.checkpoints import check_values
 from keras_fsa.spectral import token_dtype
 from keras_fsa.types import Path
+from keras_fsa.weights import copy_weights
 
 
 def load_keras_file(path: Path, name: str = "path") -> keras.Model:
@@ -82,10 +83,16 @@ def adapted(model: keras.Model, policy: str, **changes: Any) -> keras.Model:
         reset: dict[str, Any] = dict.fromkeys(("activation", "class_names", "palette"))
         changes = {**reset, "frozen": {}, **changes}
     copy = with_policy(model, policy, **changes)
-    for new, old in zip(copy.weights, model.weights, strict=True):
-        if new.shape == old.shape:
-            new.assign(old)
+    new_classes = copy.num_classes != model.num_classes
+    for old, new in zip(_parts(model), _parts(copy), strict=True):
+        if not (new_classes and old.name == "logits"):
+            copy_weights(old, new)
     return copy
+
+
+def _parts(model):
+    heads = (head for head in (model.head, model.auxiliary_head) if head is not None)
+    return [model.normalize, model.backbone, *(layer for head in heads for layer in head.layers)]
 
 
 def in_float32(model: keras.Model) -> keras.Model:
