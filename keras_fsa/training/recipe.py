@@ -53,7 +53,7 @@ class Recipe:
     attention: Literal["frequency", "spatial", "none"] = "frequency"
     """Attention between low frequencies, between all positions, or none."""
     affinity: str = "dot_product"
-    """Affinity of the attention: dot_product, linear_softmax or linear; for spatial, also softmax."""
+    """Affinity of the attention: dot_product, linear_softmax, linear; for spatial, also softmax."""
     frequencies: Count = 8
     """Low frequencies kept on each axis."""
     recurrence: Count = 2
