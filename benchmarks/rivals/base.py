@@ -121,8 +121,11 @@ class Attention(keras.layers.Layer):
     def call(self, x, training=None):
         y = self.attend(x)
         if self.residual == "batch_norm":
-            return x + self.norm(y, training=training)
-        return x + ops.cast(self.gain, x.dtype) * y
+            y = self.norm(y, training=training)
+        else:
+            # Under the same name, so that torch frees what is no longer needed.
+            y = ops.cast(self.gain, x.dtype) * y
+        return x + y
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)

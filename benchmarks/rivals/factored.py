@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from benchmarks.rivals.base import Attention, flat
+from benchmarks.rivals.base import Attention, flat, linear
 from keras_fsa.types import Tensor
 
 
@@ -21,9 +21,11 @@ class EfficientAttention(Attention):
         self.query_key_value_kernels()
 
     def attend(self, x: Tensor) -> Tensor:
-        query, key, value = self.query_key_value(flat(x))
-        context = ops.transpose(ops.softmax(key, axis=1), (0, 2, 1)) @ value
-        return ops.reshape(ops.softmax(query, axis=-1) @ context, ops.shape(x))
+        positions = flat(x)
+        keys = ops.transpose(ops.softmax(linear(positions, self.key), axis=1), (0, 2, 1))
+        context = keys @ linear(positions, self.value)
+        query = ops.softmax(linear(positions, self.query), axis=-1)
+        return ops.reshape(query @ context, ops.shape(x))
 
     def flops(self, height: int, width: int) -> int:
         n = height * width

@@ -103,10 +103,14 @@ class SpatialSelfAttention(SelfAttention):
         x = self._flat_low_pass(x)
         if self.affinity.half_precision:
             x = ops.cast(x, self.compute_dtype)
-        query, key, value = map(self.split_heads, self.query_key_value(x))
-        y = self.join_heads(self.affinity.on_positions(query, key, value, height * width))
+        y = self._attended(x, height * width)
         y = self.update(self.project(ops.cast(y, self.token_dtype)), training=training)
         return ops.reshape(y, (-1, height, width, channels))
+
+    def _attended(self, x, positions):
+        # By itself, so that torch frees queries, keys and values before the residual is added.
+        query, key, value = map(self.split_heads, self.query_key_value(x))
+        return self.join_heads(self.affinity.on_positions(query, key, value, positions))
 
     def queries_and_keys(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """See `SelfAttention`; here for the map or its low-passed version, channels last."""
